@@ -1,0 +1,28 @@
+# Two commands a newcomer needs: `make demo` and `make test`. Both build .venv on first use and are quick afterwards.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+demo: $(STAMP)
+	$(BIN)/sbi-flows pta compare --output pta-results
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check sbi_flows tests benchmarks scripts
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+# The editable install links the sources, so only a change of dependencies reinstalls.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,zarr]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) pta-results

@@ -1,0 +1,34 @@
+"""sbi_flows: densities, posteriors, evidences and samplers for physics, each with its own reliability verdict.
+
+Public names load on first use (PEP 562), so importing the package touches neither torch nor numpy.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "FlowDensity": "estimators",
+    "ConditionalFlow": "estimators",
+    "evidence": "evidence",
+    "compare_models": "evidence",
+    "Evidence": "results",
+    "Reliability": "results",
+    "WeightedSamples": "results",
+    "Chains": "results",
+    "FitHistory": "results",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'sbi_flows' has no attribute {name!r}; public names: {', '.join(sorted(_PUBLIC))}")
+    value = getattr(import_module(f"sbi_flows.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,205 @@
+"""The waist of the package: plain frozen records that fits, samplers and evidence write and everything else reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import arviz
+    import pandas
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """A verdict in words.
+
+    Attributes
+    ----------
+    ok : bool
+        Whether the result may be used as it stands.
+    reasons : tuple of str
+        Why not, and what to do about it; empty when ``ok``.
+    notes : tuple of str
+        Treatments a reader should know of that do not spoil the result (rows dropped, duplicates found).
+    """
+
+    ok: bool
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_reasons(cls, reasons: Sequence[str], notes: Sequence[str] = ()) -> Reliability:
+        """The verdict is ok exactly when there is no reason against it."""
+        return cls(ok=not reasons, reasons=tuple(reasons), notes=tuple(notes))
+
+    def __str__(self) -> str:
+        head = "ok" if self.ok else "NOT RELIABLE"
+        lines = [*self.reasons, *(f"note: {note}" for note in self.notes)]
+        return "\n    ".join([head, *lines])
+
+
+@dataclass(frozen=True)
+class Chains:
+    """MCMC draws with what is known of them.
+
+    Attributes
+    ----------
+    samples : ndarray (chain, draw, d)
+    names : tuple of str
+        One name a parameter.
+    log_posterior, log_likelihood : ndarray (chain, draw) or None
+        ln L + ln prior, and ln L, both normalised.
+    ensemble : bool
+        True when the "chains" are walkers of one ensemble (emcee): they are then not independent of each other.
+    """
+
+    samples: np.ndarray
+    names: tuple[str, ...]
+    log_posterior: np.ndarray | None = None
+    log_likelihood: np.ndarray | None = None
+    ensemble: bool = False
+
+    @property
+    def features(self) -> int:
+        return self.samples.shape[-1]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """All draws as rows, columns named as the parameters."""
+        import pandas as pd
+
+        return pd.DataFrame(self.samples.reshape(-1, self.features), columns=list(self.names))
+
+    def to_arviz(self) -> arviz.InferenceData:
+        """ArviZ object with one variable a parameter and ``lp`` in ``sample_stats`` where the log-posterior is known."""
+        import arviz as az
+
+        posterior = {name: self.samples[..., i] for i, name in enumerate(self.names)}
+        stats = {} if self.log_posterior is None else {"lp": self.log_posterior}
+        groups = {"posterior": posterior, "sample_stats": stats} if stats else {"posterior": posterior}
+        # ArviZ 1.x takes one mapping of groups, 0.x one keyword a group.
+        return az.from_dict(groups) if int(az.__version__.split(".")[0]) >= 1 else az.from_dict(**groups)
+
+
+@dataclass(frozen=True)
+class WeightedSamples:
+    """Draws with importance weights.
+
+    Attributes
+    ----------
+    samples : ndarray (n, d)
+    log_weights : ndarray (n,)
+        Unnormalised natural-log weights; -inf marks a draw of no weight.
+    names : tuple of str
+    """
+
+    samples: np.ndarray
+    log_weights: np.ndarray
+    names: tuple[str, ...]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weights that sum to one, (n,)."""
+        shifted = np.exp(self.log_weights - np.max(self.log_weights))
+        return shifted / shifted.sum()
+
+    @property
+    def ess(self) -> float:
+        """Kish's effective sample size, between 1 and n."""
+        return float(1.0 / np.sum(self.weights**2))
+
+    def resample(self, n_samples: int, random_state=None) -> np.ndarray:
+        """``(n_samples, d)`` equally weighted draws, by systematic resampling; below an ESS of ``n_samples`` rows repeat."""
+        from sbi_flows._random import numpy_generator
+
+        rng = numpy_generator(random_state)
+        positions = (rng.random() + np.arange(n_samples)) / n_samples
+        index = np.searchsorted(np.cumsum(self.weights), positions).clip(max=len(self.samples) - 1)
+        return self.samples[rng.permutation(index)]
+
+
+@dataclass(frozen=True)
+class FitHistory:
+    """What happened in a fit, one row an epoch.
+
+    Attributes
+    ----------
+    train_loss, validation_loss : ndarray (epochs, members)
+        Mean loss a row, in nats.
+    learning_rate : ndarray (epochs,)
+    best_epoch : ndarray (members,)
+        The epoch whose weights were kept.
+    n_steps, n_skipped : int
+        Optimiser steps taken, and steps skipped because the loss was not finite.
+    seconds : float
+        Wall time of the fit.
+    stopped : str
+        Why it ended: "max_epochs", "early stopping", "callback", ...
+    reliability : Reliability
+    """
+
+    train_loss: np.ndarray
+    validation_loss: np.ndarray
+    learning_rate: np.ndarray
+    best_epoch: np.ndarray
+    n_steps: int
+    n_skipped: int
+    seconds: float
+    stopped: str
+    reliability: Reliability
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row an epoch; member columns are numbered when there are several."""
+        import pandas as pd
+
+        members = self.train_loss.shape[1]
+        suffix = [""] if members == 1 else [f"_{m}" for m in range(members)]
+        columns = {"epoch": np.arange(len(self.learning_rate)), "learning_rate": self.learning_rate}
+        for m, s in enumerate(suffix):
+            columns[f"train_loss{s}"] = self.train_loss[:, m]
+            columns[f"validation_loss{s}"] = self.validation_loss[:, m]
+        return pd.DataFrame(columns)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A log-evidence, its error, and whether to believe it.
+
+    Attributes
+    ----------
+    log_z : float
+        Natural log of the evidence, the estimate of ``method``.
+    log_z_err : float
+        One standard error of ``log_z``; the sampling of the chains (with their autocorrelation) and of the flow included.
+    method : str
+        The estimator that was trusted.
+    ess : float
+        Effective number of independent draws behind ``log_z``, as a fraction of the draws used.
+    pareto_k : float
+        Pareto shape of the trusted estimator's weights; below 0.7 the error can be believed.
+    reliability : Reliability
+    by_method : pandas.DataFrame
+        One row an estimator: ``log_z, log_z_err, ess, pareto_k, n_evaluations``.
+    names : tuple of str
+        Parameter names.
+    """
+
+    log_z: float
+    log_z_err: float
+    method: str
+    ess: float
+    pareto_k: float
+    reliability: Reliability
+    by_method: pandas.DataFrame = field(repr=False)
+    names: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        head = f"Evidence(log_z={self.log_z:.4g} +- {self.log_z_err:.2g}, {self.method})   {self.reliability}"
+        rows = "   ".join(
+            f"{name} {row.log_z:.4g} +- {row.log_z_err:.2g} (k={row.pareto_k:.2f}, ess={row.ess:.0%})"
+            for name, row in self.by_method.iterrows()
+        )
+        return f"{head}\n    {rows}"

@@ -1,0 +1,83 @@
+"""Importance weights: averages in log space, effective sizes, Pareto-smoothed tails, autocorrelation times."""
+
+import numpy as np
+from scipy.special import logsumexp
+
+
+def log_mean_exp(log_values: np.ndarray, axis: int | None = None) -> np.ndarray | float:
+    """``ln mean(exp(v))`` without overflow."""
+    log_values = np.asarray(log_values)
+    n = log_values.size if axis is None else log_values.shape[axis]
+    return logsumexp(log_values, axis=axis) - np.log(n)
+
+
+def kish_ess(log_weights: np.ndarray) -> float:
+    """Kish's effective sample size ``(sum w)^2 / sum w^2``; 0 when no weight is positive."""
+    top = logsumexp(log_weights)
+    return 0.0 if top == -np.inf else float(np.exp(2 * top - logsumexp(2 * np.asarray(log_weights))))
+
+
+def pareto_k(log_weights: np.ndarray, relative_ess: float = 1.0) -> float:
+    """Shape k of the generalised Pareto distribution fitted to the largest weights.
+
+    Below 0.5 the weights have finite variance, below 0.7 their mean converges at a useful rate; above, neither the mean nor its
+    error can be believed. Returns ``-inf`` when the largest weights are all alike and ``inf`` when fewer than 25 are positive.
+
+    References
+    ----------
+    Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling", JMLR 25(72).
+    """
+    log_weights = np.asarray(log_weights, dtype=np.float64)
+    finite = np.sort(log_weights[np.isfinite(log_weights)])
+    if len(finite) < 25:
+        return np.inf
+    n = len(log_weights)
+    tail = int(np.ceil(min(0.2 * n, 3 * np.sqrt(n / relative_ess))))
+    tail = min(max(tail, 5), len(finite) - 1)
+    finite = finite - finite[-1]
+    exceedances = np.exp(finite[-tail:]) - np.exp(finite[-tail - 1])
+    if exceedances[-1] <= 1e-12:
+        return -np.inf
+    return _fit_generalised_pareto(exceedances)
+
+
+def _fit_generalised_pareto(exceedances: np.ndarray) -> float:
+    """Shape of a generalised Pareto fit to sorted positive exceedances (Zhang & Stephens 2009), with PSIS's weak prior on k."""
+    n = len(exceedances)
+    quartile = exceedances[int(n / 4 + 0.5) - 1]
+    if quartile <= 0:
+        quartile = np.mean(exceedances)
+    grid = np.arange(1, 30 + int(np.sqrt(n)) + 1)
+    theta = 1 / exceedances[-1] + (1 - np.sqrt(len(grid) / (grid - 0.5))) / (3 * quartile)
+    shape = np.log1p(-theta[:, None] * exceedances).mean(axis=1)
+    log_likelihood = n * (np.log(-theta / shape) - shape - 1)
+    posterior = np.exp(log_likelihood - logsumexp(log_likelihood))
+    k = np.log1p(-np.sum(theta * posterior) * exceedances).mean()
+    return float((n * k + 10 * 0.5) / (n + 10))
+
+
+def autocorrelation_time(series: np.ndarray) -> float:
+    """Integrated autocorrelation time of a stationary series, in draws (1 for independent draws).
+
+    ``series`` is ``(draw,)`` or ``(chain, draw)``; chains share one autocorrelation function about their common mean, so chains that
+    disagree lengthen the time. The sum is cut at Geyer's initial monotone sequence.
+
+    References
+    ----------
+    Geyer 1992, "Practical Markov chain Monte Carlo", Statistical Science 7(4).
+    """
+    series = np.atleast_2d(np.asarray(series, dtype=np.float64))
+    _, n = series.shape
+    centred = series - series.mean()
+    variance = np.mean(centred**2)
+    if n < 4 or variance <= 0:
+        return 1.0
+    size = 2 ** int(np.ceil(np.log2(2 * n)))
+    spectrum = np.abs(np.fft.rfft(centred, size, axis=1)) ** 2
+    covariance = np.fft.irfft(spectrum, size, axis=1)[:, :n].mean(axis=0) / n
+    rho = covariance / covariance[0]
+    pairs = rho[: 2 * (n // 2)].reshape(-1, 2).sum(axis=1)
+    negative = np.flatnonzero(pairs <= 0)
+    pairs = pairs[: negative[0]] if len(negative) else pairs
+    time = 2 * np.minimum.accumulate(pairs).sum() - 1 if len(pairs) else 1.0
+    return float(max(time, 1 / np.log10(max(n, 10))))
