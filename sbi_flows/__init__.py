@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "FlowDensity": "estimators",
     "ConditionalFlow": "estimators",
-    "evidence": "evidence",
-    "compare_models": "evidence",
+    "evidence": "model_evidence",
+    "compare_models": "model_evidence",
     "Evidence": "results",
     "Reliability": "results",
     "WeightedSamples": "results",

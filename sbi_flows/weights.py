@@ -59,8 +59,8 @@ def _fit_generalised_pareto(exceedances: np.ndarray) -> float:
 def autocorrelation_time(series: np.ndarray) -> float:
     """Integrated autocorrelation time of a stationary series, in draws (1 for independent draws).
 
-    ``series`` is ``(draw,)`` or ``(chain, draw)``; chains share one autocorrelation function about their common mean, so chains that
-    disagree lengthen the time. The sum is cut at Geyer's initial monotone sequence.
+    ``series`` is ``(draw,)`` or ``(chain, draw)``; chains share one autocorrelation function about their common mean, so chains
+    that disagree lengthen it. The sum is cut at Geyer's initial monotone sequence.
 
     References
     ----------

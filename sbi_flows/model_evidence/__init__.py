@@ -1,0 +1,1 @@
+"""Evidence from samples, and comparison of models."""
