@@ -4,8 +4,8 @@
 with its own generator, so repetitions are independent of each other. `shifted`, `widened` and `without_a_mode` spoil draws in the
 three ways an evidence estimator ought to notice.
 
-The two classic data sets (Pima Indians, Radiata pine) are read from ``$SBI_FLOWS_DATA/bayes_examples`` on first use; they are not part
-of the repository.
+The two classic data sets (Pima Indians, Radiata pine) are read from ``$SBI_FLOWS_DATA/bayes_examples`` on first use; they are
+not part of the repository.
 """
 
 import os
@@ -81,7 +81,10 @@ def gaussian(d: int) -> Problem:
 
 
 def normal_gamma(prior_strength: float = 1e-2) -> Problem:
-    """Mean and precision of 100 normal data under their conjugate prior: mu given lam ~ N(0, 1/(tau0 lam)), lam ~ Gamma(1e-3, 1e-3)."""
+    """Mean and precision of 100 normal data under their conjugate prior.
+
+    mu given lam ~ N(0, 1/(tau0 lam)) with tau0 the ``prior_strength``, and lam ~ Gamma(1e-3, rate 1e-3).
+    """
     y = np.random.default_rng(0).standard_normal(100)
     n, tau_0, a_0, b_0 = len(y), prior_strength, 1e-3, 1e-3
     tau_n, a_n = tau_0 + n, a_0 + n / 2
@@ -210,7 +213,7 @@ def gaussian_grid() -> Problem:
 
 
 def von_mises_pair() -> Problem:
-    """Two correlated angles, ln p = 3 cos u + 2 cos v + 1.5 cos(u - v), with u, v measured from means close to the seam at +-pi."""
+    """Two correlated angles, ln p = 3 cos u + 2 cos v + 1.5 cos(u - v), u and v measured from means close to the seam at +-pi."""
     means, k_u, k_v, k_uv = np.array([2.9, -2.5]), 3.0, 2.0, 1.5
 
     def log_posterior(x):
@@ -227,7 +230,8 @@ def von_mises_pair() -> Problem:
         return k_u * np.cos(u) + np.log(i0e(length)) + length + LOG_2PI
 
     first = _GridSampler(log_marginal, -np.pi, np.pi, cells=4000, margin=0.01)        # slope at most 5, half a cell 8e-4
-    grid = np.linspace(-np.pi, np.pi, 4000, endpoint=False)        # the trapezium rule is exact here to rounding: the integrand is periodic
+    # The integrand is periodic, so the trapezium rule is exact to rounding.
+    grid = np.linspace(-np.pi, np.pi, 4000, endpoint=False)
 
     def sample(n, rng):
         u = first.sample(n, rng)
@@ -347,7 +351,7 @@ RADIATA_COLUMN = {"m1": 2, "m2": 3}
 
 
 def radiata(model: str) -> Problem:
-    """Strength of Radiata pine against density (M1) or resin-adjusted density (M2): intercept a, slope b, precision tau; Gibbs chains."""
+    """Strength of Radiata pine against density (M1) or resin-adjusted density (M2); Gibbs chains of intercept, slope, precision."""
     a_0, b_0, r_0, s_0, shape, rate = 3000.0, 185.0, 0.06, 6.0, 3.0, 180_000.0
 
     def regression():

@@ -65,7 +65,7 @@ def test_log_z_of_rosenbrock_4_by_transfer_matrix():
     for _ in range(3):
         message = logsumexp(link + message, axis=1)
     log_z = logsumexp(message) + np.log(step) - 4 * np.log(10)
-    assert problem_named("rosenbrock-4").log_z == pytest.approx(log_z, abs=2e-4)        # the wall at 5 costs O(step) of a thin tail
+    assert problem_named("rosenbrock-4").log_z == pytest.approx(log_z, abs=2e-4)        # the wall costs O(step) of a thin tail
 
 
 def test_log_z_of_radiata_is_the_conjugate_formula():
