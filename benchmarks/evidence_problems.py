@@ -351,7 +351,7 @@ RADIATA_COLUMN = {"m1": 2, "m2": 3}
 
 
 def radiata(model: str) -> Problem:
-    """Strength of Radiata pine against density (M1) or resin-adjusted density (M2); Gibbs chains of intercept, slope, precision."""
+    """Strength of Radiata pine against density (M1) or resin-adjusted density (M2): intercept, slope, precision, by Gibbs."""
     a_0, b_0, r_0, s_0, shape, rate = 3000.0, 185.0, 0.06, 6.0, 3.0, 180_000.0
 
     def regression():
