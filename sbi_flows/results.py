@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -79,7 +79,7 @@ class Chains:
 
         posterior = {name: self.samples[..., i] for i, name in enumerate(self.names)}
         stats = {} if self.log_posterior is None else {"lp": self.log_posterior}
-        groups = {"posterior": posterior, "sample_stats": stats} if stats else {"posterior": posterior}
+        groups: dict[str, Any] = {"posterior": posterior, "sample_stats": stats} if stats else {"posterior": posterior}
         # ArviZ 1.x takes one mapping of groups, 0.x one keyword a group.
         return az.from_dict(groups) if int(az.__version__.split(".")[0]) >= 1 else az.from_dict(**groups)
 
