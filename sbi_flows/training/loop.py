@@ -1,0 +1,389 @@
+"""The only training loop of the package."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sbi_flows._random import RandomState, torch_generator
+from sbi_flows._validation import choose, positive
+from sbi_flows.losses import Loss, nll
+from sbi_flows.results import FitHistory, Reliability
+from sbi_flows.training.checkpoints import Checkpoint, FitState
+from sbi_flows.training.schedules import SCHEDULES
+from sbi_flows.training.sources import BatchSource
+from sbi_flows.training.stacking import StackedFlows
+
+_BAD_ROW_PENALTY = 1e3  # nats: no improvement elsewhere may pay for a validation row that lost its density
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What a callback is told after every epoch.
+
+    Attributes
+    ----------
+    epoch, max_epochs : int
+        Epochs done and allowed.
+    train_loss, validation_loss, best_loss : ndarray (members,)
+        In nats a row; the best so far is of the validation rows.
+    learning_rate : float
+    n_skipped : int
+        Steps skipped so far.
+    """
+
+    epoch: int
+    max_epochs: int
+    train_loss: np.ndarray
+    validation_loss: np.ndarray
+    best_loss: np.ndarray
+    learning_rate: float
+    n_skipped: int
+
+
+Callback = Callable[[EpochReport], bool | None]
+
+
+def train(
+    flows: nn.Module | Sequence[nn.Module],
+    source: BatchSource,
+    *,
+    loss: Loss = nll,
+    max_epochs: int | str = "auto",
+    batch_size: int | str = "auto",
+    learning_rate: float = 3e-3,
+    schedule: str = "one-cycle",
+    patience: int = 20,
+    clip_norm: float = 5.0,
+    weight_decay: float = 0.0,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = 10.0,
+    progress: bool = False,
+    random_state: RandomState = None,
+) -> FitHistory:
+    """Train a flow, or several of one architecture at once, in place.
+
+    Every member keeps the weights with which its validation loss was lowest (those before training included; the last ones where
+    nothing is held out). A member whose validation loss has not fallen for ``patience`` epochs is done; the fit ends when all
+    are. Steps whose loss or gradient is not finite add nothing but a count; a member that sees a whole epoch of them is ended
+    with its best weights. Nothing in a step waits for the device.
+
+    Parameters
+    ----------
+    flows : Flow or sequence of Flow
+        On one device, of one dtype. Several train together with stacked weights under one optimiser.
+    source : BatchSource
+        ``ArraySource``, ``BlockSource`` (memory map, HDF5, Zarr), ``SimulatorSource`` or anything with their methods.
+    loss : callable
+        ``loss(flow, batch, generator) -> (n,)``.
+    max_epochs : int or "auto"
+        Length of the fit and of its schedule; "auto" aims at some 3000 steps, in 20 to 200 epochs.
+    batch_size : int or "auto"
+        Rows of a step, adjusted a little so that an epoch is a whole number of steps; "auto" grows with the data from 64 to 1024.
+    learning_rate : float
+        The schedule's peak.
+    schedule : {"one-cycle", "cosine", "constant"}
+    patience : int
+        Epochs.
+    clip_norm : float
+        Largest Euclidean norm of a member's gradient; longer ones are shortened to it.
+    weight_decay : float
+        Decoupled, as in AdamW.
+    callbacks : sequence of callable
+        Each gets an ``EpochReport``; returning True ends the fit.
+    checkpoint : path, optional
+        File to keep the fit in. If it is there already and holds this fit, the fit resumes, to the same bits as if it had never
+        been interrupted; if it holds another, ``ValueError``.
+    checkpoint_seconds : float
+        Least time between two writes; 0 writes after every epoch.
+    progress : bool
+        Show a progress bar on standard error.
+    random_state : int, generator or None
+        Seeds batch order and the loss's noise.
+
+    Returns
+    -------
+    FitHistory
+        With a verdict in ``reliability``.
+
+    Raises
+    ------
+    ValueError
+        For settings out of range, flows that differ, or a checkpoint of another fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sbi_flows.flows import maf
+    >>> from sbi_flows.training import ArraySource, train
+    >>> x = np.random.default_rng(0).normal(size=(200, 2))
+    >>> flow = maf(2)
+    >>> history = train(flow, ArraySource(x, validation_rows=np.arange(20)), max_epochs=2, random_state=0)
+    >>> history.n_steps > 0
+    True
+
+    References
+    ----------
+    Loshchilov & Hutter 2019, "Decoupled weight decay regularization", arXiv:1711.05101 (the optimiser).
+    """
+    members = [flows] if isinstance(flows, nn.Module) else list(flows)
+    if not members:
+        raise ValueError("Expected at least one flow to train; got an empty sequence.")
+    choose("schedule", schedule, list(SCHEDULES))
+    positive("learning_rate", learning_rate)
+    positive("patience", patience, integer=True)
+    positive("clip_norm", clip_norm)
+    positive("weight_decay", weight_decay, zero=True)
+    first = next(iter(members[0].parameters()))
+    source = source.to(first.device, first.dtype)
+    n_steps = _steps_per_epoch(source.n_rows, batch_size)
+    epochs = _epochs(n_steps, max_epochs)
+    settings = {
+        "max_epochs": epochs,
+        "steps_per_epoch": n_steps,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "patience": patience,
+        "clip_norm": clip_norm,
+        "weight_decay": weight_decay,
+        "members": len(members),
+        "source": source.description(),
+    }
+    saver = None if checkpoint is None else Checkpoint(Path(checkpoint), settings)
+    fit = _Fit(members, source, loss, settings, torch_generator(random_state, first.device), saver)
+    try:
+        fit.run(callbacks, checkpoint_seconds, progress)
+    finally:
+        fit.release()  # on Ctrl-C too the flows are left with their best weights
+    return fit.history()
+
+
+class _Fit:
+    """One run of the loop: the stacked flows, the optimiser, the source and the state between epochs."""
+
+    def __init__(
+        self, flows, source: BatchSource, loss: Loss, settings: dict, generator: torch.Generator, saver: Checkpoint | None
+    ):
+        self.source, self.settings, self.generator, self.saver = source, settings, generator, saver
+        self.stack = StackedFlows(flows, loss)
+        self.optimizer = torch.optim.AdamW(
+            [self.stack.values],
+            lr=settings["learning_rate"],
+            betas=(0.9, 0.99),
+            weight_decay=settings["weight_decay"],
+            fused=True,
+        )
+        self.state = FitState.start(self.stack.values)
+        self._rate = SCHEDULES[settings["schedule"]]
+        self._prime_optimizer()
+
+    def run(self, callbacks: Sequence[Callback], checkpoint_seconds: float, progress: bool) -> None:
+        """Go through the epochs that are left."""
+        state, epochs = self.state, self.settings["max_epochs"]
+        if self.saver is not None and self.saver.path.exists():
+            state = self.state = self._resume(self.saver)
+        if state.epoch == 0:
+            loss, bad = self._validate()
+            if loss is not None:
+                state.best_loss, state.bad_validation = np.where(np.isfinite(loss), loss, np.inf), bad
+        before, began = state.seconds, time.perf_counter()
+        last_save = began
+        bar = tqdm(total=epochs, initial=state.epoch, desc="training", unit="epoch", disable=not progress)
+        with bar:
+            while not state.finished:
+                self._epoch()
+                state.seconds = before + time.perf_counter() - began
+                report = self._report()
+                # Every callback hears of every epoch, also after one of them has asked to stop.
+                if any([bool(callback(report)) for callback in callbacks]):
+                    state.finished = state.finished or "callback"
+                bar.update()
+                bar.set_postfix(loss=f"{state.train_loss[-1].mean():.3f}", validation=f"{state.validation_loss[-1].mean():.3f}")
+                if self.saver is not None and (state.finished or time.perf_counter() - last_save >= checkpoint_seconds):
+                    self.saver.save(state, self._tensors())
+                    last_save = time.perf_counter()
+
+    def release(self) -> None:
+        """Leave the flows with their best weights."""
+        self.stack.write(self.state.best)
+        self.stack.release()
+
+    def history(self) -> FitHistory:
+        """The record of the fit, with its verdict."""
+        state = self.state
+        return FitHistory(
+            train_loss=np.array(state.train_loss),
+            validation_loss=np.array(state.validation_loss),
+            learning_rate=np.array(state.learning_rate),
+            best_epoch=state.best_epoch.copy(),
+            n_steps=state.n_steps,
+            n_skipped=int(state.n_skipped.sum()),
+            seconds=state.seconds,
+            stopped=state.finished,
+            reliability=_verdict(state),
+        )
+
+    def _epoch(self) -> None:
+        state = self.state
+        n_steps, total = self.settings["steps_per_epoch"], self.settings["max_epochs"] * self.settings["steps_per_epoch"]
+        sums = torch.zeros(2, self.stack.members, dtype=torch.float64, device=self.stack.values.device)
+        rate = 0.0
+        for batch in self.source.epoch(self.stack.members, n_steps, self.generator):
+            rate = self.settings["learning_rate"] * self._rate(state.n_steps / total)
+            self._step(batch, rate, sums)
+            state.n_steps += 1
+        total_loss, n_good = sums.cpu().numpy()  # the epoch's one look at the device, besides validation's
+        n_bad = n_steps - n_good
+        state.n_skipped = state.n_skipped + n_bad
+        state.learning_rate.append(rate)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            state.train_loss.append(np.where(n_good > 0, total_loss / n_good, np.nan))
+        loss, bad = self._validate()
+        self._judge(state.train_loss[-1] if loss is None else loss, bad, held_out=loss is not None, blank=n_good == 0)
+
+    def _step(self, batch, rate: float, sums: Tensor) -> None:
+        """One optimiser step. No value is read back from the device here."""
+        rows = self.stack.losses(batch, self.generator)
+        losses = (rows if batch.weights is None else rows * batch.weights).mean(dim=1)
+        self.stack.backward(losses)
+        with torch.no_grad():
+            gradient = self.stack.values.grad
+            norm = torch.linalg.vector_norm(gradient, dim=1)
+            good = torch.isfinite(norm) & torch.isfinite(losses)
+            gradient.mul_((self.settings["clip_norm"] / norm).clamp_(max=1.0)[:, None])
+            gradient.masked_fill_(~good[:, None], 0.0)
+            sums += torch.stack([torch.where(good, losses, 0.0), good])
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def _validate(self) -> tuple[np.ndarray | None, np.ndarray]:
+        """Mean validation loss a member and the number of rows without one; ``None`` where no rows are held out."""
+        members = self.stack.members
+        parts = []
+        for batch in self.source.validation(members):
+            rows = self.stack.losses(batch, self.generator).double()
+            weights = torch.ones_like(rows) if batch.weights is None else batch.weights.double().expand_as(rows)
+            finite = torch.isfinite(rows)
+            kept = torch.where(finite, rows, 0.0)
+            worst = torch.where(finite, rows, -torch.inf).amax(dim=1)
+            parts.append(
+                torch.stack([(kept * weights).sum(1), (weights * ~finite).sum(1), weights.sum(1), (~finite).sum(1), worst])
+            )
+        if not parts:
+            return None, np.zeros(members)
+        stacked = torch.stack(parts).cpu().numpy()
+        total, bad_weight, weight, n_bad = stacked[:, :4].sum(axis=0)
+        worst = stacked[:, 4].max(axis=0)
+        penalty = np.where(n_bad > 0, bad_weight * (np.where(np.isfinite(worst), worst, np.inf) + _BAD_ROW_PENALTY), 0.0)
+        return (total + penalty) / weight, n_bad
+
+    def _judge(self, loss: np.ndarray, bad: np.ndarray, *, held_out: bool, blank: np.ndarray) -> None:
+        """Record an epoch's validation, keep improved weights, and see which members are done."""
+        state = self.state
+        state.validation_loss.append(loss if held_out else np.full(self.stack.members, np.nan))
+        running = ~state.stopped & ~blank
+        improved = running & np.isfinite(loss) & ((loss < state.best_loss) if held_out else True)
+        if improved.any():
+            chosen = torch.from_numpy(improved)[:, None].to(state.best.device)
+            state.best = torch.where(chosen, self.stack.values.detach(), state.best)
+            state.best_loss = np.where(improved, loss, state.best_loss)
+            state.bad_validation = np.where(improved, bad, state.bad_validation)
+            state.best_epoch = np.where(improved, state.epoch - 1, state.best_epoch)
+        state.failed = state.failed | (blank & ~state.stopped)
+        late = state.epoch - 1 - state.best_epoch >= self.settings["patience"]
+        state.stopped = state.stopped | state.failed | (late & held_out)
+        if state.stopped.all():
+            state.finished = "non-finite losses" if state.failed.all() else "early stopping"
+        elif state.epoch >= self.settings["max_epochs"]:
+            state.finished = "max_epochs"
+
+    def _report(self) -> EpochReport:
+        state = self.state
+        return EpochReport(
+            epoch=state.epoch,
+            max_epochs=self.settings["max_epochs"],
+            train_loss=state.train_loss[-1],
+            validation_loss=state.validation_loss[-1],
+            best_loss=state.best_loss,
+            learning_rate=state.learning_rate[-1],
+            n_skipped=int(state.n_skipped.sum()),
+        )
+
+    def _prime_optimizer(self) -> None:
+        """Make the optimiser's state exist before the first step, so that checkpoints always have the same tensors."""
+        values = self.stack.values
+        step = torch.zeros((), dtype=torch.float32, device=values.device)
+        self.optimizer.state[values] = {"step": step, "exp_avg": torch.zeros_like(values), "exp_avg_sq": torch.zeros_like(values)}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        adam = self.optimizer.state[self.stack.values]
+        return {
+            "values": self.stack.values,
+            "generator": self.generator.get_state(),
+            **{f"adam.{name}": value for name, value in adam.items()},
+            **{f"constant.{name}": value for name, value in self.stack.constants().items()},
+            **{f"source.{name}": value for name, value in self.source.state().items()},
+        }
+
+    @torch.no_grad()
+    def _resume(self, saver: Checkpoint) -> FitState:
+        own = self._tensors()
+        state, tensors = saver.load(own)
+        for name, value in tensors.items():
+            if name == "generator":
+                self.generator.set_state(value)
+            elif not name.startswith("source."):
+                own[name].copy_(value)
+        self.source.restore(
+            {name.removeprefix("source."): value for name, value in tensors.items() if name.startswith("source.")}
+        )
+        self.stack.refresh_constants()
+        state.best = state.best.to(self.stack.values.device)
+        return state
+
+
+def _steps_per_epoch(n_rows: int, batch_size: int | str) -> int:
+    if batch_size == "auto":
+        batch_size = int(2 ** np.clip(np.round(np.log2(np.sqrt(n_rows) * 2.5)), 6, 10))
+    positive("batch_size", batch_size, integer=True)
+    return max(1, round(n_rows / int(batch_size)))
+
+
+def _epochs(n_steps: int, max_epochs: int | str) -> int:
+    if max_epochs == "auto":
+        return int(np.clip(3000 // n_steps, 20, 200))
+    return int(positive("max_epochs", max_epochs, integer=True))
+
+
+def _verdict(state: FitState) -> Reliability:
+    reasons, notes = [], []
+    members = len(state.best_loss)
+    if state.failed.any():
+        reasons.append(
+            f"{state.failed.sum()} of {members} members saw an epoch without one finite loss and keep their best weights: "
+            "lower learning_rate, look for extreme values in the data, or use dtype='float64'"
+        )
+    elif state.n_skipped.sum() > 0.05 * max(1, state.n_steps * members):
+        reasons.append(
+            f"{state.n_skipped.sum() / (state.n_steps * members):.0%} of the steps had no finite loss and were skipped: "
+            "lower learning_rate or use dtype='float64'"
+        )
+    elif state.n_skipped.any():
+        notes.append(f"{int(state.n_skipped.sum())} steps had no finite loss and were skipped")
+    if state.bad_validation.any():
+        reasons.append(
+            f"{int(state.bad_validation.max())} validation rows have no finite density: they lie where the flow has none; "
+            "look at them, or give support= with ends that contain the data"
+        )
+    if not state.failed.any() and (state.best_epoch < 0).any() and not np.isnan(state.validation_loss).all():
+        notes.append("training did not lower the validation loss: the weights before training, a Gaussian fit, were kept")
+    return Reliability.from_reasons(reasons, notes)

@@ -1,0 +1,145 @@
+"""Several flows of one architecture as one: their parameters in a single (members, P) tensor, their losses in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from sbi_flows.losses import Batch, Loss
+
+
+class StackedFlows:
+    """The trainable parameters of ``members`` flows as one matrix, so that clipping, skipping and optimising are single kernels.
+
+    Parameters
+    ----------
+    flows : sequence of nn.Module
+        Same architecture, dtype and device; until ``release`` a single flow's parameters are views of ``values``.
+    loss : callable
+        ``loss(flow, batch, generator) -> (n,)``.
+
+    Attributes
+    ----------
+    values : Tensor (members, P)
+        All trainable parameters; ``values.grad`` is where ``backward`` puts its result.
+    members : int
+    """
+
+    def __init__(self, flows: Sequence[nn.Module], loss: Loss):
+        self.flows = list(flows)
+        self._check_alike()
+        self._names = [name for name, p in self.flows[0].named_parameters() if p.requires_grad]
+        first = dict(self.flows[0].named_parameters())
+        self._shapes = [first[name].shape for name in self._names]
+        self.values = torch.stack([self._flatten(flow) for flow in self.flows])
+        self.values.grad = torch.zeros_like(self.values)
+        self.members = len(self.flows)
+        self._loss = loss
+        self._leaves = self._attach() if self.members == 1 else self._prepare_vmap()
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Loss of every row under every member, ``(members, n)``; ``batch`` is shared, or has a leading axis of members."""
+        if self.members == 1:
+            one = (
+                Batch(*(None if part is None else part.reshape(part.shape[1:]) for part in batch)) if batch.x.dim() > 2 else batch
+            )
+            return self._loss(self.flows[0], one, generator)[None]
+        axes = tuple(0 if part is not None and batch.x.dim() > 2 else None for part in batch)
+        call = vmap(self._member_loss, in_dims=(0, 0, axes, None), randomness="different")
+        parameters = dict(zip(self._keys, self._leaves, strict=True))
+        return call(parameters, self._constants, tuple(batch), generator)
+
+    def backward(self, losses: Tensor) -> None:
+        """Put the gradient of each member's own loss, ``losses (members,)``, into its row of ``values.grad``."""
+        gradients = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True, materialize_grads=True)
+        torch.cat([g.reshape(self.members, -1) for g in gradients], dim=1, out=self.values.grad)
+
+    @torch.no_grad()
+    def write(self, values: Tensor) -> None:
+        """Give every flow the parameters in its row of ``values (members, P)``."""
+        self.values.copy_(values)
+        if self.members > 1:
+            for m, flow in enumerate(self.flows):
+                own = dict(flow.named_parameters())
+                for name, leaf in zip(self._names, self._leaves, strict=True):
+                    own[name].copy_(leaf[m])
+
+    def release(self) -> None:
+        """Give the flows parameters of their own again."""
+        if self.members == 1:
+            own = dict(self.flows[0].named_parameters())
+            for name in self._names:
+                own[name].data = own[name].data.clone()
+
+    def constants(self) -> dict[str, Tensor]:
+        """Buffers and frozen parameters of all members, ``member.name`` to tensor: what a checkpoint needs besides ``values``."""
+        return {f"{m}.{name}": value for m, flow in enumerate(self.flows) for name, value in self._constants_of(flow).items()}
+
+    def refresh_constants(self) -> None:
+        """Read the flows' buffers again, after they were changed in place."""
+        if self.members > 1:
+            self._stack_constants()
+
+    def _check_alike(self) -> None:
+        def signature(flow: nn.Module) -> dict:
+            return {name: (value.shape, value.dtype, value.device) for name, value in flow.state_dict().items()}
+
+        first = signature(self.flows[0])
+        for m, flow in enumerate(self.flows[1:], 1):
+            if signature(flow) != first:
+                raise ValueError(
+                    f"Expected flows of one architecture, dtype and device to train together; flow {m} differs from flow 0. "
+                    "Build them by the same call, or train them one by one."
+                )
+        dtypes = {p.dtype for p in self.flows[0].parameters() if p.requires_grad}
+        if len(dtypes) != 1:
+            raise ValueError(f"Expected a flow with trainable parameters of one dtype; got {sorted(map(str, dtypes)) or 'none'}.")
+
+    def _flatten(self, flow: nn.Module) -> Tensor:
+        own = dict(flow.named_parameters())
+        return torch.cat([own[name].detach().reshape(-1) for name in self._names])
+
+    def _views(self, matrix: Tensor) -> list[Tensor]:
+        parts = matrix.detach().split([shape.numel() for shape in self._shapes], dim=1)
+        return [part.unflatten(1, shape) if shape else part[:, 0] for part, shape in zip(parts, self._shapes, strict=True)]
+
+    def _constants_of(self, flow: nn.Module) -> dict[str, Tensor]:
+        frozen = {name: p.detach() for name, p in flow.named_parameters() if not p.requires_grad}
+        return {**frozen, **dict(flow.named_buffers())}
+
+    def _attach(self) -> list[Tensor]:
+        """Let the only flow's parameters live in ``values``: then it is called as it is, with no stacking and no vmap."""
+        own = dict(self.flows[0].named_parameters())
+        for name, view in zip(self._names, self._views(self.values), strict=True):
+            own[name].data = view[0]
+        return [own[name] for name in self._names]
+
+    def _prepare_vmap(self) -> list[Tensor]:
+        skeleton = _LossModule(self.flows[0], self._loss)
+        self._keys = [f"flow.{name}" for name in self._names]
+        self._stack_constants()
+
+        def member_loss(parameters: dict, constants: dict, batch: tuple, generator: torch.Generator) -> Tensor:
+            return functional_call(skeleton, (parameters, constants), (batch, generator))
+
+        self._member_loss = member_loss
+        return [view.requires_grad_() for view in self._views(self.values)]
+
+    def _stack_constants(self) -> None:
+        per_flow = [self._constants_of(flow) for flow in self.flows]
+        self._constants = {f"flow.{name}": torch.stack([constants[name] for constants in per_flow]) for name in per_flow[0]}
+
+
+class _LossModule(nn.Module):
+    """A loss as a module's ``forward``, the form that ``functional_call`` takes."""
+
+    def __init__(self, flow: nn.Module, loss: Loss):
+        super().__init__()
+        self.flow = flow
+        self._loss = loss
+
+    def forward(self, batch: tuple, generator: torch.Generator) -> Tensor:
+        return self._loss(self.flow, Batch(*batch), generator)
