@@ -124,6 +124,26 @@ def funnel(d: int = 10) -> Problem:
     return Problem(f"funnel-{d}", d, 0.0, log_posterior, sample, ["real"] * d)
 
 
+def banana(d: int) -> Problem:
+    """A normalised Gaussian bent in its first pair of columns and then turned: curved in every plane, ln Z = 0 at any d."""
+    rng = np.random.default_rng(100 + d)
+    rotation, _ = np.linalg.qr(rng.standard_normal((d, d)))
+
+    def bend(z, sign):
+        z = z.copy()
+        z[:, 1] += sign * 0.5 * (z[:, 0] ** 2 - 1)        # unit Jacobian
+        return z
+
+    return Problem(
+        name=f"banana-{d}",
+        features=d,
+        log_z=0.0,
+        log_posterior=lambda x: -0.5 * np.sum(bend(x @ rotation, -1) ** 2, axis=1) - 0.5 * d * LOG_2PI,
+        sample=lambda n, rng: bend(rng.standard_normal((n, d)), 1) @ rotation.T,
+        support=["real"] * d,
+    )
+
+
 # --- Curved and many-moded likelihoods under a box prior ----------------------------------------------------------------------
 
 ROSENBROCK_LOG_Z = {2: -5.804132, 4: -15.101691}
@@ -510,10 +530,13 @@ PROBLEMS: list[Problem] = [
     radiata("m2"),
 ]
 
+# The `harmonic` package works on unbounded parameters, so it is compared on these.
+HARMONIC_PROBLEMS: list[Problem] = [gaussian(5), gaussian(21), banana(5), banana(21)]
+_BY_NAME = {problem.name: problem for problem in [*PROBLEMS, *HARMONIC_PROBLEMS]}
+
 
 def problem_named(name: str) -> Problem:
     """The problem of that name; an unknown one is answered with the list."""
-    for problem in PROBLEMS:
-        if problem.name == name:
-            return problem
-    raise ValueError(f"Unknown problem {name!r}; expected one of {', '.join(p.name for p in PROBLEMS)}.")
+    if name not in _BY_NAME:
+        raise ValueError(f"Unknown problem {name!r}; expected one of {', '.join(_BY_NAME)}.")
+    return _BY_NAME[name]

@@ -9,7 +9,7 @@ from scipy.stats import chi2, kstest, multivariate_t, norm
 from benchmarks import evidence_problems as zoo
 from benchmarks.evidence_problems import PROBLEMS, problem_named
 
-NAMES = [p.name for p in PROBLEMS]
+NAMES = sorted({p.name for p in [*PROBLEMS, *zoo.HARMONIC_PROBLEMS]})
 
 
 def has_data():
@@ -66,6 +66,11 @@ def test_log_z_of_rosenbrock_4_by_transfer_matrix():
         message = logsumexp(link + message, axis=1)
     log_z = logsumexp(message) + np.log(step) - 4 * np.log(10)
     assert problem_named("rosenbrock-4").log_z == pytest.approx(log_z, abs=2e-4)        # the wall costs O(step) of a thin tail
+
+
+def test_log_z_of_the_banana_by_quadrature():
+    log_z, _ = midpoint_log_z(zoo.banana(2).log_posterior, [(-30, 30), (-30, 30)], 1200)
+    assert log_z == pytest.approx(0, abs=1e-9)
 
 
 def test_log_z_of_radiata_is_the_conjugate_formula():
@@ -147,7 +152,7 @@ def test_draws_stay_inside_and_repeat_with_their_seed(name):
     assert np.isfinite(problem.log_posterior(first.reshape(-1, problem.features))).all()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("gaussian", "normal-gamma", "radiata", "pima"))])
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("gaussian", "banana", "normal-gamma", "radiata", "pima"))])
 def test_the_score_has_zero_mean_over_the_draws(name):
     """The gradient of ln p averages to zero under p; within 5 standard errors of it a column (false alarms below 1e-6 each)."""
     needs_data(name)
