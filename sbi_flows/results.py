@@ -102,8 +102,14 @@ class WeightedSamples:
 
     @property
     def weights(self) -> np.ndarray:
-        """Weights that sum to one, (n,)."""
-        shifted = np.exp(self.log_weights - np.max(self.log_weights))
+        """Weights that sum to one, (n,); raises ``ValueError`` where no row has weight, or a log-weight is NaN or +inf."""
+        top = np.max(self.log_weights, initial=-np.inf)
+        if not np.isfinite(top):
+            raise ValueError(
+                f"Expected log_weights below +inf with at least one above -inf; their maximum is {top}. "
+                "Drop the rows at fault, or look at how the weights were made."
+            )
+        shifted = np.exp(self.log_weights - top)
         return shifted / shifted.sum()
 
     @property
@@ -197,9 +203,16 @@ class Evidence:
     names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        head = f"Evidence(log_z={self.log_z:.4g} +- {self.log_z_err:.2g}, {self.method})   {self.reliability}"
+        head = f"Evidence(log_z={_with_error(self.log_z, self.log_z_err)}, {self.method})   {self.reliability}"
         rows = "   ".join(
-            f"{name} {row.log_z:.4g} +- {row.log_z_err:.2g} (k={row.pareto_k:.2f}, ess={row.ess:.0%})"
+            f"{name} {_with_error(row.log_z, row.log_z_err)} (k={row.pareto_k:.2f}, ess={row.ess:.0%})"
             for name, row in self.by_method.iterrows()
         )
         return f"{head}\n    {rows}"
+
+
+def _with_error(value: float, error: float) -> str:
+    """A value to the digits its error leaves, however large the value: ``-12345.678 +- 0.004``."""
+    known = np.isfinite(error) and error > 0
+    decimals = int(np.clip(np.ceil(-np.log10(error)), 2, 8)) if known else 4
+    return f"{value:.{decimals}f} +- {error:.2g}"

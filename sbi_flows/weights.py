@@ -21,7 +21,8 @@ def pareto_k(log_weights: np.ndarray, relative_ess: float = 1.0) -> float:
     """Shape k of the generalised Pareto distribution fitted to the largest weights.
 
     Below 0.5 the weights have finite variance, below 0.7 their mean converges at a useful rate; above, neither the mean nor its
-    error can be believed. Returns ``-inf`` when the largest weights are all alike and ``inf`` when fewer than 25 are positive.
+    error can be believed. Returns ``-inf`` when the largest weights are all alike, and ``inf`` when fewer than 25 are positive or
+    fewer than 5 stand out of the rest.
 
     References
     ----------
@@ -38,6 +39,9 @@ def pareto_k(log_weights: np.ndarray, relative_ess: float = 1.0) -> float:
     exceedances = np.exp(finite[-tail:]) - np.exp(finite[-tail - 1])
     if exceedances[-1] <= 1e-12:
         return -np.inf
+    exceedances = exceedances[exceedances > 0]        # rows tied with the threshold say nothing of what lies above it
+    if len(exceedances) < 5:
+        return np.inf
     return _fit_generalised_pareto(exceedances)
 
 
