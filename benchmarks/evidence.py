@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, help="draws a repetition; each problem's own number by default")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-harmonic/bin/python", help="interpreter that has harmonic")
-    parser.add_argument("--flows", default="realnvp,rqspline", help="harmonic's flow models to run")
+    parser.add_argument("--flows", default="rqspline", help="flow models of harmonic: rqspline (the more exact one), realnvp")
     parser.add_argument("--kinds", default=",".join(KINDS), help="for `wrong`")
     parser.add_argument("--output", type=Path, help="file of rows; benchmarks/results/evidence_COMMAND.csv by default")
     parser.add_argument("--fresh", action="store_true", help="forget the rows at hand")

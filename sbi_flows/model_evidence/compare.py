@@ -232,11 +232,12 @@ def _verdict(log_bf: float, error: float, name: str, reference: str, usable: boo
         return "not ranked: evidence not reliable"
     if name == reference:
         return "reference"
-    low, high = _words(log_bf - error), _words(log_bf + error)
+    low, high = words(log_bf - error), words(log_bf + error)
     return low if low == high else f"{low} to {high}"
 
 
-def _words(log_bf: float) -> str:
+def words(log_bf: float) -> str:
+    """Kass & Raftery's words for a Bayes factor, with its direction."""
     word = _WORDS[int(np.searchsorted(_STEPS, 2 * abs(log_bf), side="right"))]
     return word if word == _WORDS[0] else f"{word} {'for' if log_bf > 0 else 'against'}"
 
