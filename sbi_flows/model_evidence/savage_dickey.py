@@ -69,9 +69,9 @@ def savage_dickey(
 ) -> NestedBayesFactor:
     """Bayes factor of the model with some parameters fixed at ``point`` over the model with them free.
 
-    ``B_01 = p(point | data, M1) / p(point | M1)``, exact when M0's prior on the other parameters is M1's given the point (as it is
-    when the prior is a product). The posterior density comes from a flow fitted to the draws, rescaled so that the ball around the
-    point that holds a fifth of them has the mass they say; the error is that count's, with the chains' autocorrelation.
+    ``B_01 = p(point | data, M1) / p(point | M1)``, exact when M0's prior on the other parameters is M1's given the point (as it
+    is when the prior is a product). The posterior density comes from a flow fitted to the draws, rescaled so that the ball around
+    the point that holds a fifth of them has the mass they say; the error is that count's, with the chains' autocorrelation.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def _array(samples: Any) -> tuple[np.ndarray, list[str]]:
     names = [str(c) for c in getattr(samples, "columns", [])]
     array = np.asarray(samples, dtype=np.float64)
     if array.ndim not in (2, 3):
-        raise ValueError(f"Expected samples of shape (n, d) or (chain, draw, d); got {array.shape}. For one column use x[:, None].")
+        raise ValueError(f"Expected samples of shape (n, d) or (chain, draw, d); got {array.shape}. One column: x[:, None].")
     return (array[None] if array.ndim == 2 else array), names or [f"x{i}" for i in range(array.shape[-1])]
 
 
