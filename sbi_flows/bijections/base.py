@@ -1,0 +1,153 @@
+"""The two contracts of the flow core: elementwise transformers, and bijections of whole rows.
+
+Memory layout. A batch is ``(n, d)`` for the caller, but every bijection computes on its transpose ``(d, n)`` and hands back a
+transposed view: then each column, each hidden unit and each spline parameter is one contiguous run over the batch, and the
+transposes between bijections cost nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+
+class Transformer(ABC):
+    """An elementwise monotone map, stateless: its parameters come from a conditioner.
+
+    Attributes
+    ----------
+    n_params : int
+        Parameters an element. They lead: ``x (*shape)`` goes with ``params (n_params, *shape)``. All zero means the identity.
+    circular : bool
+        Whether elements are angles on [-pi, pi).
+    """
+
+    n_params: int
+    circular = False
+
+    @abstractmethod
+    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """``x (*shape)``, ``params (n_params, *shape)`` to ``z`` and ``ln |dz/dx|``, both ``(*shape)``."""
+
+    @abstractmethod
+    def inverse(self, z: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        """``z (*shape)``, ``params (n_params, *shape)`` to ``x`` and ``ln |dx/dz|``, both ``(*shape)``."""
+
+
+class Bijection(nn.Module, ABC):
+    """An invertible map of rows ``x (n, d)`` to ``z (n, d)``, possibly given ``context (n, c)`` or ``(1, c)``."""
+
+    @abstractmethod
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data to latent: ``(n, d)`` and ``ln |det dz/dx|``, ``(n,)``."""
+
+    @abstractmethod
+    def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latent to data: ``(n, d)`` and ``ln |det dx/dz|``, ``(n,)``."""
+
+
+class Chain(Bijection):
+    """Bijections one after another; the first is nearest to the data."""
+
+    def __init__(self, bijections: Sequence[Bijection]):
+        super().__init__()
+        self.bijections = cast(Sequence[Bijection], nn.ModuleList(bijections))
+
+    def forward_and_log_det(self, x, context=None):
+        total = x.new_zeros(())
+        for bijection in self.bijections:
+            x, log_det = bijection.forward_and_log_det(x, context)
+            total = total + log_det
+        return x, total.expand(x.shape[0])
+
+    def inverse_and_log_det(self, z, context=None):
+        total = z.new_zeros(())
+        for bijection in reversed(self.bijections):
+            z, log_det = bijection.inverse_and_log_det(z, context)
+            total = total + log_det
+        return z, total.expand(z.shape[0])
+
+
+class Rows:
+    """A choice of rows of a ``(d, n)`` tensor, read without index tensors (no host transfer, cheap gradients)."""
+
+    def __init__(self, columns: Sequence[int]):
+        self.columns = list(columns)
+        self._runs: list[tuple[int, int]] = []
+        for column in self.columns:
+            if self._runs and self._runs[-1][1] == column:
+                self._runs[-1] = (self._runs[-1][0], column + 1)
+            else:
+                self._runs.append((column, column + 1))
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def take(self, x: Tensor) -> Tensor:
+        """Rows ``columns`` of ``x (d, n)``."""
+        if len(self._runs) == 1:
+            low, high = self._runs[0]
+            return x if (low, high) == (0, x.shape[0]) else x[low:high]
+        return torch.cat([x[low:high] for low, high in self._runs])
+
+
+def merge_rows(blocks: Sequence[tuple[Rows, Tensor]]) -> Tensor:
+    """The inverse of taking: blocks of rows put back in the order of their columns, ``(d, n)``."""
+    if len(blocks) == 1 and blocks[0][0].columns == list(range(len(blocks[0][0]))):
+        return blocks[0][1]
+    pieces = {}
+    for rows, values in blocks:
+        start = 0
+        for low, high in rows._runs:
+            pieces[low] = values[start : start + high - low]
+            start += high - low
+    return torch.cat([pieces[low] for low in sorted(pieces)])
+
+
+class Columnwise:
+    """Which transformer acts on which column, and how a conditioner's output is laid out for them.
+
+    Columns that share a transformer form one block of parameters ``(n_params, columns, n)``; the blocks follow each other.
+
+    Parameters
+    ----------
+    transformer : Transformer or sequence of Transformer
+        One for all columns, or one a column.
+    columns : sequence of int
+        The columns transformed.
+    """
+
+    def __init__(self, transformer: Transformer | Sequence[Transformer], columns: Sequence[int]):
+        each = [transformer] * len(columns) if isinstance(transformer, Transformer) else list(transformer)
+        if len(each) != len(columns):
+            raise ValueError(f"Expected one transformer, or one for each of {len(columns)} columns; got {len(each)}.")
+        unique = list(dict.fromkeys(each))
+        self.blocks = [(t, Rows([c for c, own in zip(columns, each, strict=True) if own is t])) for t in unique]
+        self.sizes = [t.n_params * len(rows) for t, rows in self.blocks]
+        self.n_params = sum(self.sizes)
+        # The column each output row of the conditioner belongs to.
+        self.owners = [c for t, rows in self.blocks for _ in range(t.n_params) for c in rows.columns]
+
+    def apply(self, method: str, x: Tensor, params: Tensor) -> tuple[list[tuple[Rows, Tensor]], Tensor]:
+        """Transform ``x (d, n)`` given ``params (n_params, n)``; blocks of new rows, and the summed log-derivative ``(n,)``."""
+        blocks, log_det = [], None
+        for (transformer, rows), flat in zip(self.blocks, params.split(self.sizes), strict=True):
+            taken = rows.take(x)
+            values, log_each = getattr(transformer, method)(taken, flat.unflatten(0, (transformer.n_params, len(rows))))
+            blocks.append((rows, values))
+            log_each = log_each.sum(0)
+            log_det = log_each if log_det is None else log_det + log_each
+        assert log_det is not None  # there is at least one block
+        return blocks, log_det
+
+
+def circular_columns(transformer: Transformer | Sequence[Transformer], features: int) -> list[bool]:
+    """Which of ``features`` columns are angles."""
+    each = [transformer] * features if isinstance(transformer, Transformer) else list(transformer)
+    if len(each) != features:
+        raise ValueError(f"Expected one transformer, or one for each of {features} columns; got {len(each)}.")
+    return [t.circular for t in each]

@@ -1,0 +1,184 @@
+"""Linear bijections: a trainable LU product, permutations, and the whitening set from data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sbi_flows.bijections.base import Bijection, Rows, merge_rows
+
+# A whitened direction is never stretched by more than this over its column's own scale: duplicated columns must not explode.
+MIN_RELATIVE_SCALE = 1e-6
+
+
+class LULinear(Bijection):
+    """``z = L U x + b``, with unit lower-triangular L and upper-triangular U of positive diagonal; starts as the identity.
+
+    Parameters
+    ----------
+    features : int
+    columns : sequence of int, optional
+        The columns mixed; the others (angles, say) pass unchanged. All by default.
+
+    References
+    ----------
+    Oliva et al. 2018, "Transformation autoregressive networks", arXiv:1801.09819; Durkan et al. 2019, arXiv:1906.04032.
+    """
+
+    lower_mask: Tensor
+    upper_mask: Tensor
+
+    def __init__(self, features: int, columns: Sequence[int] | None = None):
+        super().__init__()
+        chosen = list(range(features)) if columns is None else sorted(columns)
+        if not chosen:
+            raise ValueError("Expected at least one column to mix; got none.")
+        self._mixed = Rows(chosen)
+        self._passed = Rows([c for c in range(features) if c not in chosen])
+        d = len(chosen)
+        # One matrix holds L below and U above the diagonal; the diagonal is its own vector, as a logarithm.
+        self.entries = nn.Parameter(torch.zeros(d, d))
+        self.log_diagonal = nn.Parameter(torch.zeros(d))
+        self.bias = nn.Parameter(torch.zeros(d, 1))
+        self.register_buffer("lower_mask", torch.ones(d, d).tril(-1), persistent=False)
+        self.register_buffer("upper_mask", torch.ones(d, d).triu(1), persistent=False)
+        self.register_buffer("identity", torch.eye(d), persistent=False)
+
+    identity: Tensor
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        lower = torch.addcmul(self.identity, self.entries, self.lower_mask)
+        upper = torch.addcmul(self.identity * torch.exp(self.log_diagonal), self.entries, self.upper_mask)
+        return lower, upper
+
+    def forward_and_log_det(self, x, context=None):
+        lower, upper = self._factors()
+        xt = x.mT
+        mixed = torch.addmm(self.bias, lower @ upper, self._mixed.take(xt))
+        return self._merge(mixed, xt).mT, self.log_diagonal.sum().expand(x.shape[0])
+
+    def inverse_and_log_det(self, z, context=None):
+        lower, upper = self._factors()
+        zt = z.mT
+        y = torch.linalg.solve_triangular(lower, self._mixed.take(zt) - self.bias, upper=False, unitriangular=True)
+        mixed = torch.linalg.solve_triangular(upper, y, upper=True)
+        return self._merge(mixed, zt).mT, -self.log_diagonal.sum().expand(z.shape[0])
+
+    def _merge(self, mixed: Tensor, whole: Tensor) -> Tensor:
+        if not len(self._passed):
+            return mixed
+        return merge_rows([(self._mixed, mixed), (self._passed, self._passed.take(whole))])
+
+
+class Permutation(Bijection):
+    """Columns in another order: column i of z is column ``order[i]`` of x."""
+
+    def __init__(self, order: Sequence[int]):
+        super().__init__()
+        self.order = list(order)
+        if sorted(self.order) != list(range(len(self.order))):
+            raise ValueError(f"Expected a permutation of 0..{len(self.order) - 1}; got {self.order}.")
+        self._forward = Rows(self.order)
+        self._inverse = Rows(sorted(range(len(self.order)), key=lambda i: self.order[i]))
+
+    def forward_and_log_det(self, x, context=None):
+        return self._forward.take(x.mT).mT, x.new_zeros(x.shape[0])
+
+    def inverse_and_log_det(self, z, context=None):
+        return self._inverse.take(z.mT).mT, z.new_zeros(z.shape[0])
+
+
+class Whiten(Bijection):
+    """``z = W (x - mean)``, W lower triangular; buffers set by :meth:`fit`, the identity until then.
+
+    Parameters
+    ----------
+    features : int
+    columns : sequence of int, optional
+        The columns whitened; the others pass unchanged. All by default.
+    method : str
+        "whiten" (unit covariance), "standard" (unit variances only) or "none".
+    """
+
+    mean: Tensor
+    matrix: Tensor
+    inverse_matrix: Tensor
+
+    def __init__(self, features: int, columns: Sequence[int] | None = None, method: str = "whiten"):
+        super().__init__()
+        if method not in ("whiten", "standard", "none"):
+            raise ValueError(f"Expected scaling 'whiten', 'standard' or 'none'; got {method!r}.")
+        self.method = method
+        self._columns = list(range(features)) if columns is None else list(columns)
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("matrix", torch.eye(features))
+        self.register_buffer("inverse_matrix", torch.eye(features))
+
+    def fit(self, x: Tensor, weights: Tensor | None = None) -> None:
+        """Set mean and matrix from rows ``x (n, d)`` with weights ``(n,)``.
+
+        A constant column keeps scale one. A column that is (nearly) a linear combination of those before it is stretched as if
+        its unexplained part were ``MIN_RELATIVE_SCALE`` of its standard deviation. With fewer than two rows a column, or a covariance
+        that cannot be estimated, the columns are scaled one by one.
+        """
+        if self.method == "none" or not self._columns:
+            return
+        d = len(self.mean)
+        mean = torch.zeros(d, dtype=torch.float64, device=x.device)
+        root = torch.eye(d, dtype=torch.float64, device=x.device)
+        some = x[:, self._columns].double()
+        own_mean, own_root = moments(some, weights, correlated=self.method == "whiten")
+        index = torch.tensor(self._columns, device=x.device)
+        mean[index] = own_mean
+        root[index[:, None], index] = own_root
+        self.mean.copy_(mean)
+        self.inverse_matrix.copy_(root)
+        eye = torch.eye(d, dtype=torch.float64, device=x.device)
+        self.matrix.copy_(torch.linalg.solve_triangular(root, eye, upper=False))
+
+    def _log_det(self) -> Tensor:
+        return torch.log(self.matrix.diagonal(dim1=-2, dim2=-1)).sum(-1)
+
+    def forward_and_log_det(self, x, context=None):
+        return (self.matrix @ (x - self.mean).mT).mT, self._log_det().expand(x.shape[0])
+
+    def inverse_and_log_det(self, z, context=None):
+        return (self.inverse_matrix @ z.mT).mT + self.mean, -self._log_det().expand(z.shape[0])
+
+
+def moments(x: Tensor, weights: Tensor | None, correlated: bool) -> tuple[Tensor, Tensor]:
+    """Mean ``(d,)`` and a lower-triangular root of the covariance ``(d, d)`` of float64 rows, with floored pivots."""
+    n, d = x.shape
+    w = torch.full((n,), 1.0 / n, dtype=x.dtype, device=x.device) if weights is None else weights.to(x) / weights.to(x).sum()
+    mean = w @ x
+    centred = x - mean
+    scale = (w @ centred.square()).sqrt()
+    # Rounding alone gives a constant column a variance; float32 inputs round at 6e-8 of their size.
+    constant = scale <= 1e-7 * x.abs().amax(0)
+    scale = torch.where(constant, 1.0, scale)
+    effective = 1 / w.square().sum()
+    if not correlated or effective < 2 * d:
+        return mean, torch.diag(scale)
+    unit = centred / scale
+    correlation = (unit * w[:, None]).T @ unit
+    correlation.diagonal().copy_(torch.ones_like(scale))
+    return mean, scale[:, None] * _floored_cholesky(correlation)
+
+
+def _floored_cholesky(correlation: Tensor) -> Tensor:
+    """Cholesky factor of a correlation matrix whose pivots are kept above ``MIN_RELATIVE_SCALE``."""
+    factor, info = torch.linalg.cholesky_ex(correlation)
+    if int(info) == 0 and float(factor.diagonal().min()) > MIN_RELATIVE_SCALE:
+        return factor
+    d = len(correlation)
+    factor = torch.zeros_like(correlation)
+    for j in range(d):
+        rest = correlation[j:, j] - factor[j:, :j] @ factor[j, :j]
+        pivot = rest[0].clamp(min=MIN_RELATIVE_SCALE**2).sqrt()
+        factor[j, j] = pivot
+        # Below a floored pivot the exact ratio is rounding divided by the floor: such a column explains nothing.
+        explained = rest[1:] / pivot
+        factor[j + 1 :, j] = torch.where(rest[0] > MIN_RELATIVE_SCALE**2, explained, torch.zeros_like(explained))
+    return factor

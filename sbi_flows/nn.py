@@ -1,0 +1,221 @@
+"""Conditioner networks, residual and masked.
+
+Activations are ``(units, n)``: one row a unit, the batch along the contiguous axis (see
+:mod:`sbi_flows.bijections.base`). The last layer starts at zero, so a conditioner starts by asking its transformer for the identity.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+
+class ResidualNet(nn.Module):
+    """Dense layers with SiLU, each added to the one before where the widths agree.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+    hidden : sequence of int
+        Width of each hidden layer.
+    context : int
+        Context features, added to the first layer.
+    generator : torch.Generator, optional
+        Draws the initial weights.
+
+    Examples
+    --------
+    >>> ResidualNet(3, 5, (16, 16))(torch.zeros(3, 100)).shape
+    torch.Size([5, 100])
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        hidden: Sequence[int],
+        context: int = 0,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        _check_hidden(hidden)
+        # Without anything to look at, hidden layers would only be a roundabout constant.
+        self.widths = list(hidden) if inputs + context else []
+        sizes = [inputs, *self.widths]
+        self.weights = nn.ParameterList(
+            _weight(rows, columns, columns + (context if i == 0 else 0), generator)
+            for i, (columns, rows) in enumerate(zip(sizes, self.widths, strict=False))
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(rows, 1)) for rows in self.widths)
+        first = self.widths[0] if self.widths else 0
+        self.context_weight = _weight(first, context, inputs + context, generator) if context else None
+        self.out_weight = nn.Parameter(torch.zeros(outputs, sizes[-1])) if self.widths else None
+        self.out_bias = nn.Parameter(torch.zeros(outputs, 1))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """``x (inputs, n)``, ``context (c, n)`` or ``(c, 1)`` to ``(outputs, n)``."""
+        if self.out_weight is None:
+            return self.out_bias.expand(-1, x.shape[-1])
+        return _dense(
+            x, context, list(self.weights), list(self.biases), self.context_weight, self.out_weight, self.out_bias
+        )
+
+
+def _dense(x, context, weights, biases, context_weight, out_weight, out_bias):
+    start = biases[0] if context_weight is None else torch.addmm(biases[0], context_weight, context)
+    h = torch.addmm(start, weights[0], x)
+    for weight, bias in zip(weights[1:], biases[1:], strict=True):
+        a = silu(h)
+        h = torch.addmm(h if len(weight) == len(h) else bias, weight, a)
+        if len(weight) == len(a):
+            h = h + bias
+    return torch.addmm(out_bias, out_weight, silu(h))
+
+
+class MaskedNet(nn.Module):
+    """The residual net with weights masked so that an output of degree m sees only inputs of degree below m.
+
+    Hidden units are sorted by degree. So the units of one degree form a contiguous block that depends only on blocks before
+    it, and an autoregressive inverse can compute every unit exactly once (:meth:`fill`).
+
+    Parameters
+    ----------
+    in_degrees : sequence of int
+        Degree of each input, from 1.
+    out_degrees : sequence of int
+        Degree of each output, from 1.
+    hidden, context, generator
+        As in :class:`ResidualNet`. The context is seen by every unit.
+
+    References
+    ----------
+    Germain, Gregor, Murray & Larochelle 2015, "MADE", arXiv:1502.03509; Nash & Durkan 2019, arXiv:1904.05626 (residual blocks).
+    """
+
+    in_mask: Tensor
+    out_mask: Tensor
+
+    def __init__(
+        self,
+        in_degrees: Sequence[int],
+        out_degrees: Sequence[int],
+        hidden: Sequence[int],
+        context: int = 0,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        _check_hidden(hidden)
+        highest = max(out_degrees)
+        # A unit of degree m sees inputs of degree up to m; degree 0 is of use only where there is context to see.
+        degrees = list(range(0 if context else 1, highest))
+        self.widths = list(hidden) if degrees else []
+        self.unit_degrees = [[degrees[k * len(degrees) // width] for k in range(width)] for width in self.widths]
+        self.in_order = sorted(range(len(in_degrees)), key=lambda i: in_degrees[i])
+        self.sorted_in_degrees = sorted(in_degrees)
+        self.out_bias = nn.Parameter(torch.zeros(len(out_degrees), 1))
+        self.out_weight = None
+        if not self.widths:
+            return
+        seen = torch.tensor(in_degrees)
+        masks = []
+        for unit_degrees in self.unit_degrees:
+            own = torch.tensor(unit_degrees)
+            masks.append(own[:, None] >= seen)
+            seen = own
+        self.register_buffer("in_mask", masks[0].float(), persistent=False)
+        for i, mask in enumerate(masks[1:]):
+            self.register_buffer(f"mask_{i}", mask.float(), persistent=False)
+        self.register_buffer("out_mask", (torch.tensor(out_degrees)[:, None] > seen).float(), persistent=False)
+        self.weights = nn.ParameterList(
+            _weight(mask.shape[0], mask.shape[1], mask.sum(1, keepdim=True) + (context if i == 0 else 0), generator)
+            for i, mask in enumerate(masks)
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(width, 1)) for width in self.widths)
+        self.context_weight = (
+            _weight(self.widths[0], context, masks[0].sum(1, keepdim=True) + context, generator) if context else None
+        )
+        self.out_weight = nn.Parameter(torch.zeros(len(out_degrees), self.widths[-1]))
+
+    def _masked(self) -> tuple[list[Tensor], Tensor]:
+        """Hidden and output weights with their masks applied: once a call, not once a row."""
+        assert self.out_weight is not None  # callers return early without hidden units
+        masks = [self.in_mask, *(getattr(self, f"mask_{i}") for i in range(len(self.widths) - 1))]
+        return [w * m for w, m in zip(self.weights, masks, strict=True)], self.out_weight * self.out_mask
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """``x (inputs, n)``, ``context (c, n)`` or ``(c, 1)`` to ``(outputs, n)``."""
+        if self.out_weight is None:
+            return self.out_bias.expand(-1, x.shape[-1])
+        weights, out_weight = self._masked()
+        return _dense(x, context, weights, list(self.biases), self.context_weight, out_weight, self.out_bias)
+
+    def fill(self, context: Tensor | None, n: int) -> Fill:
+        """Start an evaluation of ``n`` rows degree by degree."""
+        return Fill(self, context, n)
+
+
+class Fill:
+    """A :class:`MaskedNet` evaluated one degree at a time, every unit once: together the work of one forward pass.
+
+    Call :meth:`step` for degrees 0, 1, 2, ... with the inputs of that degree; after step m the outputs of degree m + 1 are
+    available from :meth:`outputs`.
+    """
+
+    def __init__(self, net: MaskedNet, context: Tensor | None, n: int):
+        self._net, self._n = net, n
+        self._inputs: list[Tensor] = []
+        self._units: list[list[Tensor]] = [[] for _ in net.widths]
+        if not net.widths:
+            return
+        weights, self._out_weight = net._masked()
+        if net.in_order != list(range(len(net.in_order))):
+            weights[0] = torch.stack([weights[0][:, i] for i in net.in_order], dim=1)
+        self._weights = weights
+        self._start = net.biases[0]
+        if net.context_weight is not None and context is not None:
+            self._start = torch.addmm(net.biases[0], net.context_weight, context)
+
+    def step(self, degree: int, inputs: Tensor | None = None) -> None:
+        """Compute the hidden units of ``degree``; ``inputs (k, n)`` are the net's inputs of that degree, none for degree 0."""
+        net = self._net
+        if inputs is not None:
+            self._inputs.append(inputs)
+        h = None
+        below = self._inputs
+        for layer, degrees in enumerate(net.unit_degrees):
+            low, high = bisect_left(degrees, degree), bisect_left(degrees, degree + 1)
+            if low == high:
+                h, below = None, self._units[layer]
+                continue
+            bias = self._start[low:high] if layer == 0 else net.biases[layer][low:high]
+            residual = layer > 0 and net.widths[layer] == net.widths[layer - 1]
+            new = bias
+            if below:
+                seen = torch.cat(below) if len(below) > 1 else below[0]
+                new = torch.addmm(bias, self._weights[layer][low:high, : len(seen)], seen)
+            h = new + h if residual and h is not None else new
+            self._units[layer].append(silu(h.expand(-1, self._n)))
+            below = self._units[layer]
+
+    def outputs(self, rows: slice) -> Tensor:
+        """Outputs ``rows`` (of the degree after the last step), ``(len(rows), n)``."""
+        bias = self._net.out_bias[rows]
+        if not self._net.widths or not self._units[-1]:
+            return bias.expand(-1, self._n)
+        units = torch.cat(self._units[-1])
+        return torch.addmm(bias, self._out_weight[rows, : len(units)], units)
+
+
+def _weight(rows: int, columns: int, fan_in, generator: torch.Generator | None) -> nn.Parameter:
+    """Normal weights that keep the variance, given how many inputs a unit really sees (a number, or one a row)."""
+    scale = torch.as_tensor(fan_in, dtype=torch.get_default_dtype()).clamp(min=1).rsqrt()
+    return nn.Parameter(torch.randn(rows, columns, generator=generator) * scale)
+
+
+def _check_hidden(hidden: Sequence[int]) -> None:
+    if len(hidden) == 0 or any(width < 1 for width in hidden):
+        raise ValueError(f"Expected at least one hidden layer, of positive width, such as hidden=(64, 64); got {tuple(hidden)}.")
