@@ -1,7 +1,8 @@
 """Conditioner networks, residual and masked.
 
 Activations are ``(units, n)``: one row a unit, the batch along the contiguous axis (see
-:mod:`sbi_flows.bijections.base`). The last layer starts at zero, so a conditioner starts by asking its transformer for the identity.
+:mod:`sbi_flows.bijections.base`). The last layer starts at zero, so a conditioner starts by asking its
+transformer for the identity.
 """
 
 from __future__ import annotations

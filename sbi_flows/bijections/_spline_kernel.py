@@ -46,7 +46,7 @@ def spline(x: Tensor, params: Tensor, shape: Shape, inverse: bool) -> tuple[Tens
 
 
 def _locate(x: Tensor, params: Tensor, shape: Shape, channel: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Softmax of the bin sizes ``(bins, 2, *s)``; ends of each element's bin ``(2, 3, *s)`` as x, y, raw slope; the bin ``(*s)``."""
+    """Softmax of bin sizes ``(bins, 2, *s)``, ends of each element's bin ``(2, 3, *s)`` as x, y, raw slope, bin ``(*s)``."""
     bins, bound = shape.bins, shape.bound
     raw_slopes, raw_sizes = params[: params.shape[0] - 2 * bins], params[params.shape[0] - 2 * bins :]
     fractions = torch.softmax(raw_sizes.unflatten(0, (bins, 2)), 0)

@@ -120,8 +120,8 @@ class Whiten(Bijection):
         """Set mean and matrix from rows ``x (n, d)`` with weights ``(n,)``.
 
         A constant column keeps scale one. A column that is (nearly) a linear combination of those before it is stretched as if
-        its unexplained part were ``MIN_RELATIVE_SCALE`` of its standard deviation. With fewer than two rows a column, or a covariance
-        that cannot be estimated, the columns are scaled one by one.
+        its unexplained part were ``MIN_RELATIVE_SCALE`` of its standard deviation. With fewer than two
+        rows a column the columns are scaled one by one.
         """
         if self.method == "none" or not self._columns:
             return
