@@ -304,7 +304,8 @@ def _table(name: str) -> Array:
     return np.loadtxt(data_folder() / "bayes_examples" / name)
 
 
-PIMA_LOG_Z = {"m1": -247.304, "m2": -247.561}
+# By importance sampling, 3.2e6 draws of a Student t of 15 degrees of freedom about the mode; errors 1.3e-4 and 1.7e-4.
+PIMA_LOG_Z = {"m1": -247.30366, "m2": -247.56284}
 PIMA_COLUMNS = {"m1": [1, 2, 5, 6], "m2": [1, 2, 5, 6, 7]}
 CHAINS = 8
 
