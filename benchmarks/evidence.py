@@ -181,7 +181,8 @@ def calibration_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def print_calibration(rows: pd.DataFrame) -> None:
     table = calibration_table(rows)
-    print(table.to_string(float_format=lambda v: f"{v:.4g}"))
+    whole = {"runs": "{:.0f}".format, "evaluations": "{:.0f}".format}
+    print(table.to_string(formatters=whole, float_format=lambda v: f"{v:.3g}"))
     inside = ((rows.log_z - rows.truth).abs() <= rows.log_z_err).mean()
     spread = np.sqrt(inside * (1 - inside) / len(rows))
     print(f"\npooled: truth inside 1 error in {100 * inside:.1f} +- {100 * spread:.1f} % of {len(rows)} (wanted 66-71)")
@@ -290,6 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = read_rows(path)
         if rows.empty:
             raise SystemExit(f"No rows in {path} yet: run the command without --summary first.")
+        rows = rows[rows.problem.isin(names)]
     elif given.command == "harmonic":
         rows = run_harmonic(given.python, given.repetitions or 10, names, given.flows.split(","), path, given.fresh)
     else:
