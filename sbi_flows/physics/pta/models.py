@@ -27,7 +27,7 @@ class Parameter:
     high: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A source of the background.
 
@@ -41,10 +41,10 @@ class Model:
     spectrum : callable
         ``theta (n, d)`` and a :class:`Background` to log10 h^2 Omega ``(n, n_bins)``.
     citation : str
+    prior : Distribution
+        Normalised.
     table : str or None
         The tabulated spectrum it needs, by the name of the registry.
-    prior : Distribution
-        Normalised; its support follows.
     """
 
     name: str
@@ -52,18 +52,20 @@ class Model:
     parameters: tuple[Parameter, ...]
     spectrum: Spectrum
     citation: str
+    prior: Distribution
     table: str | None = None
-
-    @property
-    def prior(self) -> Distribution:
-        names = self.parameter_names
-        if self.name == "smbhb":
-            return MultivariateNormal(SMBHB_MEAN, SMBHB_COVARIANCE, names=names)
-        return BoxUniform([p.low for p in self.parameters], [p.high for p in self.parameters], names=names)
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
         return tuple(p.name for p in self.parameters)
+
+
+def _uniform(
+    name: str, title: str, parameters: tuple[Parameter, ...], spectrum: Spectrum, citation: str, table: str | None = None
+) -> Model:
+    """A model whose prior is the box of its parameters' ends."""
+    prior = BoxUniform([p.low for p in parameters], [p.high for p in parameters], names=[p.name for p in parameters])
+    return Model(name, title, parameters, spectrum, citation, prior, table)
 
 
 # Gaussian fit to simulated populations of supermassive black-hole binaries (GWOnly-Ext library).
@@ -91,15 +93,16 @@ _ALL = (
         (Parameter("log10_A", r"$\log_{10} A$"), Parameter("gamma", r"$\gamma$")),
         spectra.power_law,
         "Agazie et al. 2023 (NANOGrav 15-year, black-hole binaries), arXiv:2306.16220; prior as in " + NEW_PHYSICS,
+        MultivariateNormal(SMBHB_MEAN, SMBHB_COVARIANCE, names=["log10_A", "gamma"]),
     ),
-    Model(
+    _uniform(
         "power_law",
         "power law",
         (Parameter("log10_A", r"$\log_{10} A$", -18, -11), Parameter("gamma", r"$\gamma$", 0, 7)),
         spectra.power_law,
         "Agazie et al. 2023 (NANOGrav 15-year, evidence for a background), arXiv:2306.16213",
     ),
-    Model(
+    _uniform(
         "igw",
         "inflation",
         (
@@ -110,14 +113,14 @@ _ALL = (
         spectra.igw,
         "Kuroyanagi, Takahashi & Yokoyama 2015, arXiv:1407.4785; " + NEW_PHYSICS,
     ),
-    Model(
+    _uniform(
         "sigw_delta",
         "scalar-induced, delta",
         (Parameter("log10_f_peak", _F_PEAK, -11, -5), _CURVATURE),
         spectra.sigw_delta,
         "Kohri & Terada 2018, arXiv:1804.08577; " + NEW_PHYSICS,
     ),
-    Model(
+    _uniform(
         "sigw_gauss",
         "scalar-induced, Gauss",
         (Parameter("width", r"$\Delta$", 0.1, 3), Parameter("log10_f_peak", _F_PEAK, -11, -5), _CURVATURE),
@@ -125,7 +128,7 @@ _ALL = (
         "Pi & Sasaki 2020, arXiv:2005.12306; " + NEW_PHYSICS,
         table="sigw_gauss",
     ),
-    Model(
+    _uniform(
         "sigw_box",
         "scalar-induced, box",
         (
@@ -137,7 +140,7 @@ _ALL = (
         NEW_PHYSICS,
         table="sigw_box",
     ),
-    Model(
+    _uniform(
         "domain_walls",
         "domain walls",
         (
@@ -149,21 +152,21 @@ _ALL = (
         spectra.domain_walls,
         "Ferreira, Notari, Pujolas & Rompineve 2023, arXiv:2204.04228; " + NEW_PHYSICS,
     ),
-    Model(
+    _uniform(
         "pt_bubble",
         "phase transition, bubbles",
         _TRANSITION + _shape((1, 3), (1, 3), (1, 3)),
         spectra.pt_bubble,
         "Jinno & Takimoto 2017, arXiv:1605.01403; " + NEW_PHYSICS,
     ),
-    Model(
+    _uniform(
         "pt_sound",
         "phase transition, sound",
         _TRANSITION + _shape((3, 5), (2, 4), (3, 5)),
         spectra.pt_sound,
         "Hindmarsh, Huber, Rummukainen & Weir 2017, arXiv:1704.05871; " + NEW_PHYSICS,
     ),
-    Model(
+    _uniform(
         "strings_stable",
         "stable strings",
         (Parameter("log10_Gmu", _TENSION, -14, -6),),
@@ -171,7 +174,7 @@ _ALL = (
         "Blanco-Pillado & Olum 2017, arXiv:1709.02693; " + NEW_PHYSICS,
         table="stable_n",
     ),
-    Model(
+    _uniform(
         "strings_meta_l",
         "metastable strings, loops",
         (Parameter("log10_Gmu", _TENSION, -14, -1.5), Parameter("sqrt_kappa", r"$\sqrt{\kappa}$", 7, 9.5)),
@@ -179,7 +182,7 @@ _ALL = (
         "Buchmuller, Domcke & Schmitz 2021, arXiv:2107.04578; " + NEW_PHYSICS,
         table="meta_l",
     ),
-    Model(
+    _uniform(
         "strings_meta_ls",
         "metastable strings, loops and segments",
         (Parameter("log10_Gmu", _TENSION, -14, -1.5), Parameter("sqrt_kappa", r"$\sqrt{\kappa}$", 7, 9.5)),
@@ -187,7 +190,7 @@ _ALL = (
         "Buchmuller, Domcke & Schmitz 2021, arXiv:2107.04578; " + NEW_PHYSICS,
         table="meta_ls",
     ),
-    Model(
+    _uniform(
         "strings_super",
         "superstrings",
         (Parameter("log10_Gmu", _TENSION, -14, -6), Parameter("log10_P", r"$\log_{10} P$", -3, 0)),
