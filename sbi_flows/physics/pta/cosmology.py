@@ -69,11 +69,11 @@ class DegreesOfFreedom:
 
     def g_entropy(self, temperature: Tensor) -> Tensor:
         """g_s at a temperature in GeV, linear between the rows and constant beyond the ends."""
-        return interpolate(temperature, self.temperature, self.entropy)
+        return interpolate(temperature, self.temperature, self.entropy)[0]
 
     def g_energy(self, temperature: Tensor) -> Tensor:
         """g_rho at a temperature in GeV."""
-        return interpolate(temperature, self.temperature, self.energy)
+        return interpolate(temperature, self.temperature, self.energy)[0]
 
     @cached_property
     def entropy_today(self) -> float:
@@ -89,11 +89,9 @@ class DegreesOfFreedom:
 
     def log10_expansion(self, frequency: Tensor) -> Tensor:
         """log10 of p(f) = Omega_r (g_rho/g_rho0) (g_s0/g_s)^(4/3), the radiation-era transfer of a mode of frequency f [Hz]."""
-        energy = interpolate(frequency, self.frequency, self.energy)
-        entropy = interpolate(frequency, self.frequency, self.entropy)
-        return math.log10(OMEGA_RADIATION) + torch.log10(energy / self.energy_today) - 4 / 3 * torch.log10(
-            entropy / self.entropy_today
-        )
+        energy, entropy = interpolate(frequency, self.frequency, self.energy, self.entropy)
+        ln_ratio = torch.log(energy / self.energy_today) - 4 / 3 * torch.log(entropy / self.entropy_today)
+        return math.log10(OMEGA_RADIATION) + ln_ratio / math.log(10)
 
     def horizon_frequency(self, temperature: Tensor) -> Tensor:
         """(g_s(T_eq)/g_s)^(1/3) (pi^2 g_rho/90)^(1/2) T0 T/M_pl in Hz, hbar divided out and no 2 pi: aH/a0 at temperature T [GeV]."""
@@ -102,9 +100,10 @@ class DegreesOfFreedom:
         return redshift * hubble * (T_CMB / PLANCK_MASS / HBAR) * temperature
 
 
-def interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """Linear interpolation of ``values (m,)`` at ascending ``knots (m,)``, constant beyond the ends; any shape of ``x``."""
+def interpolate(x: Tensor, knots: Tensor, *columns: Tensor) -> list[Tensor]:
+    """Each of ``columns (m,)``, given at ascending ``knots (m,)``, at ``x``: linear, constant beyond the ends; any shape of ``x``."""
     x = x.clamp(knots[0], knots[-1])
-    upper = torch.searchsorted(knots, x.detach()).clamp(1, len(knots) - 1)
-    left, right = knots[upper - 1], knots[upper]
-    return torch.lerp(values[upper - 1], values[upper], (x - left) / (right - left))
+    upper = torch.searchsorted(knots, x.detach()).clamp_(1, len(knots) - 1)
+    lower = upper - 1
+    weight = (x - knots[lower]) / (knots[upper] - knots[lower])
+    return [torch.lerp(column[lower], column[upper], weight) for column in columns]
