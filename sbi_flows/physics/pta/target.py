@@ -88,6 +88,11 @@ class FreeSpectrumTarget:
                 result[block] += self.log_likelihood(rows[block])
             return result.numpy()
 
+    def prior_log_prob(self, theta: np.ndarray) -> np.ndarray:
+        """ln prior for numpy: ``theta (n, d)`` to ``(n,)``."""
+        with torch.inference_mode():
+            return self.prior.log_prob(torch.from_numpy(np.ascontiguousarray(theta, dtype=np.float64))).numpy()
+
     def _somewhere_inside(self, theta: Tensor) -> Tensor:
         ends = [[p.low, p.high] if p.low is not None and p.high is not None else [0.0, 0.0] for p in self.model.parameters]
         return torch.tensor(ends, dtype=theta.dtype).mean(dim=1)

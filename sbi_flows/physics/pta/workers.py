@@ -1,0 +1,131 @@
+"""Independent jobs in a few processes: each job's progress and result come back, one that dies takes no other with it."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
+
+Job = TypeVar("Job")
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Job]):
+    """What became of a job: its result, or an error in one line."""
+
+    job: Job
+    result: Any = None
+    error: str | None = None
+
+
+def run_jobs(
+    function: Callable[[Job, Stage], Any],
+    jobs: Sequence[Job],
+    n_jobs: int,
+    n_threads: int,
+    on_stage: Callable[[Job, str], None],
+    on_outcome: Callable[[Outcome[Job]], None],
+) -> None:
+    """Run ``function(job, stage)`` for every job, ``n_jobs`` at a time, each in a process with ``n_threads`` threads.
+
+    Parameters
+    ----------
+    function : callable
+        Importable by name; it may call ``stage(text)`` to say where it is.
+    jobs : sequence
+        Picklable, begun in this order.
+    n_jobs, n_threads : int
+    on_stage, on_outcome : callable
+        Called in this process as messages arrive.
+
+    Notes
+    -----
+    On ``KeyboardInterrupt`` the processes are ended and the exception passes on; outcomes already reported stand. The processes
+    themselves ignore Ctrl-C, which a terminal sends to all of them. Scripts must guard their start by
+    ``if __name__ == "__main__":``, because processes are spawned, not forked: a fork of a threaded torch may hang.
+    """
+    waiting = list(jobs)
+    context = get_context("spawn")
+    running: dict[Connection, tuple[Any, Job | None]] = {}
+
+    def start_process() -> None:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(function, theirs, n_threads), daemon=True)
+        process.start()
+        theirs.close()
+        running[ours] = (process, None)
+        give(ours)
+
+    def give(connection: Connection) -> None:
+        process, _ = running[connection]
+        job = waiting.pop(0) if waiting else None
+        running[connection] = (process, job)
+        connection.send(job)
+        if job is None:
+            running.pop(connection)
+            process.join()
+
+    try:
+        for _ in range(min(n_jobs, len(waiting))):
+            start_process()
+        while running:
+            for connection in wait(list(running)):
+                assert isinstance(connection, Connection)
+                process, job = running[connection]
+                try:
+                    kind, content = connection.recv()
+                except EOFError:
+                    running.pop(connection)
+                    process.join()
+                    died = f"its process ended with exit code {process.exitcode} (killed, perhaps for memory)"
+                    on_outcome(Outcome(job, error=died))
+                    if waiting:
+                        start_process()
+                    continue
+                if kind == "stage":
+                    on_stage(job, content)
+                    continue
+                on_outcome(Outcome(job, result=content) if kind == "result" else Outcome(job, error=content))
+                give(connection)
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.join()
+
+
+def run_here(
+    function: Callable[[Job, Stage], Any],
+    jobs: Sequence[Job],
+    on_stage: Callable[[Job, str], None],
+    on_outcome: Callable[[Outcome[Job]], None],
+) -> None:
+    """The same in this process, one job after another."""
+    for job in jobs:
+        on_outcome(_attempt(function, job, lambda text, job=job: on_stage(job, text)))
+
+
+def _attempt(function, job, stage: Stage) -> Outcome:
+    try:
+        return Outcome(job, result=function(job, stage))
+    except Exception as error:  # noqa: BLE001  one model's failure is reported and must not stop the others
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = "" if isinstance(error, ValueError | OSError) else f" ({type(error).__name__} in {where.name}, line {where.lineno})"
+        return Outcome(job, error=f"{error}{place}")
+
+
+def _work(function, connection: Connection, n_threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(n_threads)
+    with threadpool_limits(n_threads):
+        while (job := connection.recv()) is not None:
+            outcome = _attempt(function, job, lambda text: connection.send(("stage", text)))
+            connection.send(("error", outcome.error) if outcome.error is not None else ("result", outcome.result))
