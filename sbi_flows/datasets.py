@@ -26,7 +26,8 @@ _PTARCADE = f"{_RAW}/andrea-mitridate/PTArcade/16cbfde421e502408bd19fc6c1e34c86e
 _FREE_SPECTRUM = "https://zenodo.org/records/10495907/files/ng15_30f_fs%7Bhd%7D_ceffyl.zip"
 
 _CITE_FREE_SPECTRUM = (
-    "Lamb, Taylor & van Haasteren 2023, Zenodo 10495907; NANOGrav 15-year data set (Agazie et al. 2023, arXiv:2306.16213), CC BY 4.0"
+    "Lamb, Taylor & van Haasteren 2023, Zenodo 10495907; "
+    "NANOGrav 15-year data set (Agazie et al. 2023, arXiv:2306.16213), CC BY 4.0"
 )
 _CITE_MODELS = "PTArcade models 1.0.0, Zenodo 8084351 (Mitridate et al. 2023, arXiv:2306.16377), MIT"
 _CITE_TIMING = "github NimaLaal/pandora, MIT; NANOGrav 15-year data set, CC BY 4.0"
@@ -225,7 +226,8 @@ def fetch(name: str) -> Path:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != dataset.sha256:
         raise ValueError(
-            f"{path} is not the published {name}: expected SHA-256 {dataset.sha256}, got {found}. Delete it to fetch a fresh copy."
+            f"{path} is not the published {name}: expected SHA-256 {dataset.sha256}, got {found}. "
+            "Delete it to fetch a fresh copy."
         )
     return path
 

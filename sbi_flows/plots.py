@@ -1,4 +1,4 @@
-"""Figures. matplotlib is imported inside the functions, and no global state of it is touched: each returns a ``Figure`` to save."""
+"""Figures. matplotlib is imported inside the functions and none of its global state is touched: each returns a ``Figure``."""
 
 from __future__ import annotations
 
@@ -106,10 +106,9 @@ def evidence_bars(table: pandas.DataFrame, *, reference: str, titles: Mapping[st
     reliable = table["reliable"].to_numpy(dtype=bool)
     for good, colour, marker, label in ((True, COLOURS[0], "o", "reliable"), (False, COLOURS[1], "X", "not reliable")):
         rows = table[reliable == good]
+        y = positions[reliable == good]
         if len(rows):
-            axis.errorbar(
-                rows["log_bf"], positions[reliable == good], xerr=rows["log_bf_err"], fmt=marker, color=colour, capsize=3, label=label
-            )
+            axis.errorbar(rows["log_bf"], y, xerr=rows["log_bf_err"], fmt=marker, color=colour, capsize=3, label=label)
     axis.axvline(0, color=GREY, linewidth=1)
     axis.set_yticks(positions, [(titles or {}).get(name, name) for name in table["model"]])
     axis.set_ylim(-0.6, max(len(table), 2) - 0.4)
@@ -124,8 +123,8 @@ def evidence_bars(table: pandas.DataFrame, *, reference: str, titles: Mapping[st
 
 
 def _marginal(axis: Axes, x: np.ndarray, ends: tuple[float, float], bins: int, k: int) -> None:
-    style = {"alpha": 0.35, "histtype": "stepfilled"} if k == 0 else {"linewidth": 1.4, "histtype": "step"}
-    axis.hist(x, bins=bins, range=ends, density=True, color=COLOURS[k], **style)
+    density, edges = np.histogram(x, bins=bins, range=ends, density=True)
+    axis.stairs(density, edges, color=COLOURS[k], fill=k == 0, alpha=0.35 if k == 0 else 1.0, linewidth=1.4)
 
 
 def _contours(axis: Axes, x: np.ndarray, y: np.ndarray, ends_x, ends_y, bins: int, k: int) -> None:

@@ -4,7 +4,8 @@ Run with ``SBI_FLOWS_DATA`` naming a folder of the full files, or with a network
 
     SBI_FLOWS_DATA=../shared/data python scripts/make_embedded_pta.py
 
-What is kept, from which source, and what it costs is written in ``data/README.md`` and tested in ``tests/physics/test_embedded.py``.
+What is kept, from which source, and what it costs is written in ``data/README.md`` and tested in
+``tests/physics/test_evidence_values.py``.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ TABLES = ("sigw_gauss", "sigw_box", "stable_n", "meta_l", "meta_ls")
 
 
 def coarsen(data: FreeSpectrum, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every ``stride``-th grid point, each with the density averaged over a triangle that reaches its neighbours: mass is conserved."""
+    """Every ``stride``-th grid point, with the density averaged over a triangle that reaches the neighbours: mass is kept."""
     weights = 1 - np.abs(np.arange(1 - stride, stride)) / stride
     weights /= weights.sum()
     padded = np.pad(np.exp(data.log_density), ((0, 0), (stride - 1, stride - 1)), mode="edge")

@@ -53,9 +53,10 @@ def hellinger_floor(ess_x: float, ess_y: float, bins: int = BINS) -> float:
 
 
 def _one(x, y, weights_x, weights_y, bins: int) -> float:
-    edges = np.linspace(*np.quantile(np.concatenate([x, y]), [0.001, 0.999]), bins + 1)
-    if not edges[0] < edges[-1]:
+    low, high = np.quantile(np.concatenate([x, y]), [0.001, 0.999])
+    if not low < high:
         return 0.0 if np.ptp(np.concatenate([x, y])) == 0 else 1.0
+    edges = np.linspace(low, high, bins + 1)
     p, q = (np.histogram(v, edges, weights=w)[0].astype(np.float64) for v, w in ((x, weights_x), (y, weights_y)))
     if p.sum() == 0 or q.sum() == 0:
         return 1.0

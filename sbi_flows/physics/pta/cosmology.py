@@ -1,4 +1,4 @@
-"""The standard radiation era as the source spectra need it: constants, degrees of freedom, and the expansion since a mode entered.
+"""The radiation era as the source spectra need it: constants, degrees of freedom, the expansion since a mode entered.
 
 Natural units: energies in GeV, converted to Hz by hbar where a frequency is meant.
 """
@@ -94,14 +94,14 @@ class DegreesOfFreedom:
         return math.log10(OMEGA_RADIATION) + ln_ratio / math.log(10)
 
     def horizon_frequency(self, temperature: Tensor) -> Tensor:
-        """(g_s(T_eq)/g_s)^(1/3) (pi^2 g_rho/90)^(1/2) T0 T/M_pl in Hz, hbar divided out and no 2 pi: aH/a0 at temperature T [GeV]."""
+        """aH/a0 at T [GeV]: (g_s(T_eq)/g_s)^(1/3) (pi^2 g_rho/90)^(1/2) T0 T/M_pl in Hz, over hbar and no 2 pi."""
         redshift = (self.entropy_equality / self.g_entropy(temperature)).pow(1 / 3)
         hubble = torch.sqrt(math.pi**2 / 90 * self.g_energy(temperature))
         return redshift * hubble * (T_CMB / PLANCK_MASS / HBAR) * temperature
 
 
 def interpolate(x: Tensor, knots: Tensor, *columns: Tensor) -> list[Tensor]:
-    """Each of ``columns (m,)``, given at ascending ``knots (m,)``, at ``x``: linear, constant beyond the ends; any shape of ``x``."""
+    """Each of ``columns (m,)``, given at ascending ``knots (m,)``, at ``x`` of any shape: linear, constant beyond the ends."""
     x = x.clamp(knots[0], knots[-1])
     upper = torch.searchsorted(knots, x.detach()).clamp_(1, len(knots) - 1)
     lower = upper - 1

@@ -1,4 +1,4 @@
-"""The free spectrum: what a pulsar timing array says of each frequency bin separately, and the likelihood of a model made from it."""
+"""The free spectrum: what a pulsar timing array says of each frequency bin separately, and the likelihood made from it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class FreeSpectrum:
 
     References
     ----------
-    Lamb, Taylor & van Haasteren 2023, "Rapid refitting techniques for Bayesian spectral characterization of the gravitational wave
-    background using pulsar timing arrays", arXiv:2303.15442.
+    Lamb, Taylor & van Haasteren 2023, "Rapid refitting techniques for Bayesian spectral characterization of the gravitational
+    wave background using pulsar timing arrays", arXiv:2303.15442.
     """
 
     frequencies: np.ndarray
@@ -56,10 +56,11 @@ class FreeSpectrum:
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{folder} is not a free-spectrum folder: {', '.join(missing)} missing. Expected {', '.join(FILES)} as written by "
-                "ceffyl and by the NANOGrav 15-year release (Zenodo 10495907)."
+                f"{folder} is not a free-spectrum folder: {', '.join(missing)} missing. Expected {', '.join(FILES)} "
+                "as written by ceffyl and by the NANOGrav 15-year release (Zenodo 10495907)."
             )
-        return cls.from_arrays(*(_load(folder / name) for name in FILES), source=str(folder))
+        frequencies, grid, log_density = (_load(folder / name) for name in FILES)
+        return cls.from_arrays(frequencies, grid, log_density, source=str(folder))
 
     @classmethod
     def from_arrays(cls, frequencies, grid, log_density, source: str = "the free spectrum") -> FreeSpectrum:
@@ -70,12 +71,12 @@ class FreeSpectrum:
         expected = (frequencies.size, grid.size)
         if frequencies.ndim != 1 or grid.ndim != 1 or log_density.shape != expected or grid.size < 4 or not frequencies.size:
             raise ValueError(
-                f"Expected in {source} frequencies (n_bins,), a grid (n_grid,) of at least 4 points and a density (1, n_bins, n_grid); "
-                f"got {frequencies.shape}, {grid.shape} and {log_density.shape}."
+                f"Expected in {source} frequencies (n_bins,), a grid (n_grid,) of at least 4 points and a density "
+                f"(1, n_bins, n_grid); got {frequencies.shape}, {grid.shape} and {log_density.shape}."
             )
         steps = np.diff(grid)
         if not (np.all(np.isfinite(grid)) and np.all(steps > 0) and np.ptp(steps) < 1e-3 * steps.mean()):
-            raise ValueError(f"Expected an ascending, equally spaced grid of log10 rho in {source}; resample the densities onto one.")
+            raise ValueError(f"Expected an ascending, equally spaced grid of log10 rho in {source}; resample onto one.")
         if not (np.all(frequencies > 0) and np.all(np.diff(frequencies) > 0) and np.isfinite(frequencies[-1])):
             raise ValueError(f"Expected positive, ascending frequencies in Hz in {source}; got {frequencies}.")
         if np.any(np.isnan(log_density)) or np.any(log_density == np.inf):
@@ -131,7 +132,7 @@ class FreeSpectrumLikelihood:
 
 
 def _monotone_cubic(values: np.ndarray) -> np.ndarray:
-    """Coefficients ``(n, m - 1, 4)``, constant first, of the monotone cubic through each row of ``values (n, m)`` at unit spacing."""
+    """Coefficients ``(n, m - 1, 4)``, constant first, of the monotone cubic through rows ``(n, m)`` at unit spacing."""
     secant = np.diff(values, axis=1)
     left, right = secant[:, :-1], secant[:, 1:]
     total = left + right

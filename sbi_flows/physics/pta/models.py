@@ -19,7 +19,7 @@ NEW_PHYSICS = "Afzal et al. 2023 (NANOGrav 15-year, signals from new physics), a
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: its plain name, its label in mathtext (unit included), and the ends of its uniform prior (None: Gaussian)."""
+    """One parameter: plain name, label in mathtext with its unit, and the ends of its uniform prior (None: Gaussian)."""
 
     name: str
     label: str

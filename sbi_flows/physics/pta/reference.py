@@ -121,8 +121,8 @@ def _start(target: FreeSpectrumTarget, n_walkers: int, rng: np.random.Generator)
     usable = np.isfinite(log_likelihood)
     if usable.sum() < n_walkers:
         raise ValueError(
-            f"Only {usable.sum()} of {len(theta)} prior draws of {target.model.name} have any likelihood, fewer than the {n_walkers} "
-            "walkers: the data's grid of log10 rho ends below what this model predicts."
+            f"Only {usable.sum()} of {len(theta)} prior draws of {target.model.name} have any likelihood, fewer than the "
+            f"{n_walkers} walkers: the data's grid of log10 rho ends below what this model predicts."
         )
     keys = np.where(usable, log_likelihood, -np.inf) + rng.gumbel(size=len(theta))
     return theta[np.argsort(-keys)[:n_walkers]]

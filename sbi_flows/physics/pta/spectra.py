@@ -1,8 +1,8 @@
-"""Source spectra: each function takes parameters ``theta (n, d)`` and a :class:`Background` and returns log10 h^2 Omega, ``(n, n_bins)``.
+"""Source spectra: each function takes ``theta (n, d)`` and a :class:`Background` and returns log10 h^2 Omega, ``(n, n_bins)``.
 
-All are batched, float64 and differentiable. Where a source emits nothing the value is :data:`SILENT`, far below any data, so that
-gradients stay finite. Formulae and priors follow the NANOGrav 15-year search for new physics (Afzal et al. 2023, arXiv:2306.16219)
-except where noted.
+All are batched, float64 and differentiable. Where a source emits nothing the value is :data:`SILENT`, far below any data, so
+that gradients stay finite. Formulae and priors follow the NANOGrav 15-year search for new physics (Afzal et al. 2023,
+arXiv:2306.16219) except where noted.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _phase_transition(theta, background, kinetic, *, delta: float, peak: float, 
     f_peak = background.dof.horizon_frequency(temperature) * peak * torch.pow(10.0, -log10_h_over_beta)
     ln_x = torch.log(background.frequencies / f_peak)
     ln_shape = log_broken_power_law(ln_x, a, b, c) - log_broken_power_law_integral(a, b, c)
-    # The redshifted energy carries T0^4/(M_pl H0)^2 and the fraction of the critical density squared; pi^2/90 g is rho/(3 M_pl^2).
+    # pi^2/90 g T^4 is rho / (3 M_pl^2); the redshifted energy carries the rest, T0^4/(M_pl H0)^2.
     log10_energy = math.log10(math.pi**2 / 90) + _log10_redshifted_energy(temperature, background.dof)
     log10_source = math.log10(delta) + rate_power * log10_h_over_beta + 2 * torch.log10(kinetic)
     return _LOG10_H2 + log10_energy + log10_source + ln_shape / math.log(10)

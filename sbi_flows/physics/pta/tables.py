@@ -41,8 +41,8 @@ class SpectrumTable:
                 values = np.asarray(file["spectrum"][()], dtype=np.float64)
         except (OSError, KeyError) as error:
             raise ValueError(
-                f"{path} is not a table of spectra: expected an HDF5 file with 'parameter_names', 'spectrum' and one (start, step) "
-                f"dataset an axis ({error})."
+                f"{path} is not a table of spectra: expected an HDF5 file with 'parameter_names', 'spectrum' and one "
+                f"(start, step) dataset an axis ({error})."
             ) from error
         if names[-1] != "f" or axes.shape != (values.ndim, 2):
             raise ValueError(

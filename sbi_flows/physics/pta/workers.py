@@ -6,9 +6,12 @@ import signal
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, TypeVar
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
 
 Job = TypeVar("Job")
 Stage = Callable[[str], None]
@@ -51,31 +54,30 @@ def run_jobs(
     """
     waiting = list(jobs)
     context = get_context("spawn")
-    running: dict[Connection, tuple[Any, Job | None]] = {}
+    running: dict[Connection, tuple[SpawnProcess, Job]] = {}
 
     def start_process() -> None:
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(function, theirs, n_threads), daemon=True)
         process.start()
         theirs.close()
-        running[ours] = (process, None)
-        give(ours)
+        give(ours, process)
 
-    def give(connection: Connection) -> None:
-        process, _ = running[connection]
-        job = waiting.pop(0) if waiting else None
-        running[connection] = (process, job)
-        connection.send(job)
-        if job is None:
-            running.pop(connection)
-            process.join()
+    def give(connection: Connection, process: SpawnProcess) -> None:
+        """The next job, or the end."""
+        if waiting:
+            running[connection] = (process, waiting.pop(0))
+            connection.send(running[connection][1])
+            return
+        running.pop(connection, None)
+        connection.send(None)
+        process.join()
 
     try:
         for _ in range(min(n_jobs, len(waiting))):
             start_process()
         while running:
-            for connection in wait(list(running)):
-                assert isinstance(connection, Connection)
+            for connection in cast(list[Connection], wait(list(running))):
                 process, job = running[connection]
                 try:
                     kind, content = connection.recv()
@@ -91,7 +93,7 @@ def run_jobs(
                     on_stage(job, content)
                     continue
                 on_outcome(Outcome(job, result=content) if kind == "result" else Outcome(job, error=content))
-                give(connection)
+                give(connection, process)
     finally:
         for process, _ in running.values():
             process.terminate()
@@ -107,16 +109,17 @@ def run_here(
 ) -> None:
     """The same in this process, one job after another."""
     for job in jobs:
-        on_outcome(_attempt(function, job, lambda text, job=job: on_stage(job, text)))
+        on_outcome(_attempt(function, job, partial(on_stage, job)))
 
 
 def _attempt(function, job, stage: Stage) -> Outcome:
     try:
         return Outcome(job, result=function(job, stage))
     except Exception as error:  # noqa: BLE001  one model's failure is reported and must not stop the others
+        if isinstance(error, ValueError | OSError):
+            return Outcome(job, error=str(error))
         where = traceback.extract_tb(error.__traceback__)[-1]
-        place = "" if isinstance(error, ValueError | OSError) else f" ({type(error).__name__} in {where.name}, line {where.lineno})"
-        return Outcome(job, error=f"{error}{place}")
+        return Outcome(job, error=f"{type(error).__name__} in {where.name} ({Path(where.filename).name}:{where.lineno}): {error}")
 
 
 def _work(function, connection: Connection, n_threads: int) -> None:

@@ -1,0 +1,136 @@
+"""``sbi-flows pta``: pulsar timing."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+app = typer.Typer(help="Pulsar timing arrays.", no_args_is_help=True)
+
+
+@app.callback()
+def pta() -> None:
+    """Pulsar timing arrays."""
+
+
+@app.command()
+def models() -> None:
+    """List the source models."""
+    from sbi_flows.physics.pta import DEFAULT_MODELS, MODELS
+
+    table = Table("model", "source", "parameters and priors", "citation")
+    for model in MODELS.values():
+        star = "*" if model.name in DEFAULT_MODELS else ""
+        parameters = ", ".join(
+            f"{p.name} [{p.low:g}, {p.high:g}]" if p.low is not None and p.high is not None else f"{p.name} (normal)"
+            for p in model.parameters
+        )
+        table.add_row(model.name + star, model.title, parameters, model.citation)
+    Console().print(table, "* run by default")
+
+
+@app.command()
+def compare(
+    data: Annotated[Path | None, typer.Option(help="Folder of freqs.npy, log10rhogrid.npy, density.npy [NANOGrav 15].")] = None,
+    bins: Annotated[int | None, typer.Option(help="How many of the lowest frequency bins enter [14].")] = None,
+    models: Annotated[str | None, typer.Option(help="Names joined by commas, or 'all' [ten models; see 'pta models'].")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for tables, figures and chains; finished models there are kept.")] = Path(
+        "pta-results"
+    ),
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    n_jobs: Annotated[int | None, typer.Option("--n-jobs", help="Processes [one a core].")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer draws, for a first look.")] = False,
+) -> None:
+    """Rank models of the gravitational-wave background by their evidence."""
+    from sbi_flows.physics.pta import DEFAULT_MODELS, MODELS
+    from sbi_flows.physics.pta.compare import compare as run
+
+    console = Console()
+    names = list(DEFAULT_MODELS) if models is None else [name.strip() for name in models.split(",") if name.strip()]
+    names = list(MODELS) if names == ["all"] else names
+    began = time.perf_counter()
+    jobs = (os.cpu_count() or 1) if n_jobs is None else n_jobs
+    with _Board(console, len(names)) as board:
+        try:
+            result = run(
+                names, data, n_bins=bins, output=output, seed=seed, n_jobs=jobs, quick=quick, on_stage=board.show
+            )
+        except KeyboardInterrupt:
+            board.stop()
+            console.print(f"\nStopped. Finished models are in {output}; the same command goes on from there.", style="yellow")
+            raise typer.Exit(130) from None
+    _print_table(console, result)
+    for name, reason in result.skipped.items():
+        console.print(f"Skipped {name}: {reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{len(result.results)} models in {time.perf_counter() - began:.0f} s; tables, figures and chains in {output}")
+    if not result.results:
+        raise typer.Exit(1)
+
+
+class _Board:
+    """Progress of the models, one line for all and one for each that is being worked on."""
+
+    def __init__(self, console: Console, n_models: int):
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[stage]}"))
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        self._console = console
+        self._all = self._progress.add_task("models", total=n_models, stage=f"0 of {n_models}")
+        self._tasks: dict[str, TaskID] = {}
+        self._n_models, self._done = n_models, 0
+
+    def __enter__(self) -> _Board:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+    def show(self, model: str, stage: str) -> None:
+        if not stage.startswith(("done", "skipped")):
+            if model not in self._tasks:
+                self._tasks[model] = self._progress.add_task(f"  {model}", total=None, stage=stage)
+            self._progress.update(self._tasks[model], stage=stage)
+            return
+        if model in self._tasks:
+            self._progress.remove_task(self._tasks.pop(model))
+        self._done += 1
+        self._progress.update(self._all, completed=self._done, stage=f"{self._done} of {self._n_models}")
+        self._console.print(f"{model}: {stage}", highlight=False)
+
+
+def _print_table(console: Console, result) -> None:
+    table = Table(title=f"{len(result.data.frequencies)} frequency bins, {result.data.span / 31557600:.1f} years")
+    for heading in ("model", "ln Z", "ln B vs smbhb", "Hellinger mean / max (floor)", "seconds"):
+        table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
+    table.add_column("verdict")
+    records = sorted(result.records(), key=lambda r: -(r["log_z"] if r["log_z"] is not None else float("inf")))
+    for record in records:
+        stored = result.results[record["model"]]
+        table.add_row(
+            record["model"],
+            _with_error(record["log_z"], record["log_z_err"]),
+            _with_error(record["log_bf"], record["log_bf_err"]),
+            f"{stored.hellinger_mean:.3f} / {stored.hellinger_max:.3f} ({stored.hellinger_floor:.3f})",
+            f"{stored.seconds:.0f}",
+            "[green]ok" if stored.reliable else "[red]NOT RELIABLE: " + "; ".join(stored.reasons),
+        )
+    if records:
+        console.print(table)
+    if records and "smbhb" not in result.results:
+        console.print("No ln B: add smbhb to --models.")
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if not error else f"{value:.3f} ± {error:.3f}"

@@ -1,0 +1,225 @@
+"""Rank source models of the gravitational-wave background on a free spectrum."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sbi_flows._files import write_atomic
+from sbi_flows.physics.pta.embedded import DEFAULT_BINS, embedded_free_spectrum, pta_target
+from sbi_flows.physics.pta.figures import spectrum_figure
+from sbi_flows.physics.pta.free_spectrum import FreeSpectrum
+from sbi_flows.physics.pta.models import DEFAULT_MODELS, MODELS, get_model
+from sbi_flows.physics.pta.pipeline import Job, ModelResult, run_model, stored_result
+from sbi_flows.physics.pta.workers import Outcome, run_here, run_jobs
+from sbi_flows.plots import evidence_bars, save_figure
+
+if TYPE_CHECKING:
+    import pandas
+
+REFERENCE = "smbhb"
+COLUMNS = (
+    "model",
+    "log_z",
+    "log_z_err",
+    "log_bf",
+    "log_bf_err",
+    "reliable",
+    "reasons",
+    "hellinger_mean",
+    "hellinger_max",
+    "seconds",
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Finished models and the ones left out.
+
+    Attributes
+    ----------
+    results : dict of str to ModelResult
+        In the order asked for.
+    skipped : dict of str to str
+        Why a model has no result.
+    data : FreeSpectrum
+        The bins that entered.
+    """
+
+    results: Mapping[str, ModelResult]
+    skipped: Mapping[str, str]
+    data: FreeSpectrum = field(repr=False)
+
+    def records(self) -> list[dict]:
+        """One plain record a model, with keys :data:`COLUMNS`; ``log_bf`` is None where SMBHB has no result."""
+        reference = self.results.get(REFERENCE)
+        return [_record(result, reference) for result in self.results.values()]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """The records as rows."""
+        import pandas as pd
+
+        return pd.DataFrame(self.records(), columns=list(COLUMNS))
+
+    def write(self, folder: Path) -> None:
+        """``comparison.json`` and ``comparison.csv``, each replaced whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "comparison.json", json.dumps(self.records(), indent=1, allow_nan=False).encode())
+        table = self.to_dataframe()
+        table["reasons"] = table["reasons"].map("; ".join)
+        write_atomic(folder / "comparison.csv", table.to_csv(index=False).encode())
+
+    def write_figures(self, folder: Path) -> list[Path]:
+        """``spectrum.png``, ``evidence.png`` and the same as PDF."""
+        if not self.results:
+            return []
+        bands = {name: np.array(result.bands) for name, result in self.results.items()}
+        figures = {"spectrum": spectrum_figure(self.data, bands)}
+        if REFERENCE in self.results:
+            titles = {name: MODELS[name].title for name in self.results}
+            figures["evidence"] = evidence_bars(self.to_dataframe(), reference=MODELS[REFERENCE].title, titles=titles)
+        return [save_figure(figure, folder / f"{name}.{end}") for name, figure in figures.items() for end in ("png", "pdf")]
+
+
+def compare(
+    models: Sequence[str] = DEFAULT_MODELS,
+    data: FreeSpectrum | str | Path | None = None,
+    *,
+    n_bins: int | None = None,
+    output: str | Path | None = None,
+    seed: int = 0,
+    n_jobs: int = 1,
+    quick: bool = False,
+    on_stage: Callable[[str, str], None] | None = None,
+) -> Comparison:
+    """Evidence of each model, with a reference posterior by emcee and the flow's distance from it.
+
+    Parameters
+    ----------
+    models : sequence of str
+        Names of :data:`MODELS`.
+    data : FreeSpectrum, path, or None
+        A folder of ``freqs.npy``, ``log10rhogrid.npy`` and ``density.npy``; None is the embedded NANOGrav 15-year summary.
+    n_bins : int, optional
+        How many of the lowest bins enter: 14, or all where there are fewer.
+    output : path, optional
+        Folder for tables, figures and chains. Models finished there by a run with the same settings are not run again.
+    seed : int
+    n_jobs : int
+        Processes. With more than one, a script must guard its start by ``if __name__ == "__main__":``.
+    quick : bool
+        Fewer draws, for a first look.
+    on_stage : callable, optional
+        Told ``(model, what it is doing)``.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        For an unknown model, or data of the wrong shape.
+    KeyboardInterrupt
+        Passed on after what is finished has been written.
+
+    Examples
+    --------
+    >>> from sbi_flows.physics.pta.compare import compare
+    >>> compare(["smbhb", "power_law"], quick=True).to_dataframe()  # doctest: +SKIP
+    """
+    names = list(dict.fromkeys(get_model(name).name for name in models))
+    if not names:
+        raise ValueError(f"Expected at least one model; the models are {', '.join(MODELS)}.")
+    if n_jobs < 1 or seed < 0:
+        raise ValueError(f"Expected n_jobs of at least 1 and a seed of at least 0; got n_jobs={n_jobs}, seed={seed}.")
+    data = FreeSpectrum.from_folder(data) if isinstance(data, str | Path) else data
+    full = embedded_free_spectrum() if data is None else data
+    n_bins = min(DEFAULT_BINS, len(full.frequencies)) if n_bins is None else n_bins
+    used = full.first(n_bins)
+    folder = None if output is None else Path(output)
+    tell = on_stage or (lambda model, stage: None)
+
+    jobs = {name: Job(name, data, n_bins, seed, quick, folder / "models" / name if folder else None) for name in names}
+    results = {name: stored for name, job in jobs.items() if (stored := stored_result(job)) is not None}
+    for name in results:
+        tell(name, "done (from an earlier run)")
+    skipped: dict[str, str] = {}
+
+    def so_far() -> Comparison:
+        ordered = {name: results[name] for name in names if name in results}
+        return Comparison(ordered, {name: skipped[name] for name in names if name in skipped}, used)
+
+    def receive(outcome: Outcome[Job]) -> None:
+        name = outcome.job.model
+        if outcome.error is None:
+            results[name] = outcome.result
+            tell(name, "done")
+        else:
+            skipped[name] = outcome.error
+            tell(name, "skipped")
+        if folder is not None:
+            so_far().write(folder)
+
+    # Most parameters first: the longest jobs must not begin last.
+    waiting = sorted((jobs[name] for name in names if name not in results), key=lambda job: -get_model(job.model).prior.features)
+    waiting = _reachable(waiting, receive)
+    n_jobs = min(n_jobs, len(waiting))
+    try:
+        if n_jobs > 1:
+            threads = max(1, (os.cpu_count() or 1) // n_jobs)
+            run_jobs(run_model, waiting, n_jobs, threads, lambda job, text: tell(job.model, text), receive)
+        else:
+            run_here(run_model, waiting, lambda job, text: tell(job.model, text), receive)
+    finally:
+        if folder is not None:
+            so_far().write(folder)
+            so_far().write_figures(folder)
+    return so_far()
+
+
+def _reachable(jobs: list[Job], receive: Callable[[Outcome[Job]], None]) -> list[Job]:
+    """The jobs whose tables are at hand; a missing one is fetched here, once, before processes ask for it together."""
+    ready = []
+    for job in jobs:
+        try:
+            pta_target(job.model, job.data, job.n_bins)
+        except (ConnectionError, ValueError) as error:
+            receive(Outcome(job, error=str(error)))
+        else:
+            ready.append(job)
+    return ready
+
+
+def _record(result: ModelResult, reference: ModelResult | None) -> dict:
+    if reference is None:
+        log_bf, log_bf_err = None, None
+    elif result.model == reference.model:
+        log_bf, log_bf_err = 0.0, 0.0
+    else:
+        log_bf = result.log_z - reference.log_z
+        log_bf_err = float(np.hypot(result.log_z_err, reference.log_z_err))
+    values = {
+        "model": result.model,
+        "log_z": result.log_z,
+        "log_z_err": result.log_z_err,
+        "log_bf": log_bf,
+        "log_bf_err": log_bf_err,
+        "reliable": result.reliable,
+        "reasons": result.reasons,
+        "hellinger_mean": result.hellinger_mean,
+        "hellinger_max": result.hellinger_max,
+        "seconds": result.seconds,
+    }
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _plain(value):
+    """JSON has no NaN or infinity: a number that is not finite becomes null."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
