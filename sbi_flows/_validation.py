@@ -13,10 +13,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def torch_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The torch dtype of ``"float32"`` or ``"float64"``; torch and numpy dtypes of those names are taken too."""
+    """The torch dtype of ``"float32"`` or ``"float64"``; torch dtypes of those names are taken too."""
     name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES and not isinstance(dtype, str):
-        name = np.dtype(dtype).name  # type: ignore[arg-type]
     if name not in DTYPES:
         raise ValueError(f"Expected dtype 'float32' or 'float64'; got {dtype!r}.")
     return DTYPES[name]

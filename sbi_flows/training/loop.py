@@ -255,7 +255,7 @@ class _Fit:
         losses = (rows if batch.weights is None else rows * batch.weights).mean(dim=1)
         self.stack.backward(losses)
         with torch.no_grad():
-            gradient = self.stack.values.grad
+            gradient = self.stack.gradient
             norm = torch.linalg.vector_norm(gradient, dim=1)
             good = torch.isfinite(norm) & torch.isfinite(losses)
             gradient.mul_((self.settings["clip_norm"] / norm).clamp_(max=1.0)[:, None])

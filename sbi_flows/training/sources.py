@@ -1,4 +1,4 @@
-"""Where batches come from: arrays resident on the device, or a simulator that never repeats itself."""
+"""Where batches come from: arrays resident on the device, or a simulator (or an iterator) that never repeats itself."""
 
 from __future__ import annotations
 
@@ -242,6 +242,39 @@ class SimulatorSource:
         if batch.x.dim() != 2 or len(batch.x) != n:
             raise ValueError(f"Expected simulate({n}, generator) to return x of shape ({n}, d); got {tuple(batch.x.shape)}.")
         return batch
+
+
+def rows_of(iterator: Iterator[Any]) -> Callable[[int, torch.Generator], Batch]:
+    """A ``simulate`` for :class:`SimulatorSource` out of an iterator of chunks of any length.
+
+    Each item is ``x (k, d)``, a pair ``(x, context)``, or a ``Batch``. An iterator cannot be set back: a resumed fit goes on with
+    whatever it gives next, so only a fit that is never interrupted is reproducible.
+
+    Examples
+    --------
+    >>> import itertools, torch
+    >>> simulate = rows_of(torch.full((3, 1), float(i)) for i in itertools.count())
+    >>> simulate(5, torch.Generator()).x[:, 0].tolist()
+    [0.0, 0.0, 0.0, 1.0, 1.0]
+    """
+    held: list[tuple[Tensor | None, ...]] = []
+
+    def simulate(n: int, generator: torch.Generator) -> Batch:
+        while sum(map(_length, held)) < n:
+            item = next(iterator, None)
+            if item is None:
+                raise ValueError("Expected an endless iterator; it ended. Use ArraySource for a finite set of rows.")
+            parts = item if isinstance(item, tuple) else (item,)
+            held.append(tuple(None if part is None else as_float(part, "a chunk") for part in parts))
+        columns = [None if parts[0] is None else torch.cat(parts) for parts in zip(*held, strict=True)]  # type: ignore[arg-type]
+        held[:] = [tuple(None if column is None else column[n:] for column in columns)]
+        return Batch(*(None if column is None else column[:n] for column in columns))
+
+    return simulate
+
+
+def _length(chunk: tuple[Tensor | None, ...]) -> int:
+    return 0 if chunk[0] is None else len(chunk[0])
 
 
 def _as_index(rows: Any, n: int, name: str) -> Tensor:

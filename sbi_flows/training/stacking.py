@@ -24,7 +24,9 @@ class StackedFlows:
     Attributes
     ----------
     values : Tensor (members, P)
-        All trainable parameters; ``values.grad`` is where ``backward`` puts its result.
+        All trainable parameters.
+    gradient : Tensor (members, P)
+        Where ``backward`` puts its result; also ``values.grad``.
     members : int
     """
 
@@ -35,27 +37,27 @@ class StackedFlows:
         first = dict(self.flows[0].named_parameters())
         self._shapes = [first[name].shape for name in self._names]
         self.values = torch.stack([self._flatten(flow) for flow in self.flows])
-        self.values.grad = torch.zeros_like(self.values)
+        self.values.grad = self.gradient = torch.zeros_like(self.values)
         self.members = len(self.flows)
         self._loss = loss
         self._leaves = self._attach() if self.members == 1 else self._prepare_vmap()
 
     def losses(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Loss of every row under every member, ``(members, n)``; ``batch`` is shared, or has a leading axis of members."""
+        """Loss of every row under every member, ``(members, n)``.
+
+        Rows of ``batch`` are shared by all members, or have a leading axis of members (which one flow alone has not).
+        """
         if self.members == 1:
-            one = (
-                Batch(*(None if part is None else part.reshape(part.shape[1:]) for part in batch)) if batch.x.dim() > 2 else batch
-            )
-            return self._loss(self.flows[0], one, generator)[None]
+            return self._loss(self.flows[0], batch, generator)[None]
         axes = tuple(0 if part is not None and batch.x.dim() > 2 else None for part in batch)
         call = vmap(self._member_loss, in_dims=(0, 0, axes, None), randomness="different")
         parameters = dict(zip(self._keys, self._leaves, strict=True))
         return call(parameters, self._constants, tuple(batch), generator)
 
     def backward(self, losses: Tensor) -> None:
-        """Put the gradient of each member's own loss, ``losses (members,)``, into its row of ``values.grad``."""
+        """Put the gradient of each member's own loss, ``losses (members,)``, into its row of ``gradient``."""
         gradients = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True, materialize_grads=True)
-        torch.cat([g.reshape(self.members, -1) for g in gradients], dim=1, out=self.values.grad)
+        torch.cat([g.reshape(self.members, -1) for g in gradients], dim=1, out=self.gradient)
 
     @torch.no_grad()
     def write(self, values: Tensor) -> None:
