@@ -1,0 +1,224 @@
+"""What the two estimators share: parameters, the fit itself, and evaluation in pieces."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+from sbi_flows import flows
+from sbi_flows._random import RandomState, seed_from
+from sbi_flows._validation import choose, positive, resolve_device, torch_dtype
+from sbi_flows.bijections.support import parse_support
+from sbi_flows.estimators.columns import check_modelled, check_support
+from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble
+from sbi_flows.results import Reliability
+from sbi_flows.training import ArraySource, train
+
+NAMED_FLOWS = ("nsf", "nsf-coupling", "maf", "realnvp")
+_ROWS_AT_ONCE = 65536
+
+
+class FlowEstimator(BaseEstimator):
+    """Base of :class:`FlowDensity` and :class:`ConditionalFlow`; the parameters are documented there."""
+
+    def __init__(
+        self,
+        *,
+        flow: str | nn.Module | Callable[[int, int], nn.Module] = "nsf",
+        layers: int = 5,
+        hidden: Sequence[int] = (64, 64),
+        support: Any = None,
+        n_members: int = 1,
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 3e-3,
+        schedule: str = "one-cycle",
+        validation_fraction: float = 0.1,
+        patience: int = 20,
+        device: str | torch.device = "auto",
+        dtype: str = "float32",
+        random_state: RandomState = None,
+        progress: bool = False,
+        callbacks: Sequence[Callable] = (),
+        checkpoint: str | Path | None = None,
+    ):
+        self.flow = flow
+        self.layers = layers
+        self.hidden = hidden
+        self.support = support
+        self.n_members = n_members
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.progress = progress
+        self.callbacks = callbacks
+        self.checkpoint = checkpoint
+
+    # --- Fitting -----------------------------------------------------------------------------------------------------------
+
+    def _fit(
+        self,
+        y: np.ndarray,
+        context: np.ndarray | None,
+        weights: np.ndarray | None,
+        name: str,
+        names: Sequence[str] | None,
+        notes: list[str],
+        embedding: nn.Module | None = None,
+    ) -> None:
+        """Fit a density of ``y (n, d)`` given ``context (n, c)``, float64 and finite; ``name`` is what the user calls y."""
+        dtype, device = torch_dtype(self.dtype), resolve_device(self.device)
+        self._check_settings()
+        if weights is not None:
+            used = weights > 0
+            if not used.all():
+                notes = [*notes, f"{(~used).sum()} rows of zero weight were left out"]
+            y, weights = y[used], weights[used]
+            context = None if context is None else context[used]
+        cautions, more = check_modelled(y, name, names, str(dtype).removeprefix("torch."))
+        columns = parse_support(self.support, y.shape[1], names)
+        notes = [*notes, *more, *check_support(y, columns, name, names)]
+        seeds = np.random.SeedSequence(seed_from(self.random_state)).generate_state(self.n_members + 2)
+        training, validation = split_rows(
+            y if context is None else np.hstack([y, context]), self.validation_fraction, int(seeds[0])
+        )
+        parts = [None if part is None else torch.from_numpy(part) for part in (y, context, weights)]
+        members = [
+            self._build(y.shape[1], 0 if context is None else context.shape[1], names, embedding, int(seed)).to(dtype)
+            for seed in seeds[2:]
+        ]
+        for member in members:
+            member.fit_scaling(*parts)
+            member.to(device)
+        history = train(
+            members,
+            ArraySource(*parts, train_rows=training, validation_rows=validation),
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            patience=self.patience,
+            callbacks=self.callbacks,
+            checkpoint=self.checkpoint,
+            progress=self.progress,
+            random_state=int(seeds[1]),
+        )
+        own = history.reliability
+        reliability = Reliability.from_reasons(own.reasons, [*own.notes, *cautions, *notes])
+        self.history_ = dataclasses.replace(history, reliability=reliability)
+        self.flow_ = members[0] if len(members) == 1 else FlowEnsemble(members)
+        self.flow_.requires_grad_(False).eval()
+        for message in [*own.reasons, *cautions]:
+            warnings.warn(message, UserWarning, stacklevel=3)
+
+    def _build(
+        self, features: int, context: int, names: Sequence[str] | None, embedding: nn.Module | None, seed: int
+    ) -> nn.Module:
+        if embedding is None:
+            return self._build_flow(features, context, names, seed)
+        embedding = copy.deepcopy(embedding)
+        parameter = next(embedding.parameters(), torch.zeros(()))
+        with torch.no_grad():
+            width = embedding(torch.zeros(2, context, dtype=parameter.dtype)).shape
+        if len(width) != 2 or width[0] != 2:
+            raise ValueError(f"Expected an embedding from (n, {context}) to (n, k); for n = 2 it gave {tuple(width)}.")
+        return EmbeddedFlow(self._build_flow(features, width[1], names, seed), embedding, context)
+
+    def _build_flow(self, features: int, context: int, names: Sequence[str] | None, seed: int) -> nn.Module:
+        if isinstance(self.flow, str):
+            choose("flow", self.flow, NAMED_FLOWS)
+            support = [column.entry for column in parse_support(self.support, features, names)]
+            settings: dict[str, Any] = {"layers": self.layers, "hidden": tuple(self.hidden), "support": support}
+            settings["generator"] = torch.Generator().manual_seed(seed)
+            if self.flow.startswith("nsf"):
+                return flows.nsf(features, context, autoregressive=self.flow == "nsf", **settings)
+            return (flows.maf if self.flow == "maf" else flows.realnvp)(features, context, **settings)
+        if isinstance(self.flow, nn.Module):
+            if self.n_members > 1:
+                raise ValueError(
+                    "Expected flow to be a name or a function of (features, context) for n_members > 1, so that members start "
+                    f"apart; got one {type(self.flow).__name__}."
+                )
+            built = copy.deepcopy(self.flow)
+        else:
+            built = self.flow(features, context)
+        if built.features != features or built.context_features != context:
+            raise ValueError(
+                f"Expected a flow of {features} features and {context} context features to match the data; "
+                f"got one of {built.features} and {built.context_features}."
+            )
+        return built
+
+    def _check_settings(self) -> None:
+        positive("n_members", self.n_members, integer=True)
+        if not (isinstance(self.validation_fraction, int | float) and 0 <= self.validation_fraction < 1):
+            raise ValueError(f"Expected validation_fraction in [0, 1); got {self.validation_fraction!r}.")
+        if self.checkpoint is not None and not isinstance(self.random_state, int | np.integer):
+            raise ValueError(
+                "Expected random_state to be an int where checkpoint= is given: a resumed fit must split and shuffle as before; "
+                f"got {self.random_state!r}."
+            )
+
+    # --- Evaluation --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _log_prob(self, y: np.ndarray, context: np.ndarray | None) -> np.ndarray:
+        """float64 ``(n,)``."""
+        pieces = []
+        for start in range(0, len(y), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            given = None if context is None else self._tensor(context[rows])
+            pieces.append(self.flow_.log_prob(self._tensor(y[rows]), given).double().cpu().numpy())
+        return np.concatenate(pieces)
+
+    @torch.no_grad()
+    def _sample(self, n: int, context: np.ndarray | None, random_state: RandomState, names: Sequence[str] | None) -> np.ndarray:
+        """float64 ``(n, d)``; a context has n rows."""
+        anchor = next(self.flow_.parameters())
+        generator = torch.Generator(anchor.device).manual_seed(seed_from(random_state))
+        pieces = []
+        for start in range(0, n, _ROWS_AT_ONCE):
+            size = min(_ROWS_AT_ONCE, n - start)
+            given = None if context is None else self._tensor(context[start : start + size])
+            pieces.append(self.flow_.sample(size, given, generator=generator).double().cpu().numpy())
+        drawn = np.concatenate(pieces) if pieces else np.empty((0, self.flow_.features))
+        columns = parse_support(self.support, drawn.shape[1], names)
+        # An end of the support need not be a float32 number: its rounding could lie outside.
+        return np.clip(drawn, [column.low for column in columns], [column.high for column in columns])
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        anchor = next(self.flow_.parameters())
+        return torch.as_tensor(array, dtype=anchor.dtype, device=anchor.device)
+
+
+def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation row numbers; rows that are copies of each other stay on one side."""
+    n = len(rows)
+    n_validation = min(max(round(fraction * n), 1), n - 1) if fraction > 0 else 0
+    rng = np.random.default_rng(seed)
+    # Copies are found by a random projection: equal rows have equal sums, others differ for sure enough.
+    keys = rows @ rng.normal(size=rows.shape[1])
+    _, group = np.unique(keys, return_inverse=True)
+    order = rng.permutation(group.max() + 1)[group]
+    ranked = np.argsort(order, kind="stable")
+    if 0 < n_validation < n:
+        # Move the cut to the next border between groups.
+        sorted_groups = order[ranked]
+        while n_validation < n - 1 and sorted_groups[n_validation] == sorted_groups[n_validation - 1]:
+            n_validation += 1
+    return np.sort(ranked[n_validation:]), np.sort(ranked[:n_validation])

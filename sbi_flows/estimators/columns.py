@@ -1,0 +1,152 @@
+"""What columns of data may look like before a density is fitted to them: errors for the hopeless, notes for the odd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sbi_flows._validation import column_names
+from sbi_flows.bijections.support import ColumnSupport
+
+_TIED = 0.5  # a column with fewer distinct values than this share of the rows counts as discrete
+_ATOM = 0.1  # as does one with a single value in more than this share of the rows
+_DEPENDENT = 1e-12  # smallest eigenvalue of the correlation matrix, of which rounding in float64 leaves about 1e-16 d
+_FLOAT32_STEPS = 1000  # a column should span at least this many float32 steps
+
+
+def check_modelled(x: np.ndarray, name: str, names: Sequence[str] | None, dtype: str) -> tuple[list[str], list[str]]:
+    """Look at the columns that a density is to be fitted to.
+
+    Parameters
+    ----------
+    x : ndarray (n, d)
+        Finite, float64.
+    name : str
+        What the user calls it, for messages.
+    names : sequence of str or None
+        Column names.
+    dtype : str
+        What the flow will compute in.
+
+    Returns
+    -------
+    cautions : list of str
+        What the user must be warned of.
+    notes : list of str
+        What is worth recording.
+
+    Raises
+    ------
+    ValueError
+        For constant columns, and for columns that are linear combinations of others: neither has a density.
+    """
+    labels = column_names(x.shape[1], names)
+    _refuse_constant(x, name, labels, dtype)
+    _refuse_dependent(x, name, labels)
+    cautions, notes = [], []
+    n, d = x.shape
+    if n <= d:
+        cautions.append(
+            f"{name} has n={n} rows for d={d} columns: the correlations between columns cannot be learned from so few; "
+            "pass more rows or fewer columns"
+        )
+    distinct = np.unique(x, axis=0)
+    if len(distinct) < n:
+        notes.append(
+            f"{1 - len(distinct) / n:.0%} of the rows repeat others (as in MCMC); copies stay on one side of the validation split"
+        )
+    cautions += _discrete(distinct, name, labels)
+    if dtype == "float32":
+        cautions += _coarse(x, name, labels)
+    return cautions, notes
+
+
+def check_condition(x: np.ndarray, name: str, names: Sequence[str] | None) -> list[str]:
+    """Notes on the columns a density is conditioned on: constant ones carry nothing, and do no harm."""
+    labels = column_names(x.shape[1], names)
+    constant = [labels[j] for j in np.flatnonzero(np.ptp(x, axis=0) == 0)]
+    if not constant:
+        return []
+    return [f"{name}: {', '.join(constant)} constant, so nothing can depend on it; at other values the density is a guess"]
+
+
+def check_support(x: np.ndarray, columns: Sequence[ColumnSupport], name: str, names: Sequence[str] | None) -> list[str]:
+    """Notes on rows at the very edge of the support; ``ValueError`` for rows outside it."""
+    labels = column_names(x.shape[1], names)
+    notes = []
+    for j, column in enumerate(columns):
+        outside = (x[:, j] < column.low) | (x[:, j] > column.high)
+        if outside.any() and column.kind != "circular":
+            row = int(np.flatnonzero(outside)[0])
+            raise ValueError(
+                f"Expected {name} inside its declared support; {labels[j]} has {outside.sum()} of {len(x)} values outside "
+                f"({column.low:g}, {column.high:g}), the first {x[row, j]:g} in row {row}. Widen support=, or drop those rows."
+            )
+        if outside.any():
+            notes.append(
+                f"{name}: {outside.sum()} angles of {labels[j]} outside [{column.low:g}, {column.high:g}) "
+                "are taken modulo the period"
+            )
+        edge = ((x[:, j] == column.low) | (x[:, j] == column.high)).sum()
+        if edge and column.kind != "circular":
+            notes.append(
+                f"{name}: {edge} values of {labels[j]} lie exactly on the edge of the support and are moved inside by rounding"
+            )
+    return notes
+
+
+def _refuse_constant(x: np.ndarray, name: str, labels: list[str], dtype: str) -> None:
+    constant = np.flatnonzero(np.ptp(x, axis=0) == 0)
+    if len(constant):
+        which = ", ".join(f"{labels[j]} = {x[0, j]:g}" for j in constant[:3])
+        raise ValueError(f"Expected columns of {name} that vary; got constant {which}. A constant has no density: drop it.")
+    stuck = np.flatnonzero(np.ptp(x.astype(dtype), axis=0) == 0)
+    if len(stuck):
+        which = ", ".join(labels[j] for j in stuck[:3])
+        raise ValueError(
+            f"Expected columns of {name} that vary; {which} vary by less than {dtype} can hold. "
+            "Subtract an offset first, or pass dtype='float64'."
+        )
+
+
+def _refuse_dependent(x: np.ndarray, name: str, labels: list[str]) -> None:
+    n, d = x.shape
+    if n <= d or d == 1:
+        return
+    values, vectors = np.linalg.eigh(np.corrcoef(x, rowvar=False))
+    if values[0] > _DEPENDENT:
+        return
+    involved = [labels[j] for j in np.flatnonzero(np.abs(vectors[:, 0]) > 1e-3)]
+    what = "are copies of each other up to scale and shift" if len(involved) == 2 else "are linearly dependent"
+    raise ValueError(
+        f"Expected columns of {name} that are independent of each other; {', '.join(involved)} {what}, "
+        "so that no density over all of them exists. Drop one of them."
+    )
+
+
+def _discrete(distinct: np.ndarray, name: str, labels: list[str]) -> list[str]:
+    found = []
+    if len(distinct) < 10:
+        return found
+    for j, label in enumerate(labels):
+        values, counts = np.unique(distinct[:, j], return_counts=True)
+        few, top = len(values) < _TIED * len(distinct), counts.max() / len(distinct)
+        if not few and top <= _ATOM:
+            continue
+        kind = "whole numbers" if (values == np.round(values)).all() else "values"
+        what = f"only {len(values)} distinct {kind}" if few else f"the value {values[counts.argmax()]:g} in {top:.0%} of the rows"
+        found.append(
+            f"{name}: {label} has {what}; a density of discrete values grows without bound. "
+            "It is fitted as if continuous: add noise as wide as the steps for densities that mean something"
+        )
+    return found
+
+
+def _coarse(x: np.ndarray, name: str, labels: list[str]) -> list[str]:
+    step = np.abs(x).max(axis=0) * np.finfo(np.float32).eps
+    return [
+        f"{name}: {labels[j]} spans only {np.ptp(x[:, j]) / step[j]:.0f} steps of float32 about {x[0, j]:g}: "
+        "subtract an offset, or pass dtype='float64'"
+        for j in np.flatnonzero(np.ptp(x, axis=0) < _FLOAT32_STEPS * step)
+    ]

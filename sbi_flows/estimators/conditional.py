@@ -1,0 +1,240 @@
+"""``ConditionalFlow``: pairs in, the density of one given the other out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from torch import nn
+
+from sbi_flows._random import RandomState
+from sbi_flows._validation import check_finite, check_weights, positive
+from sbi_flows.estimators.base import FlowEstimator
+from sbi_flows.estimators.columns import check_condition
+from sbi_flows.estimators.files import load_estimator, save_estimator
+
+_FLOATS = [np.float64, np.float32]
+
+
+class ConditionalFlow(FlowEstimator):
+    """The conditional density p(y | X), by a normalizing flow: X is the condition, y is what is modelled.
+
+    Parameters
+    ----------
+    embedding : "auto", None or nn.Module
+        Network ``(n, c) -> (n, k)`` from the condition, standardised per column, to what the flow sees; trained jointly with it.
+        It must act row by row. "auto" and None pass the columns of X as they are.
+    support : optional
+        Where the columns of y live, in the grammar of :class:`FlowDensity`.
+    flow, layers, hidden, n_members, max_epochs, batch_size, learning_rate, schedule, validation_fraction, patience, device, dtype
+        As in :class:`FlowDensity`.
+    random_state, progress, callbacks, checkpoint
+        As in :class:`FlowDensity`.
+
+    Attributes
+    ----------
+    flow_ : nn.Module
+        The fitted density: ``log_prob(y, X)``, ``sample(n, X)`` on tensors.
+    history_ : FitHistory
+    n_features_in_, n_targets_ : int
+        Columns of X and of y.
+    feature_names_in_, target_names_ : ndarray of str
+        When fitted on DataFrames.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sbi_flows import ConditionalFlow
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(500, 2))
+    >>> y = X[:, :1] + 0.1 * rng.normal(size=(500, 1))
+    >>> model = ConditionalFlow(layers=1, max_epochs=2, random_state=0).fit(X, y)
+    >>> model.log_prob(X[:3], y[:3]).shape, model.sample(X[:3], 10, random_state=0).shape
+    ((3,), (3, 10, 1))
+
+    References
+    ----------
+    Papamakarios et al. 2021, "Normalizing flows for probabilistic modeling and inference", JMLR 22(57).
+    """
+
+    def __init__(
+        self,
+        *,
+        flow: str | nn.Module | Callable[[int, int], nn.Module] = "nsf",
+        layers: int = 5,
+        hidden: Sequence[int] = (64, 64),
+        embedding: str | nn.Module | None = "auto",
+        support: Any = None,
+        n_members: int = 1,
+        max_epochs: int | str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: float = 3e-3,
+        schedule: str = "one-cycle",
+        validation_fraction: float = 0.1,
+        patience: int = 20,
+        device: str | torch.device = "auto",
+        dtype: str = "float32",
+        random_state: RandomState = None,
+        progress: bool = False,
+        callbacks: Sequence[Callable] = (),
+        checkpoint: str | Path | None = None,
+    ):
+        super().__init__(
+            flow=flow,
+            layers=layers,
+            hidden=hidden,
+            support=support,
+            n_members=n_members,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            validation_fraction=validation_fraction,
+            patience=patience,
+            device=device,
+            dtype=dtype,
+            random_state=random_state,
+            progress=progress,
+            callbacks=callbacks,
+            checkpoint=checkpoint,
+        )
+        self.embedding = embedding
+
+    def fit(self, X, y, sample_weight=None):
+        """Fit the density of y given X.
+
+        Parameters
+        ----------
+        X : array_like or DataFrame (n, c)
+            The condition.
+        y : array_like, Series or DataFrame (n, d) or (n,)
+            What is modelled.
+        sample_weight : array_like (n,), optional
+            Non-negative; rows of weight zero are as good as absent.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For NaN or infinite values, constant or linearly dependent columns of y, values of y outside ``support``, fewer than
+            two rows, or bad weights.
+
+        Warns
+        -----
+        UserWarning
+            When the fit cannot be relied on, or a column of y is discrete or too coarse for float32, or rows are too few.
+        """
+        names = _names_of(y)
+        X, y = validate_data(
+            self, X, y, dtype=_FLOATS, ensure_all_finite=False, ensure_min_samples=2, multi_output=True, y_numeric=True
+        )
+        X, y = np.asarray(X, dtype=np.float64), self._modelled(y)
+        check_finite(X, "X", self._names())
+        check_finite(y, "y", names)
+        weights = None if sample_weight is None else check_weights(sample_weight, len(X))
+        embedding = self.embedding
+        if embedding is not None and not isinstance(embedding, nn.Module) and embedding != "auto":
+            raise ValueError(f"Expected embedding to be 'auto', None or a torch module; got {embedding!r}.")
+        notes = check_condition(X, "X", self._names())
+        self.n_targets_ = y.shape[1]
+        self.target_names_ = None if names is None else np.array(names, dtype=object)
+        self._fit(y, X, weights, "y", names, notes, embedding if isinstance(embedding, nn.Module) else None)
+        return self
+
+    def log_prob(self, X, y) -> np.ndarray:
+        """Natural log of p(y | X) row by row, ``(n,)``, per unit volume of y; -inf where y is outside the support."""
+        X = self._condition(X)
+        y = self._modelled(check_array(y, dtype=_FLOATS, ensure_2d=False, ensure_all_finite=False, input_name="y"))
+        if y.shape != (len(X), self.n_targets_):
+            raise ValueError(f"Expected y of shape ({len(X)}, {self.n_targets_}), one row for each of X; got {y.shape}.")
+        check_finite(y, "y", self._target_names())
+        return self._log_prob(y, X)
+
+    def score(self, X, y) -> float:
+        """Mean of :meth:`log_prob`: higher is better, so that model selection works."""
+        return float(np.mean(self.log_prob(X, y)))
+
+    def sample(self, X, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
+        """Draws of y for every row of X, ``(len(X), n_samples, d)``; the last axis is in the order of ``target_names_``."""
+        X = self._condition(X)
+        positive("n_samples", n_samples, integer=True)
+        drawn = self._sample(len(X) * int(n_samples), np.repeat(X, n_samples, axis=0), random_state, self._target_names())
+        return drawn.reshape(len(X), n_samples, self.n_targets_)
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted density to one file (safetensors with a JSON header; no pickle).
+
+        An embedding's weights are in the file, its code is not. Parameters that are code (a flow function, callbacks, an
+        embedding) are left out.
+        """
+        check_is_fitted(self)
+        facts = {
+            "names": self._names(),
+            "n_features_in": self.n_features_in_,
+            "target_names": self._target_names(),
+            "n_targets": self.n_targets_,
+        }
+        save_estimator(path, "ConditionalFlow", self.flow_, self.history_, self.get_params(deep=False), facts)
+
+    @classmethod
+    def load(cls, path: str | Path, embedding: nn.Module | None = None) -> ConditionalFlow:
+        """Read a file of :meth:`save`, onto the CPU; its ``log_prob`` is the same to the bit. Loading runs no code.
+
+        Parameters
+        ----------
+        path : str or Path
+        embedding : nn.Module, optional
+            The network it was fitted with, if it was; its weights are replaced by those in the file.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file is missing, truncated, altered, newer than this package, or its embedding is not given.
+        """
+        flow, history, parameters, facts = load_estimator(path, "ConditionalFlow", embedding)
+        model = cls(**parameters) if embedding is None else cls(**parameters, embedding=embedding)
+        model.flow_, model.history_ = flow, history
+        model.n_features_in_, model.n_targets_ = facts["n_features_in"], facts["n_targets"]
+        model.target_names_ = None if facts["target_names"] is None else np.array(facts["target_names"], dtype=object)
+        if facts["names"] is not None:
+            model.feature_names_in_ = np.array(facts["names"], dtype=object)
+        return model
+
+    def _condition(self, X) -> np.ndarray:
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=_FLOATS, ensure_all_finite=False, reset=False)
+        X = np.asarray(X, dtype=np.float64)
+        check_finite(X, "X", self._names())
+        return X
+
+    def _modelled(self, y) -> np.ndarray:
+        y = np.asarray(y, dtype=np.float64)
+        return y[:, None] if y.ndim == 1 else y
+
+    def _names(self) -> list[str] | None:
+        names = getattr(self, "feature_names_in_", None)
+        return None if names is None else [str(name) for name in names]
+
+    def _target_names(self) -> list[str] | None:
+        return None if self.target_names_ is None else [str(name) for name in self.target_names_]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def _names_of(y: Any) -> list[str] | None:
+    """Column names of a DataFrame, the name of a Series that has one, else None."""
+    if hasattr(y, "columns"):
+        return [str(name) for name in y.columns]
+    name = getattr(y, "name", None)
+    return None if name is None else [str(name)]

@@ -1,0 +1,83 @@
+"""Estimators as files: parameters, architecture, history and weights; what is code is left out and passed back in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sbi_flows import flows
+from sbi_flows._files import check_shapes, load_tensors, save_tensors
+from sbi_flows._validation import torch_dtype
+from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble
+from sbi_flows.results import FitHistory, Reliability
+
+VERSION = 1
+_HISTORY_ARRAYS = ("train_loss", "validation_loss", "learning_rate", "best_epoch")
+
+
+def save_estimator(path: str | Path, kind: str, flow: nn.Module, history: FitHistory, parameters: dict, facts: dict) -> None:
+    """Write one file; ``facts`` is whatever else the estimator needs to be itself again."""
+    members = list(flow.flows) if isinstance(flow, FlowEnsemble) else [flow]
+    inner = members[0].flow if isinstance(members[0], EmbeddedFlow) else members[0]
+    if not isinstance(inner, flows.Flow) or not inner.spec:
+        raise TypeError(
+            f"Expected a flow built by sbi_flows.flows (it has a spec to write down); got a {type(inner).__name__}. "
+            "Save its state_dict yourself."
+        )
+    record = dataclasses.asdict(history)
+    record.update({name: np.asarray(record[name]).tolist() for name in _HISTORY_ARRAYS})
+    header = {
+        "parameters": {name: value for name, value in parameters.items() if _is_data(value)},
+        "spec": inner.spec,
+        "members": len(members),
+        "embedded": isinstance(members[0], EmbeddedFlow),
+        "dtype": str(next(inner.parameters()).dtype).removeprefix("torch."),
+        "history": record,
+        "facts": facts,
+    }
+    tensors = {f"{m}.{name}": value for m, member in enumerate(members) for name, value in member.state_dict().items()}
+    save_tensors(path, tensors, header, kind=kind, version=VERSION)
+
+
+def load_estimator(path: str | Path, kind: str, embedding: nn.Module | None = None) -> tuple[nn.Module, FitHistory, dict, dict]:
+    """The density, history, parameters and facts of a file."""
+    tensors, header = load_tensors(path, kind=kind, version=VERSION)
+    if header["embedded"] and embedding is None:
+        raise ValueError(
+            f"{path} was fitted with an embedding network, which is code and not in the file: pass it as embedding=."
+        )
+    if embedding is not None and not header["embedded"]:
+        raise ValueError(f"{path} was fitted without an embedding network: load it without embedding=.")
+    dtype = torch_dtype(header["dtype"])
+    members: list[nn.Module] = []
+    for m in range(header["members"]):
+        member: nn.Module = flows.build(header["spec"], generator=torch.Generator().manual_seed(0)).to(dtype)
+        own = {name.removeprefix(f"{m}."): value for name, value in tensors.items() if name.startswith(f"{m}.")}
+        if embedding is not None:
+            import copy
+
+            member = EmbeddedFlow(member, copy.deepcopy(embedding).to(dtype), len(own["location"]))
+        check_shapes(path, own, member.state_dict())
+        member.load_state_dict(own)
+        members.append(member.requires_grad_(False).eval())
+    record: dict[str, Any] = header["history"]
+    reliability = record.pop("reliability")
+    record.update({name: np.asarray(record[name]) for name in _HISTORY_ARRAYS})
+    verdict = Reliability(reliability["ok"], tuple(reliability["reasons"]), tuple(reliability["notes"]))
+    history = FitHistory(**record, reliability=verdict)
+    return members[0] if len(members) == 1 else FlowEnsemble(members), history, header["parameters"], header["facts"]
+
+
+def _is_data(value: Any) -> bool:
+    """Whether JSON gives the value back: numbers, strings, None, and lists and dicts of these."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_data(item) for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return all(_is_data(item) for item in value)
+    return value is None or isinstance(value, str | int | float | bool)
