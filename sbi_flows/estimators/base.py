@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sbi_flows import flows
 from sbi_flows._random import RandomState, seed_from
-from sbi_flows._validation import choose, positive, resolve_device, torch_dtype
+from sbi_flows._validation import as_float, choose, positive, resolve_device, torch_dtype
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.estimators.columns import check_modelled, check_support
 from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble
@@ -29,6 +29,8 @@ _ROWS_AT_ONCE = 65536
 
 class FlowEstimator(BaseEstimator):
     """Base of :class:`FlowDensity` and :class:`ConditionalFlow`; the parameters are documented there."""
+
+    flow_: Any  # a module with the methods of Flow
 
     def __init__(
         self,
@@ -97,17 +99,18 @@ class FlowEstimator(BaseEstimator):
         training, validation = split_rows(
             y if context is None else np.hstack([y, context]), self.validation_fraction, int(seeds[0])
         )
-        parts = [None if part is None else torch.from_numpy(part) for part in (y, context, weights)]
-        members = [
+        parts = [None if part is None else as_float(part, name) for part in (y, context, weights)]
+        members: list[Any] = [
             self._build(y.shape[1], 0 if context is None else context.shape[1], names, embedding, int(seed)).to(dtype)
             for seed in seeds[2:]
         ]
         for member in members:
             member.fit_scaling(*parts)
             member.to(device)
+        x, given, row_weights = parts
         history = train(
             members,
-            ArraySource(*parts, train_rows=training, validation_rows=validation),
+            ArraySource(x, given, row_weights, train_rows=training, validation_rows=validation),
             max_epochs=self.max_epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
@@ -126,9 +129,7 @@ class FlowEstimator(BaseEstimator):
         for message in [*own.reasons, *cautions]:
             warnings.warn(message, UserWarning, stacklevel=3)
 
-    def _build(
-        self, features: int, context: int, names: Sequence[str] | None, embedding: nn.Module | None, seed: int
-    ) -> nn.Module:
+    def _build(self, features: int, context: int, names: Sequence[str] | None, embedding: nn.Module | None, seed: int) -> Any:
         if embedding is None:
             return self._build_flow(features, context, names, seed)
         embedding = copy.deepcopy(embedding)
@@ -139,7 +140,7 @@ class FlowEstimator(BaseEstimator):
             raise ValueError(f"Expected an embedding from (n, {context}) to (n, k); for n = 2 it gave {tuple(width)}.")
         return EmbeddedFlow(self._build_flow(features, width[1], names, seed), embedding, context)
 
-    def _build_flow(self, features: int, context: int, names: Sequence[str] | None, seed: int) -> nn.Module:
+    def _build_flow(self, features: int, context: int, names: Sequence[str] | None, seed: int) -> Any:
         if isinstance(self.flow, str):
             choose("flow", self.flow, NAMED_FLOWS)
             support = [column.entry for column in parse_support(self.support, features, names)]
@@ -154,7 +155,7 @@ class FlowEstimator(BaseEstimator):
                     "Expected flow to be a name or a function of (features, context) for n_members > 1, so that members start "
                     f"apart; got one {type(self.flow).__name__}."
                 )
-            built = copy.deepcopy(self.flow)
+            built: Any = copy.deepcopy(self.flow)
         else:
             built = self.flow(features, context)
         if built.features != features or built.context_features != context:
@@ -203,7 +204,7 @@ class FlowEstimator(BaseEstimator):
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         anchor = next(self.flow_.parameters())
-        return torch.as_tensor(array, dtype=anchor.dtype, device=anchor.device)
+        return as_float(array, "X").to(anchor)
 
 
 def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -126,12 +126,13 @@ def _refuse_dependent(x: np.ndarray, name: str, labels: list[str]) -> None:
 
 
 def _discrete(distinct: np.ndarray, name: str, labels: list[str]) -> list[str]:
-    found = []
+    found: list[str] = []
     if len(distinct) < 10:
         return found
     for j, label in enumerate(labels):
         values, counts = np.unique(distinct[:, j], return_counts=True)
-        few, top = len(values) < _TIED * len(distinct), counts.max() / len(distinct)
+        most = counts.max()
+        few, top = len(values) < _TIED * (len(distinct) - most), most / len(distinct)
         if not few and top <= _ATOM:
             continue
         kind = "whole numbers" if (values == np.round(values)).all() else "values"
@@ -146,7 +147,7 @@ def _discrete(distinct: np.ndarray, name: str, labels: list[str]) -> list[str]:
 def _coarse(x: np.ndarray, name: str, labels: list[str]) -> list[str]:
     step = np.abs(x).max(axis=0) * np.finfo(np.float32).eps
     return [
-        f"{name}: {labels[j]} spans only {np.ptp(x[:, j]) / step[j]:.0f} steps of float32 about {x[0, j]:g}: "
+        f"{name}: {labels[j]} spans only {np.ptp(x[:, j]) / step[j]:.0f} steps of float32 about {x[:, j].mean():g}: "
         "subtract an offset, or pass dtype='float64'"
         for j in np.flatnonzero(np.ptp(x, axis=0) < _FLOAT32_STEPS * step)
     ]

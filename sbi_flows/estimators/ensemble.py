@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,9 @@ class FlowEnsemble(nn.Module):
     arXiv:1612.01474.
     """
 
-    def __init__(self, flows: Sequence[nn.Module]):
+    flows: Any  # a list of modules with the methods of Flow
+
+    def __init__(self, flows: Sequence[Any]):
         super().__init__()
         self.flows = nn.ModuleList(flows)
         self.features = flows[0].features
@@ -73,10 +76,11 @@ class EmbeddedFlow(nn.Module):
     context_features : int
     """
 
+    flow: Any  # a module with the methods of Flow
     location: Tensor
     scale: Tensor
 
-    def __init__(self, flow: nn.Module, embedding: nn.Module, context_features: int):
+    def __init__(self, flow: Any, embedding: nn.Module, context_features: int):
         super().__init__()
         self.flow = flow
         self.embedding = embedding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ VERSION = 1
 _HISTORY_ARRAYS = ("train_loss", "validation_loss", "learning_rate", "best_epoch")
 
 
-def save_estimator(path: str | Path, kind: str, flow: nn.Module, history: FitHistory, parameters: dict, facts: dict) -> None:
+def save_estimator(path: str | Path, kind: str, flow: Any, history: FitHistory, parameters: dict, facts: dict) -> None:
     """Write one file; ``facts`` is whatever else the estimator needs to be itself again."""
     members = list(flow.flows) if isinstance(flow, FlowEnsemble) else [flow]
     inner = members[0].flow if isinstance(members[0], EmbeddedFlow) else members[0]
@@ -45,7 +46,7 @@ def save_estimator(path: str | Path, kind: str, flow: nn.Module, history: FitHis
     save_tensors(path, tensors, header, kind=kind, version=VERSION)
 
 
-def load_estimator(path: str | Path, kind: str, embedding: nn.Module | None = None) -> tuple[nn.Module, FitHistory, dict, dict]:
+def load_estimator(path: str | Path, kind: str, embedding: nn.Module | None = None) -> tuple[Any, FitHistory, dict, dict]:
     """The density, history, parameters and facts of a file."""
     tensors, header = load_tensors(path, kind=kind, version=VERSION)
     if header["embedded"] and embedding is None:
@@ -60,8 +61,6 @@ def load_estimator(path: str | Path, kind: str, embedding: nn.Module | None = No
         member: nn.Module = flows.build(header["spec"], generator=torch.Generator().manual_seed(0)).to(dtype)
         own = {name.removeprefix(f"{m}."): value for name, value in tensors.items() if name.startswith(f"{m}.")}
         if embedding is not None:
-            import copy
-
             member = EmbeddedFlow(member, copy.deepcopy(embedding).to(dtype), len(own["location"]))
         check_shapes(path, own, member.state_dict())
         member.load_state_dict(own)

@@ -257,7 +257,7 @@ def rows_of(iterator: Iterator[Any]) -> Callable[[int, torch.Generator], Batch]:
     >>> simulate(5, torch.Generator()).x[:, 0].tolist()
     [0.0, 0.0, 0.0, 1.0, 1.0]
     """
-    held: list[tuple[Tensor | None, ...]] = []
+    held: list[tuple[Any, ...]] = []
 
     def simulate(n: int, generator: torch.Generator) -> Batch:
         while sum(map(_length, held)) < n:
@@ -266,14 +266,14 @@ def rows_of(iterator: Iterator[Any]) -> Callable[[int, torch.Generator], Batch]:
                 raise ValueError("Expected an endless iterator; it ended. Use ArraySource for a finite set of rows.")
             parts = item if isinstance(item, tuple) else (item,)
             held.append(tuple(None if part is None else as_float(part, "a chunk") for part in parts))
-        columns = [None if parts[0] is None else torch.cat(parts) for parts in zip(*held, strict=True)]  # type: ignore[arg-type]
+        columns = [None if parts[0] is None else torch.cat(parts) for parts in zip(*held, strict=True)]
         held[:] = [tuple(None if column is None else column[n:] for column in columns)]
-        return Batch(*(None if column is None else column[:n] for column in columns))
+        return Batch(*(None if column is None else column[:n] for column in columns))  # type: ignore[arg-type]
 
     return simulate
 
 
-def _length(chunk: tuple[Tensor | None, ...]) -> int:
+def _length(chunk: tuple[Any, ...]) -> int:
     return 0 if chunk[0] is None else len(chunk[0])
 
 
