@@ -61,7 +61,9 @@ def test_density_integrates_to_one_and_agrees_with_draws(name):
     x = q.rvs((200_000, 2), random_state=rng)
     if name in ("torus", "columns"):
         x = np.where(np.array([True, name == "torus"]), rng.uniform(-math.pi, math.pi, x.shape), x)
-    log_q = np.where(np.array([name in ("torus", "columns"), name == "torus"]), -math.log(2 * math.pi), q.logpdf(x)).sum(-1)
+    log_q = np.where(
+        np.array([name in ("torus", "columns"), name == "torus"]), -math.log(2 * math.pi), q.logpdf(x)
+    ).sum(-1)
     weights = np.exp(p.log_prob(torch.tensor(x)).detach().numpy() - log_q)
     assert abs(weights.mean() - 1) < 6 * weights.std() / math.sqrt(len(x)) + 1e-12
     draws = p.sample(100_000, torch.Generator().manual_seed(0)).detach().numpy()

@@ -114,9 +114,9 @@ def test_the_average_over_models_is_the_mixture_of_posteriors(regression):
     average = average_models(draws, evidences, 10_000, quantity="level", random_state=2)
     assert average.shape == (10_000, 2)
     share = average["model"].value_counts(normalize=True)
-    assert (share - probability).abs().max() < 2e-4  # systematic allocation rounds to one draw of 10 000
+    assert (share - probability).abs().max() < 2e-4        # systematic allocation rounds to one draw of 10 000
     exact = sum(probability[name] * m[1][0] for name, m in regression.items())
-    assert average["level"].mean() == pytest.approx(exact, abs=4 * average["level"].std() / 100)  # 4 standard errors
+    assert average["level"].mean() == pytest.approx(exact, abs=4 * average["level"].std() / 100)        # 4 standard errors
     assert average_models(draws, evidences, 500, quantity="level", random_state=2).equals(
         average_models(draws, evidences, 500, quantity="level", random_state=2)
     )
