@@ -1,0 +1,173 @@
+"""What can be wrong with an evidence, looked for in the numbers at hand: wrong chains, missed modes, poor overlap, poor mixing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from sbi_flows.model_evidence.inputs import Draws, LogPosterior, evaluate
+from sbi_flows.model_evidence.methods import Estimate, Fold
+
+FALSE_ALARM = 1e-4
+SMALLEST_SHIFT = 0.05
+MISSED_MASS = 0.01
+
+
+class SamplesAndDensity(Protocol):
+    """A prior: draws and their log-density as torch tensors."""
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
+    def log_prob(self, x: Tensor) -> Tensor: ...
+
+
+def weight_reasons(method: str, estimate: Estimate) -> list[str]:
+    """Weights that no error can be computed from, or hardly."""
+    reasons = []
+    if estimate.pareto_k > 0.7:
+        reasons.append(
+            f"Pareto k of the {method} weights is {estimate.pareto_k:.2f} (> 0.7): the fitted density misses a tail of the posterior. "
+            "Give more draws, declare support=, or pass a better density="
+        )
+    if estimate.ess < 0.02:
+        reasons.append(
+            f"only {estimate.ess:.1%} of the weights carry the {method} estimate: the fitted density hardly overlaps the posterior. "
+            "Give more draws or pass a better density="
+        )
+    if not np.isfinite(estimate.log_z) or estimate.log_z_err > 0.5:
+        reasons.append(f"the error of {estimate.log_z_err:.2g} is too large for ln Z to mean anything: give more draws")
+    return reasons
+
+
+def mixing_reasons(draws: Draws) -> list[str]:
+    """Chains that have not converged, by split R-hat and by the effective number of draws of each column."""
+    reasons = []
+    sizes = np.array([draws.effective_size(draws.x[:, i]) for i in range(draws.features)])
+    worst = int(np.argmin(sizes))
+    if sizes[worst] < 100:
+        reasons.append(
+            f"'{draws.names[worst]}' has only {sizes[worst]:.0f} effective draws in {draws.n} (autocorrelation): run the chains "
+            "at least 100 autocorrelation times"
+        )
+    r_hats = np.array([_split_r_hat(draws, draws.x[:, i]) for i in range(draws.features)])
+    worst = int(np.argmax(r_hats))
+    if r_hats[worst] > 1.05:
+        reasons.append(
+            f"split R-hat of '{draws.names[worst]}' is {r_hats[worst]:.2f} (> 1.05): chains or their halves disagree. "
+            "Run longer, drop the burn-in, or sample every mode in proportion"
+        )
+    return reasons
+
+
+def _split_r_hat(draws: Draws, values: np.ndarray) -> float:
+    """Gelman & Rubin's ratio over half chains; an ensemble is judged by its two halves in time, its walkers pooled."""
+    counts = np.unique(draws.chain, return_counts=True)[1]
+    blocks = [half for block in np.split(values, np.cumsum(counts)[:-1]) for half in np.array_split(block, 2)]
+    if draws.ensemble:
+        blocks = [np.concatenate(blocks[0::2]), np.concatenate(blocks[1::2])]
+    blocks = [block for block in blocks if len(block) >= 4]
+    n = np.mean([len(block) for block in blocks])
+    within = np.mean([block.var(ddof=1) for block in blocks])
+    between = n * np.var([block.mean() for block in blocks], ddof=1)
+    return float(np.sqrt((n - 1) / n + between / (n * within))) if within > 0 else np.inf
+
+
+def consistency_reasons(draws: Draws, folds: Sequence[Fold], estimate: Estimate) -> list[str]:
+    """Do the draws come from the log-posterior they were given with?
+
+    The estimator's weights turn the posterior draws and the proposals into samples of one and the same density. Weighted means of any
+    function must then agree. Compared are each column, its square, and the two log-densities, at a joint false-alarm rate of 1e-4; a
+    disagreement must also exceed 0.05 standard deviations to count, so that huge samples are not failed for harmless imperfections.
+    """
+    names, on_draws, on_proposals = _test_functions(draws, folds)
+    difference, variance = np.zeros(len(names)), np.zeros(len(names))
+    influence = np.zeros((draws.n, len(names)))
+    for fold, g, weights in zip(folds, on_proposals, estimate.proposal_weights, strict=True):
+        u = estimate.draw_weights[fold.rows] / estimate.draw_weights[fold.rows].mean()
+        v = weights / weights.mean()
+        mean_draws, mean_proposals = u @ on_draws[fold.rows] / len(u), v @ g / len(v)
+        difference += (mean_draws - mean_proposals) / len(folds)
+        influence[fold.rows] = u[:, None] * (on_draws[fold.rows] - mean_draws)
+        variance += np.mean((v[:, None] * (g - mean_proposals)) ** 2, axis=0) / len(v) / len(folds) ** 2
+    # Twice: the folds' posterior-side errors may be the same one (fold_correlation).
+    variance += 2 * np.array([draws.variance_of_mean(influence[:, j]) for j in range(len(names))])
+    z = np.abs(difference) / np.sqrt(variance + 1e-300)
+    limit = stats.norm.isf(FALSE_ALARM / (2 * len(names)))
+    failed = (z > limit) & (np.abs(difference) > SMALLEST_SHIFT)
+    if not failed.any():
+        return []
+    worst = int(np.argmax(np.where(failed, z, 0)))
+    return [
+        f"the samples do not follow the log_posterior they came with: {names[worst]} is off by {difference[worst]:+.2f} standard deviations "
+        f"({z[worst]:.0f} sigma; {failed.sum()} of {len(names)} tests fail). Check burn-in, convergence, priors and column order"
+    ]
+
+
+def _test_functions(draws: Draws, folds: Sequence[Fold]) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
+    """Bounded functions of unit scale at the draws ``(n, q)`` and at each fold's proposals ``(m, q)``."""
+    centre, scale = draws.x.mean(axis=0), draws.x.std(axis=0)
+    names = [f"'{n}'" for n in draws.names] + [f"the square of '{n}'" for n in draws.names] + ["the fitted log-density"]
+
+    def functions(x: np.ndarray, log_f: np.ndarray, level: float, spread: float) -> np.ndarray:
+        z = np.clip((x - centre) / scale, -4, 4)
+        return np.column_stack([z, (z**2 - 1) / np.sqrt(2), np.clip((log_f - level) / spread, -4, 4)])
+
+    on_draws, on_proposals = None, []
+    for fold in folds:
+        level, spread = np.median(fold.log_f), np.std(np.clip(fold.log_f, *np.quantile(fold.log_f, [0.01, 1]))) + 1e-12
+        g = functions(draws.x[fold.rows], fold.log_f, level, spread)
+        on_draws = np.zeros((draws.n, g.shape[1])) if on_draws is None else on_draws
+        on_draws[fold.rows] = g
+        on_proposals.append(functions(fold.proposals, fold.proposal_log_f, level, spread))
+    return names, on_draws, on_proposals
+
+
+def agreement_reasons(estimates: dict[str, Estimate]) -> list[str]:
+    """Estimators that are each sound by their own weights must agree within five joint errors."""
+    sound = {name: e for name, e in estimates.items() if e.pareto_k < 0.7 and np.isfinite(e.log_z)}
+    reasons = []
+    names = list(sound)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            difference = sound[a].log_z - sound[b].log_z
+            error = float(np.hypot(sound[a].log_z_err, sound[b].log_z_err))
+            if abs(difference) > 5 * error + 0.01:
+                reasons.append(f"{a} and {b} disagree by {difference:+.3f} +- {error:.3f} in ln Z: the chains do not match the log_posterior")
+    return reasons
+
+
+def missed_mode_reasons(
+    draws: Draws,
+    log_f: Callable[[np.ndarray], np.ndarray],
+    lowest_log_f: float,
+    log_z: float,
+    prior: SamplesAndDensity,
+    log_posterior: LogPosterior,
+    n_evaluations: int,
+    generator: torch.Generator,
+) -> list[str]:
+    """Posterior mass, estimated by prior draws, where the fitted density is lower than at every posterior draw."""
+    theta = prior.sample(n_evaluations, generator=generator)
+    log_prior = prior.log_prob(theta).double().cpu().numpy()
+    x = theta.double().cpu().numpy()
+    if x.shape[1] != draws.features:
+        raise ValueError(f"Expected a prior over {draws.features} parameters, as the samples have; it draws {x.shape[1]}.")
+    log_w = evaluate(log_posterior, x) - log_prior - log_z - np.log(len(x))
+    candidates = np.flatnonzero(log_w > np.log(MISSED_MASS) - np.log(len(x)))
+    if not len(candidates):
+        return []
+    outside = candidates[log_f(x[candidates]) < lowest_log_f]
+    missed = np.exp(log_w[outside]).sum()
+    if missed < MISSED_MASS:
+        return []
+    share = missed / (1 + missed)
+    where = x[outside[np.argmax(log_w[outside])]]
+    place = ", ".join(f"{name}={value:.4g}" for name, value in zip(draws.names, where, strict=True))
+    return [
+        f"prior draws find mass the chains never visited (about {share:.0%} of the whole, e.g. at {place}): sample every mode, "
+        "with more walkers, tempering or nested sampling"
+    ]

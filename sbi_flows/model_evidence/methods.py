@@ -1,0 +1,226 @@
+"""Three estimators of ln Z from one set of weights: learned harmonic mean, importance sampling, optimal bridge.
+
+All work on :class:`Fold` records: posterior draws, and draws of a normalised density fitted *without* those posterior draws.
+With ``l = ln p - ln f`` (log-posterior minus log-density) the estimators are
+
+- harmonic   ``1/Z = E_p[ f 1(f > c) / p ] / F(f > c)``: posterior draws only; ``c`` cuts the tails, where f may exceed p;
+- importance ``Z = E_f[ p / f ]``: draws of f only;
+- bridge     the root of ``n1 E_p[1 - s(C)] = n2 E_f[s(C)]``, ``s = sigmoid(ln(n1/n2) + l - C)``: both, with the smallest variance.
+
+Cross-fitting makes every posterior draw a test draw of one fold and a training draw of the other. Where a fold's density differs from
+the posterior by the noise of its training draws, the errors of two folds share that noise: see :func:`fold_correlation`.
+
+References
+----------
+McEwen, Wallis, Price & Spurio Mancini 2021, arXiv:2111.12720 (learned harmonic mean). Meng & Wong 1996, Statistica Sinica 6
+(bridge sampling). Robert & Wraith 2009, arXiv:0907.5123 (truncation to a high-density region).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit, logsumexp
+
+from sbi_flows.model_evidence.inputs import Draws
+from sbi_flows.weights import kish_ess, log_mean_exp, pareto_k
+
+RETAINED_MASS = (0.99, 0.95, 0.9, 0.8, 0.65, 0.5)
+RATIO_BOUND = 500.0
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Log-ratios ``ln p - ln f`` of one fold's density f.
+
+    Attributes
+    ----------
+    rows : ndarray (n_k,)
+        Rows of the posterior draws this density has not seen.
+    ratio, log_f : ndarray (n_k,)
+        At those rows.
+    train_ratio : ndarray
+        At the rows it was fitted to; empty for a density that came from elsewhere.
+    proposals : ndarray (m, d)
+        Draws of f.
+    proposal_ratio : ndarray (m,) or None
+        -inf where the posterior vanishes; None without a callable.
+    proposal_log_f : ndarray (m,)
+    """
+
+    rows: np.ndarray
+    ratio: np.ndarray
+    log_f: np.ndarray
+    train_ratio: np.ndarray
+    proposals: np.ndarray
+    proposal_ratio: np.ndarray | None
+    proposal_log_f: np.ndarray
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One estimator's answer.
+
+    Attributes
+    ----------
+    log_z, log_z_err, ess, pareto_k : float
+        As in :class:`sbi_flows.Evidence`.
+    n_evaluations : int
+        Evaluations of the log-posterior beyond those at the draws.
+    draw_weights : ndarray (n,)
+        Weights, of mean one in each fold, that turn the posterior draws into draws of the density the estimator compares on.
+    proposal_weights : tuple of ndarray
+        The same for each fold's proposals. If draws and posterior belong together, both sides agree in every average.
+    """
+
+    log_z: float
+    log_z_err: float
+    ess: float
+    pareto_k: float
+    n_evaluations: int
+    draw_weights: np.ndarray
+    proposal_weights: tuple[np.ndarray, ...]
+
+
+def fold_correlation(folds: Sequence[Fold]) -> float:
+    """Correlation, in [0, 1], of two folds' posterior-side errors.
+
+    Let f differ from p by the influence g(x, y) of its training draws y: the error of fold 1 is the mean of g over (test 1, train 1),
+    that of fold 2 the mean over the same pairs with the roles exchanged. For maximum likelihood g is symmetric, so this part is
+    common to both. Its share of the log-ratio's variance is what the optimism of the fit measures: E g(y, y) / n, the mean log-density
+    ratio on training draws less that on test draws. An exactly parametric fit has 1, a fit limited by its architecture 0.
+    """
+    if len(folds) < 2:
+        return 0.0
+    gap = np.mean([np.mean(fold.ratio) - np.mean(fold.train_ratio) for fold in folds])
+    variance = np.mean([np.var(_winsorised(fold.ratio)) for fold in folds])
+    return float(np.clip(gap / variance, 0.0, 1.0)) if variance > 0 else 1.0
+
+
+def _winsorised(values: np.ndarray) -> np.ndarray:
+    low, high = np.quantile(values, [0.005, 0.995])
+    return np.clip(values, low, high)
+
+
+def harmonic(draws: Draws, folds: Sequence[Fold]) -> Estimate:
+    """Learned harmonic mean, its density cut to the retained mass that gives the smallest measured error."""
+    candidates = [_harmonic(draws, folds, mass) for mass in RETAINED_MASS]
+    trusted = [c for c in candidates if c.pareto_k < 0.5] or candidates
+    return min(trusted, key=lambda c: c.log_z_err)
+
+
+def _harmonic(draws: Draws, folds: Sequence[Fold], mass: float) -> Estimate:
+    log_z, influence, weights = [], np.zeros(draws.n), np.zeros(draws.n)
+    proposal_weights, mass_variance, log_weights = [], 0.0, []
+    for fold in folds:
+        level = np.quantile(fold.proposal_log_f, 1 - mass)
+        inside = np.asarray(fold.proposal_log_f >= level, dtype=np.float64)
+        if fold.proposal_ratio is not None:  # A hard edge of the posterior that f does not know of cuts f's mass there.
+            inside *= np.isfinite(fold.proposal_ratio)
+        kept = max(inside.mean(), 1.0 / len(inside))
+        log_w = np.where(fold.log_f >= level, -fold.ratio, -np.inf)
+        log_mean = log_mean_exp(log_w)
+        if log_mean == -np.inf:
+            return _no_estimate(draws, folds)
+        w = np.exp(log_w - log_mean)
+        log_z.append(np.log(kept) - log_mean)
+        influence[fold.rows] = 1 - w
+        weights[fold.rows] = w
+        log_weights.append(log_w - log_mean)
+        proposal_weights.append(inside / kept)
+        mass_variance += (1 - kept) / (kept * len(inside))
+    variance = draws.variance_of_mean(influence) * (1 + fold_correlation(folds)) + mass_variance / len(folds) ** 2
+    log_w = np.concatenate(log_weights)
+    return Estimate(
+        log_z=float(np.mean(log_z)),
+        log_z_err=float(np.sqrt(variance)),
+        ess=kish_ess(log_w) / draws.n,
+        pareto_k=pareto_k(log_w, relative_ess=draws.effective_size(weights) / draws.n),
+        n_evaluations=0,
+        draw_weights=weights,
+        proposal_weights=tuple(proposal_weights),
+    )
+
+
+def importance(draws: Draws, folds: Sequence[Fold]) -> Estimate:
+    """Importance sampling from all folds' densities."""
+    ratio = np.concatenate([fold.proposal_ratio for fold in folds if fold.proposal_ratio is not None])
+    log_z = log_mean_exp(ratio)
+    if log_z == -np.inf:
+        return _no_estimate(draws, folds)
+    per_fold = tuple(np.exp(fold.proposal_ratio - log_mean_exp(fold.proposal_ratio)) for fold in folds)
+    w = np.exp(ratio - log_z)
+    return Estimate(
+        log_z=float(log_z),
+        log_z_err=float(np.sqrt(w.var() / len(w))),
+        ess=kish_ess(ratio) / len(ratio),
+        pareto_k=pareto_k(ratio),
+        n_evaluations=len(ratio),
+        draw_weights=np.ones(draws.n),
+        proposal_weights=per_fold,
+    )
+
+
+def bridge(draws: Draws, folds: Sequence[Fold]) -> Estimate:
+    """Optimal bridge sampling, the draws counted at their effective number."""
+    log_z, influence, weights = [], np.zeros(draws.n), np.zeros(draws.n)
+    proposal_weights, proposal_variance, n_evaluations = [], 0.0, 0
+    overlap = []
+    centred = np.zeros(draws.n)
+    for fold in folds:
+        centred[fold.rows] = _winsorised(fold.ratio) - np.median(fold.ratio)
+    efficiency = draws.effective_size(centred) / draws.n
+    for fold in folds:
+        bounded = np.maximum(fold.proposal_ratio, np.max(fold.ratio) - 2 * RATIO_BOUND)
+        n1, n2 = efficiency * len(fold.rows), len(bounded)
+        root = _bridge_root(fold.ratio, bounded, n1, n2)
+        offset = np.log(n1 / n2) - root
+        s_draws, s_proposals = expit(offset + fold.ratio), expit(offset + bounded)
+        slope = n1 * np.mean(s_draws * (1 - s_draws)) + n2 * np.mean(s_proposals * (1 - s_proposals))
+        influence[fold.rows] = n1 * (s_draws - s_draws.mean()) / slope
+        proposal_variance += (n2 / slope) ** 2 * s_proposals.var() / n2
+        log_z.append(root)
+        weights[fold.rows] = (1 - s_draws) / np.mean(1 - s_draws)
+        proposal_weights.append(s_proposals / s_proposals.mean())
+        n_evaluations += n2
+        overlap.append(min(_kish_fraction(weights[fold.rows]), _kish_fraction(proposal_weights[-1])))
+    variance = draws.variance_of_mean(influence) * (1 + fold_correlation(folds)) + proposal_variance / len(folds) ** 2
+    with np.errstate(divide="ignore"):
+        sides = [pareto_k(np.log(weights)), pareto_k(np.log(np.concatenate(proposal_weights)))]
+    return Estimate(
+        log_z=float(np.mean(log_z)),
+        log_z_err=float(np.sqrt(variance)),
+        ess=float(np.mean(overlap)),
+        pareto_k=max(sides),
+        n_evaluations=n_evaluations,
+        draw_weights=weights,
+        proposal_weights=tuple(proposal_weights),
+    )
+
+
+def _bridge_root(ratio: np.ndarray, proposal_ratio: np.ndarray, n1: float, n2: float) -> float:
+    """C with ``n1 mean(1 - s(draws)) = n2 mean(s(proposals))``; the difference grows with C from below zero to above."""
+    offset = np.log(n1 / n2)
+
+    def excess(c: float) -> float:
+        return n1 * np.mean(expit(c - offset - ratio)) - n2 * np.mean(expit(offset + proposal_ratio - c))
+
+    everything = np.concatenate([ratio, proposal_ratio])
+    return float(brentq(excess, everything.min() - 100, everything.max() + 100, xtol=1e-10))
+
+
+def _kish_fraction(weights: np.ndarray) -> float:
+    return float(weights.sum() ** 2 / (len(weights) * np.sum(weights**2)))
+
+
+def _no_estimate(draws: Draws, folds: Sequence[Fold]) -> Estimate:
+    empty = tuple(np.ones(len(fold.proposals)) for fold in folds)
+    return Estimate(np.nan, np.inf, 0.0, np.inf, 0, np.ones(draws.n), empty)
+
+
+def combined_log_f(log_f: Sequence[np.ndarray]) -> np.ndarray:
+    """Log of the mean density of the folds."""
+    return logsumexp(np.stack(log_f), axis=0) - np.log(len(log_f))
