@@ -16,6 +16,7 @@ from sbi_flows.model_evidence.methods import Estimate, Fold
 FALSE_ALARM = 1e-4
 SMALLEST_SHIFT = 0.05
 MISSED_MASS = 0.01
+EXCESSES = (1.5, 3.0, 10.0)
 
 
 class SamplesAndDensity(Protocol):
@@ -143,31 +144,45 @@ def agreement_reasons(estimates: dict[str, Estimate]) -> list[str]:
 def missed_mode_reasons(
     draws: Draws,
     log_f: Callable[[np.ndarray], np.ndarray],
-    lowest_log_f: float,
     log_z: float,
     prior: SamplesAndDensity,
     log_posterior: LogPosterior,
     n_evaluations: int,
     generator: torch.Generator,
 ) -> list[str]:
-    """Posterior mass, estimated by prior draws, where the fitted density is lower than at every posterior draw."""
+    """Posterior mass that prior draws, weighted by their likelihood, find where the chains did not go.
+
+    For any set A the prior draws' weight in A must equal the chains' share of draws in A. Sets tried are those where the posterior exceeds
+    the fitted density by given factors, which is where a missed mode lies; and, since one draw may be all that hits a small mode, the
+    region where the density is lower than at every draw of the chains.
+    """
     theta = prior.sample(n_evaluations, generator=generator)
     log_prior = prior.log_prob(theta).double().cpu().numpy()
     x = theta.double().cpu().numpy()
     if x.shape[1] != draws.features:
         raise ValueError(f"Expected a prior over {draws.features} parameters, as the samples have; it draws {x.shape[1]}.")
-    log_w = evaluate(log_posterior, x) - log_prior - log_z - np.log(len(x))
-    candidates = np.flatnonzero(log_w > np.log(MISSED_MASS) - np.log(len(x)))
-    if not len(candidates):
+    log_p = evaluate(log_posterior, x)
+    log_w = log_p - log_prior - log_z
+    heavy = np.flatnonzero(log_w > np.log(1e-3 * MISSED_MASS))
+    if not len(heavy):
         return []
-    outside = candidates[log_f(x[candidates]) < lowest_log_f]
-    missed = np.exp(log_w[outside]).sum()
+    w, f, f_draws = np.exp(log_w[heavy]), log_f(x[heavy]), log_f(draws.x)
+    excess, excess_draws = log_p[heavy] - log_z - f, draws.log_p - log_z - f_draws
+    outside = f < f_draws.min()
+    missed, found = w[outside].sum() / len(x), outside
+    for factor in EXCESSES:
+        inside = excess > np.log(factor)
+        share, share_draws = w[inside].sum() / len(x), np.mean(excess_draws > np.log(factor))
+        error = np.sqrt(np.sum(w[inside] ** 2)) / len(x)
+        error_draws = np.sqrt(draws.variance_of_mean((excess_draws > np.log(factor)).astype(float)))
+        enough = w[inside].sum() ** 2 > 20 * np.sum(w[inside] ** 2)
+        if enough and share - share_draws > max(missed, 5 * np.hypot(error, error_draws)):
+            missed, found = share - share_draws, inside
     if missed < MISSED_MASS:
         return []
-    share = missed / (1 + missed)
-    where = x[outside[np.argmax(log_w[outside])]]
+    where = x[heavy][found][np.argmax(excess[found])]
     place = ", ".join(f"{name}={value:.4g}" for name, value in zip(draws.names, where, strict=True))
     return [
-        f"prior draws find mass the chains never visited (about {share:.0%} of the whole, e.g. at {place}): sample every mode, "
-        "with more walkers, tempering or nested sampling"
+        f"prior draws find mass the chains never visited (about {missed / (1 + missed):.0%} of the whole, e.g. at {place}): sample every "
+        "mode, with more walkers, tempering or nested sampling"
     ]

@@ -111,7 +111,7 @@ def evidence(
     notes = list(draws.notes)
     if draws.log_posterior is not None and prior is not None:
         left = max_evaluations - sum(len(fold.proposals) for fold in folds)
-        reasons += _missed_modes(draws, densities, folds, estimates[trusted].log_z, prior, left, generator)
+        reasons += _missed_modes(draws, densities, estimates[trusted].log_z, prior, left, generator)
     else:
         notes.append("modes the chains never visited cannot be found without a callable log_posterior and a prior")
     chosen = estimates[trusted]
@@ -164,14 +164,13 @@ def _folds(densities: Sequence[FittedDensity], draws: Draws, max_evaluations: in
     return folds
 
 
-def _missed_modes(draws, densities, folds, log_z, prior, n_evaluations, generator) -> list[str]:
+def _missed_modes(draws, densities, log_z, prior, n_evaluations, generator) -> list[str]:
     def log_f(x: np.ndarray) -> np.ndarray:
         return methods.combined_log_f([density.log_prob(x) for density in densities])
 
     if not np.isfinite(log_z) or n_evaluations < 1000:
         return []
-    lowest = float(min(fold.log_f.min() for fold in folds))
-    return checks.missed_mode_reasons(draws, log_f, lowest, log_z, prior, draws.log_posterior, n_evaluations, generator)
+    return checks.missed_mode_reasons(draws, log_f, log_z, prior, draws.log_posterior, n_evaluations, generator)
 
 
 def _table(estimates: dict[str, methods.Estimate]) -> pd.DataFrame:

@@ -29,7 +29,7 @@ from sbi_flows.model_evidence.inputs import Draws
 from sbi_flows.weights import kish_ess, log_mean_exp, pareto_k
 
 RETAINED_MASS = (0.99, 0.95, 0.9, 0.8, 0.65, 0.5)
-RATIO_BOUND = 500.0
+RATIO_BOUND = 1000.0
 
 
 @dataclass(frozen=True)
@@ -106,22 +106,16 @@ def _winsorised(values: np.ndarray) -> np.ndarray:
 
 
 def harmonic(draws: Draws, folds: Sequence[Fold]) -> Estimate:
-    """Learned harmonic mean, its density cut to the retained mass that gives the smallest measured error."""
-    candidates = [_harmonic(draws, folds, mass) for mass in RETAINED_MASS]
-    trusted = [c for c in candidates if c.pareto_k < 0.5] or candidates
-    return min(trusted, key=lambda c: c.log_z_err)
+    """Learned harmonic mean, each fold's density cut to the retained mass with the smallest error measured on the other fold.
 
-
-def _harmonic(draws: Draws, folds: Sequence[Fold], mass: float) -> Estimate:
+    On its own weights the choice would favour the cut that happens to miss the largest ones, and bias ln Z upward.
+    """
+    best = [_retained_mass(fold) for fold in folds]
+    masses = best[1:] + best[:1]
     log_z, influence, weights = [], np.zeros(draws.n), np.zeros(draws.n)
     proposal_weights, mass_variance, log_weights = [], 0.0, []
-    for fold in folds:
-        level = np.quantile(fold.proposal_log_f, 1 - mass)
-        inside = np.asarray(fold.proposal_log_f >= level, dtype=np.float64)
-        if fold.proposal_ratio is not None:  # A hard edge of the posterior that f does not know of cuts f's mass there.
-            inside *= np.isfinite(fold.proposal_ratio)
-        kept = max(inside.mean(), 1.0 / len(inside))
-        log_w = np.where(fold.log_f >= level, -fold.ratio, -np.inf)
+    for fold, mass in zip(folds, masses, strict=True):
+        inside, kept, log_w = _truncated(fold, mass)
         log_mean = log_mean_exp(log_w)
         if log_mean == -np.inf:
             return _no_estimate(draws, folds)
@@ -143,6 +137,27 @@ def _harmonic(draws: Draws, folds: Sequence[Fold], mass: float) -> Estimate:
         draw_weights=weights,
         proposal_weights=tuple(proposal_weights),
     )
+
+
+def _truncated(fold: Fold, mass: float) -> tuple[np.ndarray, float, np.ndarray]:
+    """Which proposals the cut density keeps, its share of them, and its log-weights ``ln f - ln p`` at the posterior draws."""
+    level = np.quantile(fold.proposal_log_f, 1 - mass)
+    inside = np.asarray(fold.proposal_log_f >= level, dtype=np.float64)
+    if fold.proposal_ratio is not None:  # A hard edge of the posterior that f does not know of cuts f's mass there.
+        inside *= np.isfinite(fold.proposal_ratio)
+    return inside, max(inside.mean(), 1.0 / len(inside)), np.where(fold.log_f >= level, -fold.ratio, -np.inf)
+
+
+def _retained_mass(fold: Fold) -> float:
+    """The mass in ``RETAINED_MASS`` of least variance, weights' and mass's own together, among those whose tail is light."""
+    variances, tails = [], []
+    for mass in RETAINED_MASS:
+        inside, kept, log_w = _truncated(fold, mass)
+        effective = max(kish_ess(log_w), 1e-300)
+        variances.append(1 / effective - 1 / len(log_w) + (1 - kept) / (kept * len(inside)))
+        tails.append(pareto_k(log_w))
+    light = [i for i, k in enumerate(tails) if k < 0.5] or range(len(RETAINED_MASS))
+    return RETAINED_MASS[min(light, key=lambda i: variances[i])]
 
 
 def importance(draws: Draws, folds: Sequence[Fold]) -> Estimate:
@@ -174,7 +189,7 @@ def bridge(draws: Draws, folds: Sequence[Fold]) -> Estimate:
         centred[fold.rows] = _winsorised(fold.ratio) - np.median(fold.ratio)
     efficiency = draws.effective_size(centred) / draws.n
     for fold in folds:
-        bounded = np.maximum(fold.proposal_ratio, np.max(fold.ratio) - 2 * RATIO_BOUND)
+        bounded = np.maximum(fold.proposal_ratio, np.median(fold.ratio) - RATIO_BOUND)  # -inf stays an exact zero of s
         n1, n2 = efficiency * len(fold.rows), len(bounded)
         root = _bridge_root(fold.ratio, bounded, n1, n2)
         offset = np.log(n1 / n2) - root
