@@ -137,7 +137,10 @@ def agreement_reasons(estimates: dict[str, Estimate]) -> list[str]:
             difference = sound[a].log_z - sound[b].log_z
             error = float(np.hypot(sound[a].log_z_err, sound[b].log_z_err))
             if abs(difference) > 5 * error + 0.01:
-                reasons.append(f"{a} and {b} disagree by {difference:+.3f} +- {error:.3f} in ln Z: the chains do not match the log_posterior")
+                reasons.append(
+                    f"{a} and {b} disagree by {difference:+.3f} +- {error:.3f} in ln Z: the chains do not match the "
+                    "log_posterior, or the density was fitted to these very draws"
+                )
     return reasons
 
 
