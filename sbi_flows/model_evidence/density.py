@@ -15,6 +15,7 @@ from sbi_flows.model_evidence.inputs import Draws
 from sbi_flows.training import ArraySource, train
 
 BLOCKS = 10
+SEGMENTS = 50
 EVALUATION_CHUNK = 32_768
 
 
@@ -99,7 +100,15 @@ def _new_flow(draws: Draws, support: Any, seed: int) -> Flow:
 
 
 def _rows(folds: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    raise NotImplementedError
+    """Training and validation rows ``(2, n)`` of each flow, from the fold it is not tested on; validation takes every tenth segment.
+
+    Segments, not single rows: a chain repeats and nearly repeats its rows, and copies in both sets would hide overfitting.
+    """
+    size = min(len(rows) for rows in folds)
+    validation = (np.arange(size) * SEGMENTS // size) % 10 == 5
+    fitted_on = [folds[1][:size], folds[0][:size]]
+    train_rows = torch.as_tensor(np.stack([rows[~validation] for rows in fitted_on]))
+    return train_rows, torch.as_tensor(np.stack([rows[validation] for rows in fitted_on]))
 
 
 def _from_flow(flow: Flow, test_rows: np.ndarray, train_rows: np.ndarray) -> FittedDensity:
