@@ -158,6 +158,31 @@ class NormalMixture(Distribution):
         self.means = nn.Parameter(spread * means)
         self.log_scales = nn.Parameter(torch.zeros(components, features))
 
+    @torch.no_grad()
+    def fit(self, z: Tensor, weights: Tensor | None = None, generator: torch.Generator | None = None, n_steps: int = 40) -> NormalMixture:
+        """Start from data: expectation maximisation on rows ``z (n, d)`` from k-means++ centres.
+
+        Dempster, Laird & Rubin 1977; Arthur & Vassilvitskii 2007.
+        """
+        z = z.double()
+        w = torch.full((len(z),), 1.0 / len(z), dtype=z.dtype, device=z.device) if weights is None else (weights / weights.sum()).to(z)
+        means = _spread_out_rows(z, w, len(self.logits), generator)
+        spread = (w @ (z - w @ z).square()).sqrt()
+        scales = (spread / len(means) ** (1 / self.features)).expand_as(means)
+        log_shares = torch.full_like(means[:, 0], -math.log(len(means)))
+        for _ in range(n_steps):
+            log_each = log_shares - 0.5 * torch.cdist(z[None] / scales[:, None], (means / scales)[:, None]).square()[..., 0].T - scales.log().sum(-1)
+            responsibility = torch.softmax(log_each, dim=1) * w[:, None]
+            share = responsibility.sum(0).clamp(min=1e-12)
+            means = (responsibility.T @ z) / share[:, None]
+            second = (responsibility.T @ z.square()) / share[:, None]
+            scales = (second - means.square()).clamp(min=(1e-3 * spread.square().mean()).item() * 1e-3).sqrt()
+            log_shares = share.log()
+        self.logits.copy_(log_shares)
+        self.means.copy_(means)
+        self.log_scales.copy_(scales.log())
+        return self
+
     def sample(self, n, generator=None):
         weights = torch.softmax(self.logits.detach(), 0)
         uniform = rand((n,), generator, dtype=weights.dtype, device=weights.device)
@@ -169,6 +194,15 @@ class NormalMixture(Distribution):
         z = (x[:, None] - self.means) * torch.exp(-self.log_scales)
         log_each = -0.5 * (z.square().sum(-1) + self.features * LOG_2PI) - self.log_scales.sum(-1)
         return torch.logsumexp(log_each + torch.log_softmax(self.logits, 0), dim=-1)
+
+
+def _spread_out_rows(z: Tensor, weights: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
+    """``k`` rows of ``z``, each drawn in proportion to its squared distance from those already taken."""
+    chosen = z[torch.multinomial(weights, 1, generator=generator)]
+    for _ in range(k - 1):
+        distance = torch.cdist(z, chosen).square().amin(dim=1)
+        chosen = torch.cat([chosen, z[torch.multinomial(distance * weights + 1e-300, 1, generator=generator)]])
+    return chosen
 
 
 class Torus(Distribution):

@@ -3,6 +3,9 @@
 import numpy as np
 from scipy.special import logsumexp
 
+# Largest weights that differ by less than this fraction of the largest have no tail worth a fit.
+ALIKE = 0.05
+
 
 def log_mean_exp(log_values: np.ndarray, axis: int | None = None) -> np.ndarray | float:
     """``ln mean(exp(v))`` without overflow."""
@@ -21,7 +24,7 @@ def pareto_k(log_weights: np.ndarray, relative_ess: float = 1.0) -> float:
     """Shape k of the generalised Pareto distribution fitted to the largest weights.
 
     Below 0.5 the weights have finite variance, below 0.7 their mean converges at a useful rate; above, neither the mean nor its
-    error can be believed. Returns ``-inf`` when the largest weights are all alike, and ``inf`` when fewer than 25 are positive or
+    error can be believed. Returns ``-inf`` when the largest weights are all within 5 % of each other, where no tail can matter, and ``inf`` when fewer than 25 are positive or
     fewer than 5 stand out of the rest.
 
     References
@@ -37,7 +40,7 @@ def pareto_k(log_weights: np.ndarray, relative_ess: float = 1.0) -> float:
     tail = min(max(tail, 5), len(finite) - 1)
     finite = finite - finite[-1]
     exceedances = np.exp(finite[-tail:]) - np.exp(finite[-tail - 1])
-    if exceedances[-1] <= 1e-12:
+    if exceedances[-1] <= ALIKE:
         return -np.inf
     exceedances = exceedances[exceedances > 0]        # rows tied with the threshold say nothing of what lies above it
     if len(exceedances) < 5:
