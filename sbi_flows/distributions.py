@@ -159,7 +159,9 @@ class NormalMixture(Distribution):
         self.log_scales = nn.Parameter(torch.zeros(components, features))
 
     @torch.no_grad()
-    def fit(self, z: Tensor, weights: Tensor | None = None, generator: torch.Generator | None = None, n_steps: int = 40) -> NormalMixture:
+    def fit(
+        self, z: Tensor, weights: Tensor | None = None, generator: torch.Generator | None = None, n_steps: int = 40
+    ) -> NormalMixture:
         """Start from data: expectation maximisation on rows ``z (n, d)`` from k-means++ centres.
 
         Dempster, Laird & Rubin 1977; Arthur & Vassilvitskii 2007.
@@ -169,14 +171,16 @@ class NormalMixture(Distribution):
         means = _spread_out_rows(z, w, len(self.logits), generator)
         spread = (w @ (z - w @ z).square()).sqrt()
         scales = (spread / len(means) ** (1 / self.features)).expand_as(means)
+        floor = 1e-6 * spread.square()  # a component may not collapse on one row
         log_shares = torch.full_like(means[:, 0], -math.log(len(means)))
         for _ in range(n_steps):
-            log_each = log_shares - 0.5 * torch.cdist(z[None] / scales[:, None], (means / scales)[:, None]).square()[..., 0].T - scales.log().sum(-1)
+            distance = ((z[:, None] - means) / scales).square().sum(-1)
+            log_each = log_shares - 0.5 * distance - scales.log().sum(-1)
             responsibility = torch.softmax(log_each, dim=1) * w[:, None]
             share = responsibility.sum(0).clamp(min=1e-12)
             means = (responsibility.T @ z) / share[:, None]
             second = (responsibility.T @ z.square()) / share[:, None]
-            scales = (second - means.square()).clamp(min=(1e-3 * spread.square().mean()).item() * 1e-3).sqrt()
+            scales = torch.maximum(second - means.square(), floor).sqrt()
             log_shares = share.log()
         self.logits.copy_(log_shares)
         self.means.copy_(means)

@@ -24,8 +24,8 @@ def pareto_k(log_weights: np.ndarray, relative_ess: float = 1.0) -> float:
     """Shape k of the generalised Pareto distribution fitted to the largest weights.
 
     Below 0.5 the weights have finite variance, below 0.7 their mean converges at a useful rate; above, neither the mean nor its
-    error can be believed. Returns ``-inf`` when the largest weights are all within 5 % of each other, where no tail can matter, and ``inf`` when fewer than 25 are positive or
-    fewer than 5 stand out of the rest.
+    error can be believed. Returns ``-inf`` when the largest weights are all within 5 % of each other, where no tail
+    can matter, and ``inf`` when fewer than 25 are positive or fewer than 5 stand out of the rest.
 
     References
     ----------

@@ -103,8 +103,8 @@ def consistency_reasons(draws: Draws, folds: Sequence[Fold], estimate: Estimate)
         return []
     worst = int(np.argmax(np.where(failed, z, 0)))
     return [
-        f"the samples do not follow the log_posterior they came with: {names[worst]} is off by {difference[worst]:+.2f} standard deviations "
-        f"({z[worst]:.0f} sigma; {failed.sum()} of {len(names)} tests fail). Check burn-in, convergence, priors and column order"
+        f"the samples do not follow the log_posterior they came with: {names[worst]} is off by {difference[worst]:+.2f} standard "
+        f"deviations ({z[worst]:.0f} sigma; {failed.sum()} of {len(names)} tests fail). Check burn-in, convergence, priors and column order"
     ]
 
 
@@ -117,11 +117,10 @@ def _test_functions(draws: Draws, folds: Sequence[Fold]) -> tuple[list[str], np.
         z = np.clip((x - centre) / scale, -4, 4)
         return np.column_stack([z, (z**2 - 1) / np.sqrt(2), np.clip((log_f - level) / spread, -4, 4)])
 
-    on_draws, on_proposals = None, []
+    on_draws, on_proposals = np.zeros((draws.n, len(names))), []
     for fold in folds:
         level, spread = np.median(fold.log_f), np.std(np.clip(fold.log_f, *np.quantile(fold.log_f, [0.01, 1]))) + 1e-12
         g = functions(draws.x[fold.rows], fold.log_f, level, spread)
-        on_draws = np.zeros((draws.n, g.shape[1])) if on_draws is None else on_draws
         on_draws[fold.rows] = g
         on_proposals.append(functions(fold.proposals, fold.proposal_log_f, level, spread))
     return names, on_draws, on_proposals
@@ -170,7 +169,7 @@ def missed_mode_reasons(
     if not len(heavy):
         return []
     w, f, f_draws = np.exp(log_w[heavy]), log_f(x[heavy]), log_f(draws.x)
-    excess, excess_draws = log_p[heavy] - log_z - f, draws.log_p - log_z - f_draws
+    excess, excess_draws = log_p[heavy] - log_z - f, np.asarray(draws.log_p) - log_z - f_draws
     outside = f < f_draws.min()
     missed, found = w[outside].sum() / len(x), outside
     for factor in EXCESSES:

@@ -124,7 +124,8 @@ def cross_fit(draws: Draws, support: Any, random_state: Any) -> list[FittedDensi
 
 def _start(x: torch.Tensor, train_rows: torch.Tensor, validation_rows: torch.Tensor, support: Any, generator) -> list[Flow]:
     """Untrained flows on the base, a normal or a mixture, of the best held-out density; they begin as that base, whitened."""
-    best, best_score = None, -np.inf
+    best: list[Flow] = []
+    best_score = -np.inf
     for components in COMPONENTS:
         if components * x.shape[1] > train_rows.shape[1] // 20:
             break
@@ -138,8 +139,9 @@ def _start(x: torch.Tensor, train_rows: torch.Tensor, validation_rows: torch.Ten
                     flow.base.fit(flow.to_base(x[rows].float())[0], generator=generator)
             flows.append(flow)
         with torch.no_grad():
-            score = np.mean([flow.log_prob(x[rows].float()).mean().item() for flow, rows in zip(flows, validation_rows, strict=True)])
-        if best is None or score > best_score + WORTHWHILE:
+            scores = [flow.log_prob(x[rows].float()).mean().item() for flow, rows in zip(flows, validation_rows, strict=True)]
+        score = float(np.mean(scores))
+        if not best or score > best_score + WORTHWHILE:
             best, best_score = flows, score
         if not isinstance(flows[0].base, NormalMixture | StandardNormal):
             break

@@ -57,8 +57,8 @@ def evidence(
     method : {"auto", "bridge", "harmonic", "importance"}
         The estimator to report; all that are possible are computed and shown.
     max_evaluations : int
-        Budget of log-posterior evaluations beyond one a draw. Half serves the estimators (at most four a draw), the rest the search for missed
-        modes.
+        Budget of log-posterior evaluations beyond one a draw. Half serves the estimators (at most four a draw), the rest the search for
+        missed modes.
     random_state : int or generator, optional
 
     Returns
@@ -74,9 +74,9 @@ def evidence(
 
     Notes
     -----
-    The error counts autocorrelation (walkers of an emcee ensemble by the series of their mean), the finite number of proposals, and the noise
-    that the two folds share. A verdict that is not ok says why: Pareto k, poor overlap, unmixed chains, draws that do not follow the given
-    log-posterior, mass found by prior draws where no chain went. Without a prior or a callable, missed modes cannot be found.
+    The error counts autocorrelation (walkers of an emcee ensemble by the series of their mean), the finite number of proposals, and the
+    noise that the two folds share. A verdict that is not ok says why: Pareto k, poor overlap, unmixed chains, draws that do not follow
+    the given log-posterior, mass found by prior draws where no chain went. Without a prior or a callable, missed modes cannot be found.
 
     References
     ----------
@@ -148,8 +148,8 @@ def _folds(densities: Sequence[FittedDensity], draws: Draws, max_evaluations: in
                 f"{len(outside)} draws lie outside the declared support (first: {draws.x[outside[0]]!r}), where the density is zero. "
                 "Correct support= or the prior, or remove those draws."
             )
-        known = draws.log_posterior is not None
-        proposal_ratio = evaluate(draws.log_posterior, proposals) - proposal_log_f if known else None
+        function = draws.log_posterior
+        proposal_ratio = None if function is None else evaluate(function, proposals) - proposal_log_f
         folds.append(
             methods.Fold(
                 density.test_rows,

@@ -162,11 +162,12 @@ def _retained_mass(fold: Fold) -> float:
 
 def importance(draws: Draws, folds: Sequence[Fold]) -> Estimate:
     """Importance sampling from all folds' densities."""
-    ratio = np.concatenate([fold.proposal_ratio for fold in folds if fold.proposal_ratio is not None])
+    ratios = [_proposal_ratio(fold) for fold in folds]
+    ratio = np.concatenate(ratios)
     log_z = log_mean_exp(ratio)
     if log_z == -np.inf:
         return _no_estimate(draws, folds)
-    per_fold = tuple(np.exp(fold.proposal_ratio - log_mean_exp(fold.proposal_ratio)) for fold in folds)
+    per_fold = tuple(np.exp(r - log_mean_exp(r)) for r in ratios)
     w = np.exp(ratio - log_z)
     return Estimate(
         log_z=float(log_z),
@@ -189,7 +190,7 @@ def bridge(draws: Draws, folds: Sequence[Fold]) -> Estimate:
         centred[fold.rows] = _winsorised(fold.ratio) - np.median(fold.ratio)
     efficiency = draws.effective_size(centred) / draws.n
     for fold in folds:
-        bounded = np.maximum(fold.proposal_ratio, np.median(fold.ratio) - RATIO_BOUND)  # -inf stays an exact zero of s
+        bounded = np.maximum(_proposal_ratio(fold), np.median(fold.ratio) - RATIO_BOUND)  # -inf stays an exact zero of s
         n1, n2 = efficiency * len(fold.rows), len(bounded)
         root = _bridge_root(fold.ratio, bounded, n1, n2)
         offset = np.log(n1 / n2) - root
@@ -214,6 +215,12 @@ def bridge(draws: Draws, folds: Sequence[Fold]) -> Estimate:
         draw_weights=weights,
         proposal_weights=tuple(proposal_weights),
     )
+
+
+def _proposal_ratio(fold: Fold) -> np.ndarray:
+    if fold.proposal_ratio is None:
+        raise ValueError("This estimator evaluates the log-posterior at its own draws: pass a callable log_posterior.")
+    return fold.proposal_ratio
 
 
 def _bridge_root(ratio: np.ndarray, proposal_ratio: np.ndarray, n1: float, n2: float) -> float:

@@ -94,7 +94,7 @@ def test_prior_search_keeps_to_its_budget():
 
 def test_prior_of_another_width():
     x = np.random.default_rng(2).normal(size=(2000, 2))
-    with pytest.raises(ValueError, match="prior over 2 parameters.*draws 1"):
+    with pytest.raises(ValueError, match=r"prior over 2 parameters.*draws 1"):
         run(x, prior=BoxUniform([-5.0], [5.0]), support=["real", "real"])
 
 
