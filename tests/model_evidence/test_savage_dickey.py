@@ -106,17 +106,13 @@ def test_slow_chains_have_a_larger_error(nested):
 
 
 def test_with_the_default_flow(nested):
-    pytest.importorskip("sbi_flows.estimators")
-    result = savage_dickey(draws_of(nested, 5000), PRIOR, {"x1": 0.0}, random_state=0)
+    result = savage_dickey(draws_of(nested, 3000), PRIOR, {"x1": 0.0}, random_state=0)
     assert abs(result.log_bf - nested["log_bf"]) < 4 * result.log_bf_err
     assert result.reliability.ok, result
-    again = savage_dickey(draws_of(nested, 5000), PRIOR, {"x1": 0.0}, random_state=0)
-    assert again.log_bf == result.log_bf
 
 
 def test_a_point_on_the_edge_of_the_support_with_the_default_flow():
     """An amplitude >= 0 tested at 0: posterior N(0.5, 1) cut at zero."""
-    pytest.importorskip("sbi_flows.estimators")
 
     class HalfNormal:
         support = ((0.0, np.inf),)
@@ -125,7 +121,7 @@ def test_a_point_on_the_edge_of_the_support_with_the_default_flow():
             return halfnorm(scale=2).logpdf(x[:, 0])
 
     posterior = truncnorm(-0.5, np.inf, loc=0.5)
-    draws = posterior.rvs((5000, 1), random_state=0)
+    draws = posterior.rvs((3000, 1), random_state=0)
     result = savage_dickey(draws, HalfNormal(), 0.0, random_state=0)
     exact = posterior.logpdf(0.0) - halfnorm(scale=2).logpdf(0.0)
     # The mirrored density has a kink where the posterior's slope is not zero, which a smooth flow rounds off: 0.05 for it.
