@@ -12,6 +12,8 @@ _PUBLIC = {
     "ConditionalFlow": "estimators",
     "evidence": "model_evidence",
     "compare_models": "model_evidence",
+    "average_models": "model_evidence",
+    "savage_dickey": "model_evidence",
     "Evidence": "results",
     "Reliability": "results",
     "WeightedSamples": "results",
