@@ -48,8 +48,10 @@ class Flow(nn.Module):
     spec : dict
     """
 
-    context_mean: Tensor
-    context_scale: Tensor
+    # Data are best given in float64 whatever the parameters' dtype: large offsets are taken off before anything is rounded.
+    data_dtype = torch.float64
+
+    _anchor: Tensor
 
     def __init__(
         self,
@@ -69,8 +71,8 @@ class Flow(nn.Module):
         self.scaling = Whiten(self.features, [i for i, c in enumerate(support) if c.kind != "circular"], scaling)
         self.bijection = bijection
         self.base = base
-        self.register_buffer("context_mean", torch.zeros(context))
-        self.register_buffer("context_scale", torch.ones(context))
+        self.context_scaling = Whiten(context, method="standard") if context else None
+        self.register_buffer("_anchor", torch.zeros(()), persistent=False)  # carries dtype and device
 
     # --- Fitting the standardisation ---------------------------------------------------------------------------------------
 
@@ -105,19 +107,17 @@ class Flow(nn.Module):
         inside = x[keep]
         self.support.fit(inside, w)
         self.scaling.fit(self.support.forward_and_log_det(inside.double())[0], w)
-        if context is not None and context.shape[0] == len(keep):
-            c = context[keep].double()
-            w = torch.full((len(c),), 1.0 / len(c), dtype=c.dtype, device=c.device) if w is None else w / w.sum()
-            mean = w @ c
-            scale = (w @ (c - mean).square()).sqrt()
-            self.context_mean.copy_(mean)
-            self.context_scale.copy_(torch.where(scale > 1e-7 * c.abs().amax(0), scale, 1.0))
+        if context is not None and self.context_scaling is not None and context.shape[0] == len(keep):
+            self.context_scaling.fit(context[keep].double(), w)
         return self
 
     # --- Density -----------------------------------------------------------------------------------------------------------
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Natural-log density of ``x (n, d)`` given ``context (n, c)`` or ``(1, c)``: ``(n,)``, -inf outside the support."""
+        """Natural-log density of ``x (n, d)`` given ``context (n, c)`` or ``(1, c)``: ``(n,)`` in x's dtype, -inf outside the support.
+
+        Supports and standardisation are computed in float64 whatever the flow's dtype, so float64 rows may have large offsets.
+        """
         x, context = self._checked(x, context)
         if torch.is_grad_enabled() or len(x) <= ROWS_AT_ONCE:
             return self._log_prob(x, context)
@@ -126,7 +126,7 @@ class Flow(nn.Module):
     def _log_prob(self, x, context):
         outside, x = self.support.replace_outside(x)
         z, log_det = self.to_base(x, context)
-        return torch.where(outside, -math.inf, self.base.log_prob(z) + log_det)
+        return torch.where(outside, -math.inf, self.base.log_prob(z) + log_det).to(x.dtype)
 
     def log_prob_error(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Error estimate of :meth:`log_prob`, ``(n,)``: zeros, since these bijections are exact."""
@@ -136,47 +136,62 @@ class Flow(nn.Module):
         """Latent ``(n, d)`` and ``ln |det dz/dx|`` ``(n,)`` of rows inside the support."""
         y, log_support = self.support.forward_and_log_det(x)
         y, log_scaling = self.scaling.forward_and_log_det(y)
-        z, log_det = self.bijection.forward_and_log_det(y, self._scaled(context))
+        z, log_det = self.bijection.forward_and_log_det(y.to(self._anchor.dtype), self._scaled(context))
         return z, log_support + log_scaling + log_det
 
-    def from_base(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Data ``(n, d)`` and ``ln |det dx/dz|`` ``(n,)`` of latent rows."""
+    def from_base(self, z: Tensor, context: Tensor | None = None, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Data ``(n, d)``, of ``dtype`` or else the latent rows', and ``ln |det dx/dz|`` ``(n,)``."""
         y, log_det = self.bijection.inverse_and_log_det(z, self._scaled(context))
         y, log_scaling = self.scaling.inverse_and_log_det(y)
-        x, log_support = self.support.inverse_and_log_det(y)
+        x, log_support = self.support.inverse_and_log_det(y.to(dtype or z.dtype))
         return x, log_support + log_scaling + log_det
 
     # --- Draws -------------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample(self, n: int, context: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
         """``(n, d)`` draws; a context ``(1, c)`` serves all of them, ``(n, c)`` gives one draw a row."""
-        return self.sample_and_log_prob(n, context, generator=generator)[0]
+        return self.sample_and_log_prob(n, context, generator=generator, dtype=dtype)[0]
 
     @torch.no_grad()
     def sample_and_log_prob(
-        self, n: int, context: Tensor | None = None, *, generator: torch.Generator | None = None
+        self,
+        n: int,
+        context: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Draws ``(n, d)`` and their log density ``(n,)``."""
+        """Draws ``(n, d)`` and their log density ``(n,)``; ``dtype`` is the flow's own by default, float64 keeps large offsets exact."""
         z = self.base.sample(n, generator)
         context = self._checked_context(context, n)
-        drawn = [self._push(*rows) for rows in _pieces(z, context)]
+        drawn = [self._push(rows, given, dtype) for rows, given in _pieces(z, context)]
         return torch.cat([x for x, _ in drawn]), torch.cat([log_prob for _, log_prob in drawn])
 
-    def _push(self, z, context):
-        x, log_det = self.from_base(z, context)
-        return x, self.base.log_prob(z) - log_det
+    def _push(self, z, context, dtype):
+        x, log_det = self.from_base(z, context, dtype)
+        return x, (self.base.log_prob(z) - log_det).to(x.dtype)
 
     # --- Checks ------------------------------------------------------------------------------------------------------------
 
     def _scaled(self, context: Tensor | None) -> Tensor | None:
-        return None if context is None else (context - self.context_mean) / self.context_scale
+        if context is None or self.context_scaling is None:
+            return None
+        return self.context_scaling.forward_and_log_det(context)[0].to(self._anchor.dtype)
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if x.ndim != 2 or x.shape[1] != self.features:
             hint = "For a single point pass x[None]." if x.ndim == 1 and x.shape[0] == self.features else "Rows are points."
             raise ValueError(f"Expected x of shape (n, {self.features}); got {tuple(x.shape)}. {hint}")
-        return x.to(self.context_mean.dtype), self._checked_context(context, x.shape[0])
+        x = x if x.is_floating_point() else x.to(self._anchor.dtype)
+        return x.to(self._anchor.device), self._checked_context(context, x.shape[0])
 
     def _checked_context(self, context: Tensor | None, n: int) -> Tensor | None:
         c = self.context_features
@@ -191,7 +206,7 @@ class Flow(nn.Module):
         if context.ndim != 2 or context.shape[1] != c or context.shape[0] not in (1, n):
             hint = "For one context pass context[None]." if context.ndim == 1 else "Its rows must match those of x, or be one."
             raise ValueError(f"Expected context of shape ({n}, {c}) or (1, {c}); got {tuple(context.shape)}. {hint}")
-        return context.to(self.context_mean.dtype)
+        return context.to(self._anchor.device)
 
 
 def _pieces(x: Tensor, context: Tensor | None):

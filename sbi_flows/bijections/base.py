@@ -50,6 +50,21 @@ class Bijection(nn.Module, ABC):
         """Latent to data: ``(n, d)`` and ``ln |det dx/dz|``, ``(n,)``."""
 
 
+class Boundary(Bijection):
+    """A bijection between a user's columns and the network's: fixed numbers, set from data, that stay float64 whatever the flow's dtype.
+
+    An offset of a million with a spread of a thousandth (a date, a frequency) survives float64 and not float32; behind the boundary
+    all columns are of order one, and float32 is enough.
+    """
+
+    def _apply(self, fn, recurse=True):
+        kept = {name: value for name, value in self._buffers.items() if value is not None}
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            self._buffers[name] = value.to(fn(value).device)
+        return self
+
+
 class Chain(Bijection):
     """Bijections one after another; the first is nearest to the data."""
 

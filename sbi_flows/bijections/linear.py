@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sbi_flows.bijections.base import Bijection, Rows, merge_rows
+from sbi_flows.bijections.base import Bijection, Boundary, Rows, merge_rows
 
 # A whitened direction is never stretched by more than this over its column's own scale: duplicated columns must not explode.
 MIN_RELATIVE_SCALE = 1e-6
@@ -90,7 +90,7 @@ class Permutation(Bijection):
         return self._inverse.take(z.mT).mT, z.new_zeros(z.shape[0])
 
 
-class Whiten(Bijection):
+class Whiten(Boundary):
     """``z = W (x - mean)``, W lower triangular; buffers set by :meth:`fit`, the identity until then.
 
     Parameters
@@ -112,9 +112,9 @@ class Whiten(Bijection):
             raise ValueError(f"Expected scaling 'whiten', 'standard' or 'none'; got {method!r}.")
         self.method = method
         self._columns = list(range(features)) if columns is None else list(columns)
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("matrix", torch.eye(features))
-        self.register_buffer("inverse_matrix", torch.eye(features))
+        self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("matrix", torch.eye(features, dtype=torch.float64))
+        self.register_buffer("inverse_matrix", torch.eye(features, dtype=torch.float64))
 
     def fit(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Set mean and matrix from rows ``x (n, d)`` with weights ``(n,)``.
@@ -142,10 +142,10 @@ class Whiten(Bijection):
         return torch.log(self.matrix.diagonal(dim1=-2, dim2=-1)).sum(-1)
 
     def forward_and_log_det(self, x, context=None):
-        return (self.matrix @ (x - self.mean).mT).mT, self._log_det().expand(x.shape[0])
+        return (self.matrix @ (x.double() - self.mean).mT).mT, self._log_det().expand(x.shape[0])
 
     def inverse_and_log_det(self, z, context=None):
-        return (self.inverse_matrix @ z.mT).mT + self.mean, -self._log_det().expand(z.shape[0])
+        return (self.inverse_matrix @ z.double().mT).mT + self.mean, -self._log_det().expand(z.shape[0])
 
 
 def moments(x: Tensor, weights: Tensor | None, correlated: bool) -> tuple[Tensor, Tensor]:
@@ -155,8 +155,8 @@ def moments(x: Tensor, weights: Tensor | None, correlated: bool) -> tuple[Tensor
     mean = w @ x
     centred = x - mean
     scale = (w @ centred.square()).sqrt()
-    # Rounding alone gives a constant column a variance; float32 inputs round at 6e-8 of their size.
-    constant = scale <= 1e-7 * x.abs().amax(0)
+    # Rounding alone gives a constant column a variance.
+    constant = scale <= 1e-13 * x.abs().amax(0)
     scale = torch.where(constant, 1.0, scale)
     effective = 1 / w.square().sum()
     if not correlated or effective < 2 * d:

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sbi_flows.bijections.base import Bijection, Rows, merge_rows
+from sbi_flows.bijections.base import Boundary, Rows, merge_rows
 from sbi_flows.bijections.spline import wrap
 from sbi_flows.bijections.support import ColumnSupport
 
@@ -34,7 +34,7 @@ SMALLEST_TAIL = 1e-20
 LARGEST_QUANTILE = 9.262340089798408
 
 
-class Unconstrain(Bijection):
+class Unconstrain(Boundary):
     """Each column from its support to the real line; angles to [-pi, pi).
 
     ``location`` and ``scale`` of the reference distributions of half-lines and heavy tails are buffers set by :meth:`fit`.
@@ -62,8 +62,8 @@ class Unconstrain(Bijection):
         for kind in dict.fromkeys(c.kind for c in self.support):
             self._blocks.append((kind, Rows([i for i, c in enumerate(self.support) if c.kind == kind])))
         self.trivial = all(c.kind == "real" for c in self.support)
-        self.register_buffer("location", torch.zeros(len(self.support), 1))
-        self.register_buffer("scale", torch.ones(len(self.support), 1))
+        self.register_buffer("location", torch.zeros(len(self.support), 1, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(len(self.support), 1, dtype=torch.float64))
         # Ends stay float64 whatever the flow's dtype, so they are no buffers: they only follow it from device to device.
         ends = torch.tensor([[c.low, c.high] for c in self.support], dtype=torch.float64)
         self._low, self._high = ends[:, :1].clone(), ends[:, 1:].clone()

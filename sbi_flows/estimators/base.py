@@ -19,7 +19,7 @@ from sbi_flows._random import RandomState, seed_from
 from sbi_flows._validation import as_float, choose, positive, resolve_device, torch_dtype
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.estimators.columns import check_modelled, check_support
-from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble
+from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble, data_dtype, draw
 from sbi_flows.results import Reliability
 from sbi_flows.training import ArraySource, train
 
@@ -92,7 +92,8 @@ class FlowEstimator(BaseEstimator):
                 notes = [*notes, f"{(~used).sum()} rows of zero weight were left out"]
             y, weights = y[used], weights[used]
             context = None if context is None else context[used]
-        cautions, more = check_modelled(y, name, names, str(dtype).removeprefix("torch."))
+        held_in = "float64" if isinstance(self.flow, str | flows.Flow) else str(dtype).removeprefix("torch.")
+        cautions, more = check_modelled(y, name, names, held_in)
         columns = parse_support(self.support, y.shape[1], names)
         notes = [*notes, *more, *check_support(y, columns, name, names)]
         seeds = np.random.SeedSequence(seed_from(self.random_state)).generate_state(self.n_members + 2)
@@ -196,15 +197,14 @@ class FlowEstimator(BaseEstimator):
         for start in range(0, n, _ROWS_AT_ONCE):
             size = min(_ROWS_AT_ONCE, n - start)
             given = None if context is None else self._tensor(context[start : start + size])
-            pieces.append(self.flow_.sample(size, given, generator=generator).double().cpu().numpy())
+            pieces.append(draw(self.flow_, size, given, generator).double().cpu().numpy())
         drawn = np.concatenate(pieces) if pieces else np.empty((0, self.flow_.features))
         columns = parse_support(self.support, drawn.shape[1], names)
         # An end of the support need not be a float32 number: its rounding could lie outside.
         return np.clip(drawn, [column.low for column in columns], [column.high for column in columns])
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        anchor = next(self.flow_.parameters())
-        return as_float(array, "X").to(anchor)
+        return as_float(array, "X").to(next(self.flow_.parameters()).device, data_dtype(self.flow_))
 
 
 def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sbi_flows.flows import Flow
+
 
 class FlowEnsemble(nn.Module):
     """The equal mixture of several flows: its density is the mean of theirs, a draw comes from a member picked at random.
@@ -31,6 +33,7 @@ class FlowEnsemble(nn.Module):
         self.flows = nn.ModuleList(flows)
         self.features = flows[0].features
         self.context_features = flows[0].context_features
+        self.data_dtype = data_dtype(flows[0])
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Log of the members' mean density, ``(n,)``."""
@@ -51,7 +54,7 @@ class FlowEnsemble(nn.Module):
             rows = torch.nonzero(picked == m)[:, 0]
             if len(rows):
                 own = context if context is None or len(context) == 1 else context[rows]
-                drawn.append(flow.sample(len(rows), own, generator=generator))
+                drawn.append(draw(flow, len(rows), own, generator))
                 places.append(rows)
         return torch.cat(drawn)[torch.argsort(torch.cat(places))]
 
@@ -61,6 +64,18 @@ class FlowEnsemble(nn.Module):
         """Draws and the mixture's log density at them."""
         x = self.sample(n, context, generator=generator)
         return x, self.log_prob(x, context if context is None or len(context) == n else context.expand(n, -1))
+
+
+def data_dtype(flow: Any) -> torch.dtype:
+    """The dtype a flow wants its data in: its own word, or else that of its parameters."""
+    return getattr(flow, "data_dtype", next(flow.parameters()).dtype)
+
+
+def draw(flow: Any, n: int, context: Tensor | None, generator: torch.Generator | None) -> Tensor:
+    """``(n, d)`` draws in the dtype of the flow's data, where it can give them so."""
+    if isinstance(flow, Flow):
+        return flow.sample(n, context, generator=generator, dtype=flow.data_dtype)
+    return flow.sample(n, context, generator=generator)
 
 
 class EmbeddedFlow(nn.Module):
@@ -86,6 +101,7 @@ class EmbeddedFlow(nn.Module):
         self.embedding = embedding
         self.features = flow.features
         self.context_features = context_features
+        self.data_dtype = data_dtype(flow)
         dtype = next(flow.parameters()).dtype
         self.register_buffer("location", torch.zeros(context_features, dtype=dtype))
         self.register_buffer("scale", torch.ones(context_features, dtype=dtype))
@@ -111,11 +127,11 @@ class EmbeddedFlow(nn.Module):
 
     def sample(self, n: int, context: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """``(n, d)`` draws; context (1, c) is shared, (n, c) gives one draw a row."""
-        return self.flow.sample(n, self._embed(context), generator=generator)
+        return draw(self.flow, n, self._embed(context), generator)
 
     def sample_and_log_prob(self, n: int, context: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draws and their log density."""
         return self.flow.sample_and_log_prob(n, self._embed(context), generator=generator)
 
     def _embed(self, context: Tensor) -> Tensor:
-        return self.embedding((context - self.location) / self.scale)
+        return self.embedding((context.to(self.location) - self.location) / self.scale)

@@ -98,14 +98,14 @@ def cross_fit(draws: Draws, support: Any, random_state: Any) -> list[FittedDensi
     def _misfit(flow: Flow, train_rows: torch.Tensor, validation_rows: torch.Tensor) -> float:
         """Standard deviation of the log-ratio that is not the noise of the fit: its variance less the optimism on training rows."""
         with torch.no_grad():
-            seen, unseen = (log_p[rows] - flow.log_prob(x[rows]).double() for rows in (train_rows, validation_rows))
+            seen, unseen = (log_p[rows] - flow.log_prob(x[rows]) for rows in (train_rows, validation_rows))
         low, high = torch.quantile(unseen, torch.tensor([0.005, 0.995], dtype=unseen.dtype))
         misfit = unseen.clamp(low, high).var() - (unseen.mean() - seen.mean())
         return float(misfit.clamp(min=0).sqrt())
 
     train_rows, validation_rows = _rows(folds)
     flows = _start(x, train_rows, validation_rows, support, generator)
-    source = ArraySource(x.float(), train_rows=train_rows, validation_rows=validation_rows)
+    source = ArraySource(x, train_rows=train_rows, validation_rows=validation_rows)
     for max_steps, enough, learning_rate in ROUNDS:
         if max(_misfit(*sides) for sides in zip(flows, train_rows, validation_rows, strict=True)) < enough:
             break
@@ -136,10 +136,10 @@ def _start(x: torch.Tensor, train_rows: torch.Tensor, validation_rows: torch.Ten
             flow.fit_scaling(x[rows])
             if isinstance(flow.base, NormalMixture):
                 with torch.no_grad():
-                    flow.base.fit(flow.to_base(x[rows].float())[0], generator=generator)
+                    flow.base.fit(flow.to_base(x[rows])[0], generator=generator)
             flows.append(flow)
         with torch.no_grad():
-            scores = [flow.log_prob(x[rows].float()).mean().item() for flow, rows in zip(flows, validation_rows, strict=True)]
+            scores = [flow.log_prob(x[rows]).mean().item() for flow, rows in zip(flows, validation_rows, strict=True)]
         score = float(np.mean(scores))
         if not best or score > best_score + WORTHWHILE:
             best, best_score = flows, score
@@ -172,6 +172,6 @@ def _from_flow(flow: Flow, test_rows: np.ndarray, train_rows: np.ndarray) -> Fit
         generator = torch_generator(seed)
         sizes = [EVALUATION_CHUNK] * (n // EVALUATION_CHUNK) + [n % EVALUATION_CHUNK]
         with torch.no_grad():
-            return torch.cat([flow.sample(size, generator=generator) for size in sizes if size]).numpy()
+            return torch.cat([flow.sample(size, generator=generator, dtype=torch.float64) for size in sizes if size]).numpy()
 
     return FittedDensity(log_prob, sample, test_rows, train_rows)

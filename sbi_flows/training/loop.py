@@ -143,7 +143,7 @@ def train(
     positive("clip_norm", clip_norm)
     positive("weight_decay", weight_decay, zero=True)
     first = next(iter(members[0].parameters()))
-    source = source.to(first.device, first.dtype)
+    source = source.to(first.device, getattr(members[0], "data_dtype", first.dtype))
     n_steps = _steps_per_epoch(source.n_rows, batch_size)
     epochs = _epochs(n_steps, max_epochs)
     settings = {
