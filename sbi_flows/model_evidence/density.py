@@ -22,7 +22,7 @@ LAYERS, HIDDEN, BINS = 2, (32, 32), 8
 COMPONENTS = (1, 8, 24)
 WORTHWHILE = 0.02
 BATCH = 512
-ROUNDS = ((250, 0.05, 5e-3), (750, 0.4, 3e-3))  # steps; skipped where the misfit is below this; learning rate
+ROUNDS = ((250, 0.05, 5e-3), (750, 3.0, 3e-3))  # steps; skipped where the misfit is below this; learning rate
 
 
 @dataclass(frozen=True)
@@ -95,19 +95,13 @@ def cross_fit(draws: Draws, support: Any, random_state: Any) -> list[FittedDensi
     x = torch.as_tensor(draws.x)
     log_p = torch.as_tensor(draws.log_p)
 
-    def _misfit(flow: Flow, train_rows: torch.Tensor, validation_rows: torch.Tensor) -> float:
-        """Standard deviation of the log-ratio that is not the noise of the fit: its variance less the optimism on training rows."""
-        with torch.no_grad():
-            seen, unseen = (log_p[rows] - flow.log_prob(x[rows]) for rows in (train_rows, validation_rows))
-        low, high = torch.quantile(unseen, torch.tensor([0.005, 0.995], dtype=unseen.dtype))
-        misfit = unseen.clamp(low, high).var() - (unseen.mean() - seen.mean())
-        return float(misfit.clamp(min=0).sqrt())
-
     train_rows, validation_rows = _rows(folds)
     flows = _start(x, train_rows, validation_rows, support, generator)
     source = ArraySource(x, train_rows=train_rows, validation_rows=validation_rows)
     for max_steps, enough, learning_rate in ROUNDS:
-        if max(_misfit(*sides) for sides in zip(flows, train_rows, validation_rows, strict=True)) < enough:
+        sides = zip(flows, train_rows, validation_rows, strict=True)
+        misfits = [_misfit(*(log_p[rows] - _log_prob(flow, x[rows]) for rows in both)) for flow, *both in sides]
+        if max(misfits) < enough:
             break
         steps = max(1, round(train_rows.shape[1] / BATCH))
         train(
@@ -120,6 +114,23 @@ def cross_fit(draws: Draws, support: Any, random_state: Any) -> list[FittedDensi
             random_state=seed_from(generator),
         )
     return [_from_flow(flow.double(), test_rows=folds[k], train_rows=folds[1 - k]) for k, flow in enumerate(flows)]
+
+
+def _misfit(seen: torch.Tensor, unseen: torch.Tensor) -> float:
+    """Standard deviation of the log-ratio ``ln p - ln f`` beyond the noise of the fit, from training and validation rows.
+
+    Overfitting raises the log-density of training rows over that of others by as much as its noise adds to the variance of the ratio,
+    so the difference of means is taken off, and twice its own standard error with it.
+    """
+    low, high = torch.quantile(unseen, torch.tensor([0.005, 0.995], dtype=unseen.dtype))
+    variance = unseen.clamp(low, high).var()
+    noise = unseen.mean() - seen.mean() + 2 * (variance / len(unseen)).sqrt()
+    return float((variance - noise).clamp(min=0).sqrt())
+
+
+def _log_prob(flow: Flow, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return flow.log_prob(x)
 
 
 def _start(x: torch.Tensor, train_rows: torch.Tensor, validation_rows: torch.Tensor, support: Any, generator) -> list[Flow]:

@@ -30,6 +30,7 @@ from sbi_flows.weights import kish_ess, log_mean_exp, pareto_k
 
 RETAINED_MASS = (0.99, 0.95, 0.9, 0.8, 0.65, 0.5)
 RATIO_BOUND = 1000.0
+NEGLIGIBLE_BOUND = 20.0
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def bridge(draws: Draws, folds: Sequence[Fold]) -> Estimate:
     """Optimal bridge sampling, the draws counted at their effective number."""
     log_z, influence, weights = [], np.zeros(draws.n), np.zeros(draws.n)
     proposal_weights, proposal_variance, n_evaluations = [], 0.0, 0
-    overlap = []
+    overlap, tails = [], []
     centred = np.zeros(draws.n)
     for fold in folds:
         centred[fold.rows] = _winsorised(fold.ratio) - np.median(fold.ratio)
@@ -202,15 +203,14 @@ def bridge(draws: Draws, folds: Sequence[Fold]) -> Estimate:
         weights[fold.rows] = (1 - s_draws) / np.mean(1 - s_draws)
         proposal_weights.append(s_proposals / s_proposals.mean())
         n_evaluations += n2
+        tails += [_bounded_pareto_k(1 - s_draws), _bounded_pareto_k(s_proposals)]
         overlap.append(min(_kish_fraction(weights[fold.rows]), _kish_fraction(proposal_weights[-1])))
     variance = draws.variance_of_mean(influence) * (1 + fold_correlation(folds)) + proposal_variance / len(folds) ** 2
-    with np.errstate(divide="ignore"):
-        sides = [pareto_k(np.log(weights)), pareto_k(np.log(np.concatenate(proposal_weights)))]
     return Estimate(
         log_z=float(np.mean(log_z)),
         log_z_err=float(np.sqrt(variance)),
         ess=float(np.mean(overlap)),
-        pareto_k=max(sides),
+        pareto_k=max(tails),
         n_evaluations=n_evaluations,
         draw_weights=weights,
         proposal_weights=tuple(proposal_weights),
@@ -232,6 +232,12 @@ def _bridge_root(ratio: np.ndarray, proposal_ratio: np.ndarray, n1: float, n2: f
 
     everything = np.concatenate([ratio, proposal_ratio])
     return float(brentq(excess, everything.min() - 100, everything.max() + 100, xtol=1e-10))
+
+
+def _bounded_pareto_k(s: np.ndarray) -> float:
+    """Pareto k of weights in [0, 1]; none where the mean is so near the bound that no draw, seen or unseen, can dominate it."""
+    with np.errstate(divide="ignore"):
+        return -np.inf if s.mean() > 1 / NEGLIGIBLE_BOUND else pareto_k(np.log(s))
 
 
 def _kish_fraction(weights: np.ndarray) -> float:
