@@ -185,7 +185,8 @@ class Evidence:
     ess : float
         Effective number of independent draws behind ``log_z``, as a fraction of the draws used.
     pareto_k : float
-        Pareto shape of the trusted estimator's weights; below 0.7 the error can be believed.
+        Pareto shape of the trusted estimator's weights; below 0.7 the error can be believed. ``-inf`` where the weights are bounded so
+        near their mean that they have no tail ("no tail" in the repr).
     reliability : Reliability
     by_method : pandas.DataFrame
         One row an estimator: ``log_z, log_z_err, ess, pareto_k, n_evaluations``.
@@ -205,7 +206,7 @@ class Evidence:
     def __repr__(self) -> str:
         head = f"Evidence(log_z={_with_error(self.log_z, self.log_z_err)}, {self.method})   {self.reliability}"
         rows = "   ".join(
-            f"{name} {_with_error(row.log_z, row.log_z_err)} (k={row.pareto_k:.2f}, ess={row.ess:.0%})"
+            f"{name} {_with_error(row.log_z, row.log_z_err)} ({_tail(row.pareto_k)}, ess={row.ess:.0%})"
             for name, row in self.by_method.iterrows()
         )
         return f"{head}\n    {rows}"
@@ -216,3 +217,7 @@ def _with_error(value: float, error: float) -> str:
     known = np.isfinite(error) and error > 0
     decimals = int(np.clip(np.ceil(-np.log10(error)), 2, 8)) if known else 4
     return f"{value:.{decimals}f} +- {error:.2g}"
+
+
+def _tail(pareto_k: float) -> str:
+    return "no tail" if pareto_k == -np.inf else f"k={pareto_k:.2f}"
