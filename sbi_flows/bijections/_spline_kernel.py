@@ -1,7 +1,7 @@
 """Rational-quadratic splines with a hand-written backward pass, for any shape of elements.
 
-One autograd node replaces about a hundred. Parameters lead, so each per-bin quantity is a contiguous run; what backward needs is
-nine numbers an element besides the softmax of the bin sizes.
+One autograd node replaces about a hundred. Parameters lead, so each per-bin quantity is one contiguous run. Operations are counted
+here more than elsewhere: at the batch sizes of training the time goes into their number, hence the stacked pairs.
 
 With bin left end ``(x0, y0)``, sizes ``w, h``, slopes ``d0, d1`` at its ends, ``s = h / w``,
 ``xi = (x - x0) / w``, ``t = xi (1 - xi)``::
@@ -11,18 +11,26 @@ With bin left end ``(x0, y0)``, sizes ``w, h``, slopes ``d0, d1`` at its ends, `
 
 References
 ----------
-Durkan, Bekasov, Murray & Papamakarios 2019, "Neural spline flows", arXiv:1906.04032. Gregory & Delbourgo 1982.
+Gregory & Delbourgo 1982, "Piecewise rational quadratic interpolation to monotonic data", IMA J. Numer. Anal. 2(2).
+Durkan, Bekasov, Murray & Papamakarios 2019, "Neural spline flows", arXiv:1906.04032.
 """
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-# |ln slope| at the knots is softly bounded by this: e^8 leaves room for slopes of 1e+-3.
-MAX_LOG_SLOPE = 8.0
+# Slopes at the knots are MIN_SLOPE + (1 - MIN_SLOPE) log2(1 + 2^raw): one for a raw slope of zero.
+MIN_SLOPE = 1e-3
+LN2 = math.log(2)
+
+# Whether a function transform (vmap, grad) is running; where torch cannot say, assume so: that is only slower.
+_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
 class Shape(NamedTuple):
@@ -34,172 +42,243 @@ class Shape(NamedTuple):
     circular: bool
 
     @property
+    def n_slopes(self) -> int:
+        """Slopes at the inner knots, and on a circle one more for the seam."""
+        return self.bins - (0 if self.circular else 1)
+
+    @property
     def n_params(self) -> int:
-        """Slopes at the knots (the two ends are fixed, or one and the same), then a width and a height a bin."""
-        return 3 * self.bins - (0 if self.circular else 1)
+        """The slopes, then a width and a height for each bin."""
+        return self.n_slopes + 2 * self.bins
+
+    @property
+    def floor(self) -> float:
+        """Smallest size of a bin."""
+        return 2 * self.bound * self.min_size
+
+    @property
+    def scale(self) -> float:
+        """What is left to share among the bins."""
+        return 2 * self.bound * (1 - self.bins * self.min_size)
+
+
+class _Saved(NamedTuple):
+    """What the gradient needs of ``n`` elements."""
+
+    fractions: Tensor  # (2 bins, n) softmax of the sizes
+    found: Tensor  # (6, n) x, y, raw slope at the left end of the bin, then at the right
+    size: Tensor  # (2, n) w, h
+    d: Tensor  # (2, n) slopes at the ends of the bin
+    ends: Tensor  # (2, n) 1 - xi, xi
+    squares: Tensor  # (2, n) their squares
+    scalars: Tensor  # (6, n) s, d0 + d1 - 2 s, t, M, 1 / D, r
+    index: Tensor  # (1, n) the bin
+    inside: Tensor  # (1, n) not in a tail
 
 
 def spline(x: Tensor, params: Tensor, shape: Shape, inverse: bool) -> tuple[Tensor, Tensor]:
     """``x (*s)`` and ``params (n_params, *s)`` to the value and its log derivative, of the inverse map if ``inverse``."""
-    value, log_slope = _Spline.apply(x, params, shape, inverse)[:2]
-    return value, log_slope
+    if _transforms_active():
+        return _VmapSpline.apply(x, params, shape, inverse)[:2]
+    if torch.is_grad_enabled() and (x.requires_grad or params.requires_grad):
+        return _Spline.apply(x, params, shape, inverse)
+    return _evaluate(x, params, shape, inverse)[:2]
+
+
+@cache
+def _running_sum(shape: Shape, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """``offset (bins + 1, 1)`` and ``matrix (bins + 1, bins)``: the knots are offset + matrix @ fractions, the last one exact."""
+    count = torch.arange(shape.bins + 1, dtype=torch.float64)[:, None]
+    matrix = shape.scale * (count > torch.arange(shape.bins)).double()
+    offset = count * shape.floor - shape.bound
+    matrix[-1], offset[-1] = 0, shape.bound
+    return offset.to(device, dtype), matrix.to(device, dtype)
 
 
 def _locate(x: Tensor, params: Tensor, shape: Shape, channel: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Softmax of bin sizes ``(bins, 2, *s)``, ends of each element's bin ``(2, 3, *s)`` as x, y, raw slope, bin ``(*s)``."""
-    bins, bound = shape.bins, shape.bound
-    raw_slopes, raw_sizes = params[: params.shape[0] - 2 * bins], params[params.shape[0] - 2 * bins :]
-    fractions = torch.softmax(raw_sizes.unflatten(0, (bins, 2)), 0)
-    knots = params.new_empty((bins + 1, 3, *x.shape))
-    ends = knots[:, :2]
-    ends[0] = -bound
-    scale = 2 * bound * (1 - bins * shape.min_size)
-    for k in range(bins - 1):
-        torch.add(ends[k], fractions[k], alpha=scale, out=ends[k + 1])
-    ramp = torch.arange(1, bins, device=x.device, dtype=x.dtype) * (2 * bound * shape.min_size)
-    ends[1:bins] += ramp.reshape(-1, *[1] * (x.ndim + 1))
-    ends[bins] = bound
+    """For ``x (n,)``: softmax of the sizes ``(2 bins, n)``, both ends of each bin ``(6, n)`` as x, y, raw slope, and the bin."""
+    bins, n = shape.bins, x.shape[0]
+    fractions = torch.softmax(params[shape.n_slopes :].reshape(bins, 2 * n), 0)
+    knots = params.new_empty((bins + 1, 3 * n))
+    # An out= product is not touched by autocast: knots stay in full precision.
+    torch.addmm(*_running_sum(shape, x.dtype, x.device), fractions, out=knots[:, : 2 * n])
+    slopes = knots[:, 2 * n :]
     if shape.circular:
-        knots[:bins, 2] = raw_slopes
-        knots[bins, 2] = raw_slopes[0]
+        slopes[:bins].copy_(params[:bins])
+        slopes[bins].copy_(params[0])
     else:
-        knots[1:bins, 2] = raw_slopes
-        knots[0, 2] = knots[bins, 2] = 0
-    index = (knots[1:bins, channel] <= x).sum(0)
-    n = x.numel()
-    at = index.reshape(-1) * (3 * n) + torch.arange(n, device=x.device)
-    at = at + (torch.arange(6, device=x.device) * n)[:, None]
-    found = knots.reshape(-1).index_select(0, at.reshape(-1)).reshape(2, 3, *x.shape)
-    return fractions, found, index
+        slopes[1:bins].copy_(params[: bins - 1])
+        slopes[::bins].zero_()
+    # Counting in floats: comparing into a float buffer and summing is several times faster than summing booleans.
+    passed = torch.le(knots[1:bins, channel * n : (channel + 1) * n], x, out=params.new_empty((bins - 1, n)))
+    index = passed.sum(0).long()
+    at = torch.add(torch.arange(6 * n, device=x.device).view(6, n), index, alpha=3 * n)
+    return fractions, knots.view(-1).index_select(0, at.view(-1)).view(6, n), index
 
 
-def _bin(found: Tensor) -> tuple[Tensor, ...]:
-    """``w, h, s, d0, d1`` and the soft bound's divisor ``(2, *s)`` from the ends of each element's bin."""
-    w, h = found[1, :2] - found[0, :2]
-    divisor = found[:, 2].abs().mul_(1 / MAX_LOG_SLOPE).add_(1)
-    d0, d1 = torch.exp(found[:, 2] / divisor)
-    return w, h, h / w, d0, d1, divisor
-
-
-def _evaluate(x, params, shape: Shape, inverse: bool):
+def _evaluate(x: Tensor, params: Tensor, shape: Shape, inverse: bool) -> tuple[Tensor, Tensor, _Saved]:
+    n, whole = x.numel(), x.shape
+    x, params = x.reshape(n), params.reshape(shape.n_params, n)
     clipped = x.clamp(-shape.bound, shape.bound)
     inside = x == clipped
     fractions, found, index = _locate(clipped, params, shape, channel=1 if inverse else 0)
-    w, h, s, d0, d1, _ = _bin(found)
-    u = d0 + d1 - 2 * s
+    size = found[3:5] - found[:2]
+    # The floor acts where the slope hardly depends on its parameter any more; the gradient ignores it, so it can come back.
+    d = softplus(found[2::3], beta=LN2).clamp_(min=MIN_SLOPE)
+    x0, y0, *_ = found.unbind(0)
+    (w, h), (d0, d1) = size.unbind(0), d.unbind(0)
+    scalars = x.new_empty((6, n))
+    s, u, t, m, inv_d, r = scalars.unbind(0)
+    torch.div(h, w, out=s)
+    torch.add(d0, d1, out=u).sub_(s, alpha=2)
+    ends = x.new_empty((2, n))
+    rest, xi = ends.unbind(0)
     if inverse:
-        zeta = (clipped - found[0, 1]) / h
-        xi = _solve(zeta, s, d0, u).clamp_(0, 1)
+        _solve((clipped - y0).div_(h), s, d0, u, out=xi)
     else:
-        xi = ((clipped - found[0, 0]) / w).clamp_(0, 1)
-    rest = 1 - xi
-    t = xi * rest
-    xi2 = xi * xi
-    denominator = torch.addcmul(s, u, t)
-    numerator = d1 * xi2 + 2 * s * t + d0 * rest * rest
-    log_slope = torch.log(numerator * (s / denominator).square_())
-    value = torch.addcmul(found[0, 0], w, xi) if inverse else found[0, 1] + h * (s * xi2 + d0 * t) / denominator
-    # Beyond the interval the map is the identity: the clipped element sits on an end knot of slope one.
+        torch.div(clipped.sub_(x0), w, out=xi)
+    torch.sub(1, xi, out=rest)
+    torch.mul(rest, xi, out=t)
+    squares = ends * ends
+    torch.mul(d0, squares[0], out=m).addcmul_(d1, squares[1]).addcmul_(s, t, value=2)
+    torch.addcmul(s, u, t, out=inv_d).reciprocal_()
+    torch.mul(s, squares[1], out=r).addcmul_(d0, t).mul_(inv_d)
+    ratio = s * inv_d
+    log_slope = (m * ratio).mul_(ratio).log_()
+    value = torch.addcmul(x0, w, xi) if inverse else torch.addcmul(y0, h, r)
+    # Beyond the interval the map is the identity: the clipped element sits on an end knot, where the slope is one.
     value = torch.where(inside, value, x)
-    log_slope = torch.where(inside, -log_slope if inverse else log_slope, 0.0)
-    return value, log_slope, fractions, found, index, xi, inside
+    if inverse:
+        log_slope = log_slope.neg_()
+    saved = _Saved(fractions.view(-1, n), found, size, d, ends, squares, scalars, index[None], inside[None])
+    return value.view(whole), log_slope.view(whole), saved
 
 
-def _solve(zeta, s, d0, u):
-    """Root in [0, 1] of ``a xi^2 + b xi + c``, by the form of the quadratic formula that does not cancel."""
-    b = d0 - zeta * u
+def _solve(zeta: Tensor, s: Tensor, d0: Tensor, u: Tensor, out: Tensor) -> None:
+    """Root in [0, 1] of ``a xi^2 + b xi - s zeta``, by the form of the quadratic formula that does not cancel."""
+    b = torch.addcmul(d0, zeta, u, value=-1)
     a = s - b
-    c = -s * zeta
-    root = torch.sqrt((b * b - 4 * a * c).clamp_(min=0))
-    positive = b >= 0
-    q = -0.5 * (b + torch.where(positive, root, -root))
-    # q = 0 only where c = 0 too (zeta = 0 in a bin of zero slope, which the slope bound excludes).
-    return torch.where(positive, c, q) / torch.where(positive, q, a)
+    c = zeta.mul_(s)
+    root = (b * b).addcmul_(a, c, value=4).clamp_(min=0).sqrt_()
+    # q = (b + sign(b) root) / 2 with sign(0) = 1: then xi = c / q for b >= 0 and -q / a else.
+    q = root.copysign_(b).add_(b).div_(2)
+    torch.where(b >= 0, c.div_(q), q.div_(a).neg_(), out=out).clamp_(0, 1)
 
 
-def _gradient(grad_value, grad_log, fractions, found, index, xi, inside, shape: Shape):
-    """Gradients with respect to x and the parameters of the *forward* map at ``xi``, for weights on its value and log slope."""
-    bins, bound = shape.bins, shape.bound
-    w, h, s, d0, d1, divisor = _bin(found)
-    gz, gl = grad_value * inside, grad_log * inside
-    rest = 1 - xi
-    t = xi * rest
-    xi2, rest2 = xi * xi, rest * rest
-    u = d0 + d1 - 2 * s
-    inv_d = 1 / torch.addcmul(s, u, t)
-    m = d1 * xi2 + 2 * s * t + d0 * rest2
-    r = (s * xi2 + d0 * t) * inv_d
-    centre = rest - xi
-    gr = gz * h * inv_d  # weight on D times the derivatives of r
+def _gradient(gz: Tensor, gl: Tensor, saved: _Saved, shape: Shape) -> tuple[Tensor, Tensor]:
+    """Gradients with respect to x ``(n,)`` and the parameters ``(n_params, n)`` of the *forward* map.
+
+    ``gz, gl (n,)`` are the weights on its value and on its log slope.
+    """
+    bins, n = shape.bins, len(gz)
+    fractions, found, size, d, ends, squares, scalars, index, inside = saved
+    (w, h), (rest, xi), (s, u, t, m, inv_d, r) = size.unbind(0), ends.unbind(0), scalars.unbind(0)
+    gr = (gz * h).mul_(inv_d)
     gm = gl / m
-    gd = 2 * gl * inv_d
-    g_xi = gr * s * m * inv_d + 2 * gm * (d1 * xi + s * centre - d0 * rest) - gd * u * centre
-    one_minus_2t = 1 - 2 * t
-    g_s = gr * (xi2 - r * one_minus_2t) + 2 * (gm * t + gl / s) - gd * one_minus_2t
-    g_t = gd * t
-    slopes = torch.stack([gr * t * (1 - r) + gm * rest2 - g_t, gm * xi2 - gr * t * r - g_t])
-    slopes *= torch.exp(found[:, 2] / divisor) / divisor.square_()
-    g_x = g_xi / w
-    left = torch.stack([-g_x, gz])
-    size = torch.stack([-(g_s * s + g_xi * xi) / w, gz * r + g_s / w])
-    # Through the softmax: subtract the mean of the gradient under the fractions.
-    scale = 2 * bound * (1 - bins * shape.min_size)
-    floor = 2 * bound * shape.min_size
-    before = found[0, :2] + bound - floor * index
-    mean = (left * before + size * (found[1, :2] - found[0, :2] - floor)) / scale
-    n_slopes = shape.n_params - 2 * bins
-    grads = xi.new_zeros((n_slopes + 2 * bins + (0 if shape.circular else 1), *xi.shape))
-    # Slopes first: their last row is the first of the sizes, which are written after it.
-    grads.scatter_(0, index[None], slopes[:1])
-    grads.scatter_(0, index[None] + 1, slopes[1:])
+    half_gd = gl * inv_d
+    e = (gr * r).add_(half_gd, alpha=2)
+    c = e * t
+
+    slopes = (gm * squares).sub_(c)
+    slopes[0].addcmul_(gr, t)
+    slopes.mul_(found[2::3].mul(LN2).sigmoid_())
+
+    g_s = (gr * squares[1]).sub_(e).add_(c.addcmul_(gm, t).addcdiv_(gl, s), alpha=2)
+    turn = d * ends
+    g_xi = (gm * s).addcmul_(half_gd, u, value=-1).mul_(rest - xi).addcmul_(gm, turn[1].sub_(turn[0]))
+    g_x = (s * m).mul_(inv_d).mul_(gr).add_(g_xi, alpha=2).div_(w)
+
+    # Weights on the left end of the bin, then on its size: the left end is the sum of the sizes before it.
+    weights = gl.new_empty((2, 2 * n))
+    left, width = weights.unbind(0)
+    g_s.div_(w)
+    torch.neg(g_x, out=left[:n])
+    left[n:].copy_(gz)
+    torch.mul(g_s, s, out=width[:n]).addcmul_(g_x, xi).neg_()
+    torch.addcmul(g_s, gz, r, out=width[n:])
+    # Through the softmax: subtract the mean weight under the fractions.
+    before = (found[:2] + shape.bound).sub_(index, alpha=shape.floor).view(-1)
+    minus_mean = before.mul_(left).addcmul_((size - shape.floor).view(-1), width).neg_()
+    left, width = torch.add(minus_mean, weights, alpha=shape.scale).unbind(0)
+
+    # The last row written by the scatter is the first of the sizes, or (on the line) the fixed slope at the right end; the first
+    # row is the fixed slope at the left end. All are overwritten or dropped.
+    pad = 0 if shape.circular else 1
+    grads = gl.new_empty((pad + shape.n_params, n))
+    grads[: bins + 1].zero_()
+    grads.scatter_(0, torch.cat([index, index + 1]), slopes)
     if shape.circular:
-        grads[0] += grads[bins]
-    bin_number = torch.arange(bins, device=xi.device).reshape(-1, *[1] * (xi.ndim + 1))
-    sizes = torch.where(bin_number < index, (left - mean) * scale, mean * -scale)
-    sizes.scatter_(0, index.expand(1, 2, *index.shape), ((size - mean) * scale)[None])
-    sizes *= fractions
-    grads[-2 * bins :] = sizes.flatten(0, 1)
-    return torch.where(inside, g_x, grad_value), grads if shape.circular else grads[1:]
+        grads[0].add_(grads[bins])
+    sizes = grads[bins:].view(bins, 2 * n)
+    numbers = torch.arange(bins, device=gl.device).view(bins, 1)
+    both = index.repeat(1, 2)
+    torch.where(numbers < both, left, minus_mean, out=sizes)
+    sizes.scatter_(0, both, width[None])
+    sizes.mul_(fractions.view(bins, 2 * n))
+    return torch.where(inside[0], g_x, gz), grads[pad:]
+
+
+def _backward(grad_value, grad_log, saved: _Saved, shape: Shape, inverse: bool) -> tuple[Tensor, Tensor]:
+    whole = grad_value.shape
+    gz, gl = grad_value.reshape(-1), grad_log.reshape(-1)
+    if inverse:
+        # x(z, p) solves z = f(x, p): dx = (dz - f_p dp) / f', and the log slope is -ln f' at that x.
+        s, _, _, m, inv_d, _ = saved.scalars.unbind(0)
+        gl = -gl
+        through_log, _ = _gradient(torch.zeros_like(gz), gl, saved, shape)
+        gz = (gz + through_log) / torch.where(saved.inside[0], m * (s * inv_d).square(), 1.0)
+        return gz.view(whole), _gradient(-gz, gl, saved, shape)[1].view(-1, *whole)
+    g_x, grads = _gradient(gz, gl, saved, shape)
+    return g_x.view(whole), grads.view(-1, *whole)
 
 
 class _Spline(torch.autograd.Function):
-    """Value and log slope, with what the gradient needs as further (not differentiable) outputs."""
+    @staticmethod
+    def forward(ctx, x, params, shape, inverse):
+        value, log_slope, saved = _evaluate(x, params, shape, inverse)
+        ctx.shape, ctx.inverse = shape, inverse
+        ctx.save_for_backward(*saved)
+        return value, log_slope
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_value, grad_log):
+        return *_backward(grad_value, grad_log, _Saved(*ctx.saved_tensors), ctx.shape, ctx.inverse), None, None
+
+
+class _VmapSpline(torch.autograd.Function):
+    """The same under function transforms, which want what is saved to be an output."""
 
     @staticmethod
     def forward(x, params, shape, inverse):
-        return _evaluate(x, params, shape, inverse)
+        value, log_slope, saved = _evaluate(x, params, shape, inverse)
+        # Whole shapes, so that a dimension of members stays visible.
+        return value, log_slope, *(part.view(-1, *x.shape) for part in saved)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.shape, ctx.inverse = inputs[2:]
         ctx.mark_non_differentiable(*output[2:])
-        ctx.set_materialize_grads(True)
-        ctx.save_for_backward(output[1], *output[2:])
+        ctx.save_for_backward(*output[2:])
 
     @staticmethod
     def backward(ctx, grad_value, grad_log, *_):
-        return *_SplineGradient.apply(grad_value, grad_log, *ctx.saved_tensors, ctx.shape, ctx.inverse), None, None
+        return *_VmapSplineGradient.apply(grad_value, grad_log, ctx.shape, ctx.inverse, *ctx.saved_tensors), None, None
 
     @staticmethod
     def vmap(info, in_dims, x, params, shape, inverse):
         x = _batched(x, in_dims[0], 0, info.batch_size)
         params = _batched(params, in_dims[1], 1, info.batch_size)
-        return _Spline.apply(x, params, shape, inverse), (0, 0, 2, 2, 0, 0, 0)
+        return _VmapSpline.apply(x, params, shape, inverse), (0, 0, *[1] * len(_Saved._fields))
 
 
-class _SplineGradient(torch.autograd.Function):
+class _VmapSplineGradient(torch.autograd.Function):
     """The backward pass as a function of its own, so that it too can be vmapped (``vmap`` of ``grad``)."""
 
     @staticmethod
-    def forward(grad_value, grad_log, log_slope, fractions, found, index, xi, inside, shape, inverse):
-        saved = (fractions, found, index, xi, inside, shape)
-        if not inverse:
-            return _gradient(grad_value, grad_log, *saved)
-        # x(z, p) solves z = f(x, p): dx = (dz - f_p dp) / f', and the log slope is -ln f' at that x.
-        through_log, _ = _gradient(torch.zeros_like(grad_log), -grad_log, *saved)
-        grad_z = (grad_value + through_log) * torch.exp(log_slope)
-        _, grad_params = _gradient(-grad_z, -grad_log, *saved)
-        return grad_z, grad_params
+    def forward(grad_value, grad_log, shape, inverse, *saved):
+        flat = _Saved(*(part.reshape(part.shape[0], -1) for part in saved))
+        return _backward(grad_value, grad_log, flat, shape, inverse)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -212,15 +291,14 @@ class _SplineGradient(torch.autograd.Function):
         )
 
     @staticmethod
-    def vmap(info, in_dims, *args):
-        targets = (0, 0, 0, 2, 2, 0, 0, 0)
-        moved = [_batched(a, d, t, info.batch_size) for a, d, t in zip(args[:8], in_dims[:8], targets, strict=True)]
-        return _SplineGradient.apply(*moved, *args[8:]), (0, 1)
+    def vmap(info, in_dims, grad_value, grad_log, shape, inverse, *saved):
+        grad_value, grad_log = (_batched(g, d, 0, info.batch_size) for g, d in zip((grad_value, grad_log), in_dims[:2], strict=True))
+        saved = [_batched(part, d, 1, info.batch_size) for part, d in zip(saved, in_dims[4:], strict=True)]
+        return _VmapSplineGradient.apply(grad_value, grad_log, shape, inverse, *saved), (0, 1)
 
 
 def _batched(tensor: Tensor, dim: int | None, target: int, size: int) -> Tensor:
     """``tensor`` with its batch dimension at ``target``, expanded if it has none."""
     if dim is not None:
         return tensor.movedim(dim, target)
-    shape = list(tensor.shape)
-    return tensor.unsqueeze(target).expand(*shape[:target], size, *shape[target:])
+    return tensor.unsqueeze(target).expand(*tensor.shape[:target], size, *tensor.shape[target:])

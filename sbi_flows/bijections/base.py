@@ -149,14 +149,16 @@ class Columnwise:
 
     def apply(self, method: str, x: Tensor, params: Tensor) -> tuple[list[tuple[Rows, Tensor]], Tensor]:
         """Transform ``x (d, n)`` given ``params (n_params, n)``; blocks of new rows, and the summed log-derivative ``(n,)``."""
-        blocks, log_det = [], None
+        if len(self.blocks) == 1:
+            transformer, rows = self.blocks[0]
+            values, log_each = getattr(transformer, method)(rows.take(x), params.view(transformer.n_params, len(rows), -1))
+            return [(rows, values)], log_each.sum(0)
+        blocks, log_det = [], x.new_zeros(())
         for (transformer, rows), flat in zip(self.blocks, params.split(self.sizes), strict=True):
             taken = rows.take(x)
             values, log_each = getattr(transformer, method)(taken, flat.unflatten(0, (transformer.n_params, len(rows))))
             blocks.append((rows, values))
-            log_each = log_each.sum(0)
-            log_det = log_each if log_det is None else log_det + log_each
-        assert log_det is not None  # there is at least one block
+            log_det = log_det + log_each.sum(0)
         return blocks, log_det
 
 
