@@ -1,14 +1,14 @@
 """Autoregressive spline flows beside zuko and nflows: seconds a training step, log_prob and draws, and held-out likelihood.
 
-All in one process, taking turns, at equal sizes: 5 layers, (64, 64) hidden, 8 bins, 8 context features. Beside it the matrix products
-alone of the same networks: what no implementation with dense products can beat.
+All in one process, taking turns, at equal sizes: 5 layers, (64, 64) hidden, 8 bins, 8 context features. Beside it the matrix
+products alone of the same networks: what no implementation with dense products can beat.
 
     python -m venv .venv-peers
     .venv-peers/bin/pip install -r benchmarks/requirements-flows.txt
     PYTHONPATH=. .venv-peers/bin/python benchmarks/flows.py [--quick] [--device cuda]
 
-Writes ``benchmarks/results/flows.json`` and ``flows.md`` (``flows-cuda.*`` on a GPU). The parts ``--only speed`` and ``--only fit``
-run alone and keep the other part's last results.
+Writes ``benchmarks/results/flows.json`` and ``flows.md`` (``flows-cuda.*`` on a GPU). ``--only speed`` and ``--only fit`` run one
+part and keep the other's last results.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -106,7 +107,7 @@ class Products(nn.Module):
         super().__init__()
         sizes = [d + CONTEXT, *HIDDEN, (3 * BINS - 1) * d]
         self.layers = nn.ModuleList(
-            nn.ParameterList(nn.Parameter(torch.randn(b, a) / math.sqrt(a)) for a, b in zip(sizes, sizes[1:], strict=False))
+            nn.ParameterList(nn.Parameter(torch.randn(b, a) / math.sqrt(a)) for a, b in pairwise(sizes))
             for _ in range(LAYERS)
         )
 
@@ -197,7 +198,7 @@ def speed(device: str, dims: list[int], batches: list[int], rounds: int, seconds
 
 def speed_line(row: dict) -> str:
     seconds, ratios = row["seconds"], row["times_slower"]
-    cells = [f"{1e3 * seconds[n]:.2f} ms" + (f" ({ratios[n]:.1f}x)" if n != "sbi_flows" else "") if n in seconds else "" for n in CONTESTANTS]
+    cells = [f"{1e3 * seconds[n]:.2f} ms ({ratios[n]:.2f}x)" if n in seconds else "" for n in CONTESTANTS]
     return f"| {row['d']} | {row['batch']} | {row['task']} | " + " | ".join(cells) + " |"
 
 
@@ -205,7 +206,7 @@ def speed_line(row: dict) -> str:
 
 
 def problem(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """``x (n, 8)`` given ``context (n, 8)``: a ring, two modes, a banana, noise whose size varies, a Student t, and correlations."""
+    """``x (n, 8)`` given ``context (n, 8)``: a ring, two modes, a banana, noise of varying size, a Student t, correlations."""
     g = torch.Generator().manual_seed(seed)
     c = torch.randn(n, CONTEXT, generator=g)
     e = torch.randn(n, 8, generator=g)
@@ -283,7 +284,7 @@ def markdown(report: dict) -> str:
         lines += ["| d | batch | task | " + " | ".join(CONTESTANTS) + " |", "|" + "---|" * (3 + len(CONTESTANTS))]
         lines += [speed_line(row) for row in report["speed"]]
     if report.get("fit"):
-        lines += ["", "Mean held-out log density of 20 000 rows, nats (higher is better), at equal epochs, batches, optimiser, schedule.", ""]
+        lines += ["", "Mean held-out log density of 20 000 rows, nats (higher is better); equal epochs, batches, optimiser.", ""]
         lines += ["| library | seed | epochs | held out | train | seconds | parameters |", "|" + "---|" * 7]
         lines += [
             f"| {r['library']} | {r['seed']} | {r['epochs']} | {r['held_out']:.3f} +- {r['error']:.3f} | {r['train']:.3f} "

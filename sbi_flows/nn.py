@@ -8,11 +8,14 @@ transformer for the identity.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+
+# Whether a function transform (vmap, grad) is running; where torch cannot say, assume so: that is only slower.
+transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
 
 class ResidualNet(nn.Module):
@@ -110,13 +113,12 @@ class MaskedNet(nn.Module):
     ):
         super().__init__()
         _check_hidden(hidden)
-        highest = max(out_degrees)
+        self.highest = max(out_degrees)
         # A unit of degree m sees inputs of degree up to m; degree 0 is of use only where there is context to see.
-        degrees = list(range(0 if context else 1, highest))
+        degrees = list(range(0 if context else 1, self.highest))
         self.widths = list(hidden) if degrees else []
         self.unit_degrees = [[degrees[k * len(degrees) // width] for k in range(width)] for width in self.widths]
         self.in_order = sorted(range(len(in_degrees)), key=lambda i: in_degrees[i])
-        self.sorted_in_degrees = sorted(in_degrees)
         self.out_bias = nn.Parameter(torch.zeros(len(out_degrees), 1))
         self.out_weight = None
         if not self.widths:
@@ -168,8 +170,6 @@ class Fill:
 
     def __init__(self, net: MaskedNet, context: Tensor | None, n: int):
         self._net, self._n = net, n
-        self._inputs: list[Tensor] = []
-        self._units: list[list[Tensor]] = [[] for _ in net.widths]
         if not net.widths:
             return
         weights, self._out_weight = net._masked()
@@ -179,36 +179,71 @@ class Fill:
         self._start = net.biases[0]
         if net.context_weight is not None and context is not None:
             self._start = torch.addmm(net.biases[0], net.context_weight, context)
+        rows = _Rows if torch.is_grad_enabled() or transforms_active() else _RowsInPlace
+        self._inputs = rows(len(net.in_order), n, self._start)
+        self._units = [rows(width, n, self._start) for width in net.widths]
+        # Units of degree m are those from bounds[m] to bounds[m + 1].
+        self._bounds = [[bisect_left(degrees, m) for m in range(net.highest + 1)] for degrees in net.unit_degrees]
+        self._residual = [a == b for a, b in zip([0, *net.widths], net.widths, strict=False)]
 
     def step(self, degree: int, inputs: Tensor | None = None) -> None:
         """Compute the hidden units of ``degree``; ``inputs (k, n)`` are the net's inputs of that degree, none for degree 0."""
-        net = self._net
+        if not self._net.widths:
+            return
         if inputs is not None:
             self._inputs.append(inputs)
-        h = None
-        below = self._inputs
-        for layer, degrees in enumerate(net.unit_degrees):
-            low, high = bisect_left(degrees, degree), bisect_left(degrees, degree + 1)
-            if low == high:
-                h, below = None, self._units[layer]
-                continue
-            bias = self._start[low:high] if layer == 0 else net.biases[layer][low:high]
-            residual = layer > 0 and net.widths[layer] == net.widths[layer - 1]
-            new = bias
-            if below:
-                seen = torch.cat(below) if len(below) > 1 else below[0]
-                new = torch.addmm(bias, self._weights[layer][low:high, : len(seen)], seen)
-            h = new + h if residual and h is not None else new
-            self._units[layer].append(silu(h.expand(-1, self._n)))
-            below = self._units[layer]
+        h, below = None, self._inputs
+        for layer, bounds in enumerate(self._bounds):
+            low, high = bounds[degree], bounds[degree + 1]
+            units = self._units[layer]
+            if low < high:
+                new = (self._start if layer == 0 else self._net.biases[layer])[low:high]
+                if h is not None and self._residual[layer]:
+                    new = new + h
+                if below.count:
+                    new = torch.addmm(new, self._weights[layer][low:high, : below.count], below.all())
+                h = new
+                units.append(silu(h))
+            else:
+                h = None
+            below = units
 
     def outputs(self, rows: slice) -> Tensor:
         """Outputs ``rows`` (of the degree after the last step), ``(len(rows), n)``."""
         bias = self._net.out_bias[rows]
-        if not self._net.widths or not self._units[-1]:
+        if not self._net.widths or not self._units[-1].count:
             return bias.expand(-1, self._n)
-        units = torch.cat(self._units[-1])
-        return torch.addmm(bias, self._out_weight[rows, : len(units)], units)
+        units = self._units[-1]
+        return torch.addmm(bias, self._out_weight[rows, : units.count], units.all())
+
+
+class _Rows:
+    """Rows gathered one after another, where gradients may flow through them."""
+
+    def __init__(self, capacity: int, n: int, like: Tensor):
+        self.count, self._n = 0, n
+        self._blocks: list[Tensor] = []
+
+    def append(self, rows: Tensor) -> None:
+        self._blocks.append(rows.expand(-1, self._n))
+        self.count += len(rows)
+
+    def all(self) -> Tensor:
+        return torch.cat(self._blocks)
+
+
+class _RowsInPlace:
+    """The same in one buffer, where no gradients flow: nothing is copied twice."""
+
+    def __init__(self, capacity: int, n: int, like: Tensor):
+        self.count, self._buffer = 0, like.new_empty((capacity, n))
+
+    def append(self, rows: Tensor) -> None:
+        self._buffer[self.count : self.count + len(rows)] = rows
+        self.count += len(rows)
+
+    def all(self) -> Tensor:
+        return self._buffer[: self.count]
 
 
 def _weight(rows: int, columns: int, fan_in, generator: torch.Generator | None) -> nn.Parameter:

@@ -1,7 +1,7 @@
 """Rational-quadratic splines with a hand-written backward pass, for any shape of elements.
 
-One autograd node replaces about a hundred. Parameters lead, so each per-bin quantity is one contiguous run. Operations are counted
-here more than elsewhere: at the batch sizes of training the time goes into their number, hence the stacked pairs.
+One autograd node replaces about a hundred. Parameters lead, so each per-bin quantity is one contiguous run. Operations are
+counted here more than elsewhere: at the batch sizes of training the time goes into their number, hence the stacked pairs.
 
 With bin left end ``(x0, y0)``, sizes ``w, h``, slopes ``d0, d1`` at its ends, ``s = h / w``,
 ``xi = (x - x0) / w``, ``t = xi (1 - xi)``::
@@ -25,12 +25,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from sbi_flows.nn import transforms_active
+
 # Slopes at the knots are MIN_SLOPE + (1 - MIN_SLOPE) log2(1 + 2^raw): one for a raw slope of zero.
 MIN_SLOPE = 1e-3
 LN2 = math.log(2)
-
-# Whether a function transform (vmap, grad) is running; where torch cannot say, assume so: that is only slower.
-_transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+NO_SECOND_DERIVATIVES = (
+    "The rational-quadratic spline has first derivatives only. Differentiate without create_graph, or use an affine flow "
+    "(maf, realnvp) where second derivatives are needed."
+)
 
 
 class Shape(NamedTuple):
@@ -71,14 +74,15 @@ class _Saved(NamedTuple):
     d: Tensor  # (2, n) slopes at the ends of the bin
     ends: Tensor  # (2, n) 1 - xi, xi
     squares: Tensor  # (2, n) their squares
-    scalars: Tensor  # (6, n) s, d0 + d1 - 2 s, t, M, 1 / D, r
-    index: Tensor  # (1, n) the bin
+    scalars: Tensor  # (6, n) s, d0 + d1 - 2 s, t, M, 1 / D, and (forward only) r
+    passed: Tensor  # (bins - 1, n) one where the bin lies further right, else zero
+    bin: Tensor  # (1, n) its index
     inside: Tensor  # (1, n) not in a tail
 
 
 def spline(x: Tensor, params: Tensor, shape: Shape, inverse: bool) -> tuple[Tensor, Tensor]:
     """``x (*s)`` and ``params (n_params, *s)`` to the value and its log derivative, of the inverse map if ``inverse``."""
-    if _transforms_active():
+    if transforms_active():
         return _VmapSpline.apply(x, params, shape, inverse)[:2]
     if torch.is_grad_enabled() and (x.requires_grad or params.requires_grad):
         return _Spline.apply(x, params, shape, inverse)
@@ -95,8 +99,8 @@ def _running_sum(shape: Shape, dtype: torch.dtype, device: torch.device) -> tupl
     return offset.to(device, dtype), matrix.to(device, dtype)
 
 
-def _locate(x: Tensor, params: Tensor, shape: Shape, channel: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For ``x (n,)``: softmax of the sizes ``(2 bins, n)``, both ends of each bin ``(6, n)`` as x, y, raw slope, and the bin."""
+def _locate(x: Tensor, params: Tensor, shape: Shape, channel: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``fractions, found, passed`` as :class:`_Saved` has them, and the bin ``(n,)``, for ``x (n,)``."""
     bins, n = shape.bins, x.shape[0]
     fractions = torch.softmax(params[shape.n_slopes :].reshape(bins, 2 * n), 0)
     knots = params.new_empty((bins + 1, 3 * n))
@@ -112,8 +116,8 @@ def _locate(x: Tensor, params: Tensor, shape: Shape, channel: int) -> tuple[Tens
     # Counting in floats: comparing into a float buffer and summing is several times faster than summing booleans.
     passed = torch.le(knots[1:bins, channel * n : (channel + 1) * n], x, out=params.new_empty((bins - 1, n)))
     index = passed.sum(0).long()
-    at = torch.add(torch.arange(6 * n, device=x.device).view(6, n), index, alpha=3 * n)
-    return fractions, knots.view(-1).index_select(0, at.view(-1)).view(6, n), index
+    at = torch.arange(6 * n, device=x.device).view(6, n).add_(index * (3 * n))
+    return fractions, knots.view(-1).index_select(0, at.view(-1)).view(6, n), passed, index
 
 
 def _evaluate(x: Tensor, params: Tensor, shape: Shape, inverse: bool) -> tuple[Tensor, Tensor, _Saved]:
@@ -121,7 +125,7 @@ def _evaluate(x: Tensor, params: Tensor, shape: Shape, inverse: bool) -> tuple[T
     x, params = x.reshape(n), params.reshape(shape.n_params, n)
     clipped = x.clamp(-shape.bound, shape.bound)
     inside = x == clipped
-    fractions, found, index = _locate(clipped, params, shape, channel=1 if inverse else 0)
+    fractions, found, passed, index = _locate(clipped, params, shape, channel=1 if inverse else 0)
     size = found[3:5] - found[:2]
     # The floor acts where the slope hardly depends on its parameter any more; the gradient ignores it, so it can come back.
     d = softplus(found[2::3], beta=LN2).clamp_(min=MIN_SLOPE)
@@ -142,15 +146,17 @@ def _evaluate(x: Tensor, params: Tensor, shape: Shape, inverse: bool) -> tuple[T
     squares = ends * ends
     torch.mul(d0, squares[0], out=m).addcmul_(d1, squares[1]).addcmul_(s, t, value=2)
     torch.addcmul(s, u, t, out=inv_d).reciprocal_()
-    torch.mul(s, squares[1], out=r).addcmul_(d0, t).mul_(inv_d)
     ratio = s * inv_d
     log_slope = (m * ratio).mul_(ratio).log_()
-    value = torch.addcmul(x0, w, xi) if inverse else torch.addcmul(y0, h, r)
+    if inverse:
+        value = torch.addcmul(x0, w, xi)
+        log_slope.neg_()
+    else:
+        torch.mul(s, squares[1], out=r).addcmul_(d0, t).mul_(inv_d)
+        value = torch.addcmul(y0, h, r)
     # Beyond the interval the map is the identity: the clipped element sits on an end knot, where the slope is one.
     value = torch.where(inside, value, x)
-    if inverse:
-        log_slope = log_slope.neg_()
-    saved = _Saved(fractions.view(-1, n), found, size, d, ends, squares, scalars, index[None], inside[None])
+    saved = _Saved(fractions.view(-1, n), found, size, d, ends, squares, scalars, passed, index[None], inside[None])
     return value.view(whole), log_slope.view(whole), saved
 
 
@@ -171,7 +177,7 @@ def _gradient(gz: Tensor, gl: Tensor, saved: _Saved, shape: Shape) -> tuple[Tens
     ``gz, gl (n,)`` are the weights on its value and on its log slope.
     """
     bins, n = shape.bins, len(gz)
-    fractions, found, size, d, ends, squares, scalars, index, inside = saved
+    fractions, found, size, d, ends, squares, scalars, passed, index, inside = saved
     (w, h), (rest, xi), (s, u, t, m, inv_d, r) = size.unbind(0), ends.unbind(0), scalars.unbind(0)
     gr = (gz * h).mul_(inv_d)
     gm = gl / m
@@ -199,7 +205,7 @@ def _gradient(gz: Tensor, gl: Tensor, saved: _Saved, shape: Shape) -> tuple[Tens
     # Through the softmax: subtract the mean weight under the fractions.
     before = (found[:2] + shape.bound).sub_(index, alpha=shape.floor).view(-1)
     minus_mean = before.mul_(left).addcmul_((size - shape.floor).view(-1), width).neg_()
-    left, width = torch.add(minus_mean, weights, alpha=shape.scale).unbind(0)
+    width = torch.add(minus_mean, width, alpha=shape.scale)
 
     # The last row written by the scatter is the first of the sizes, or (on the line) the fixed slope at the right end; the first
     # row is the fixed slope at the left end. All are overwritten or dropped.
@@ -209,12 +215,12 @@ def _gradient(gz: Tensor, gl: Tensor, saved: _Saved, shape: Shape) -> tuple[Tens
     grads.scatter_(0, torch.cat([index, index + 1]), slopes)
     if shape.circular:
         grads[0].add_(grads[bins])
-    sizes = grads[bins:].view(bins, 2 * n)
-    numbers = torch.arange(bins, device=gl.device).view(bins, 1)
-    both = index.repeat(1, 2)
-    torch.where(numbers < both, left, minus_mean, out=sizes)
-    sizes.scatter_(0, both, width[None])
-    sizes.mul_(fractions.view(bins, 2 * n))
+    sizes = grads[bins:].view(bins, 2, n)
+    minus_mean, left = minus_mean.view(2, n), left.view(2, n)
+    torch.addcmul(minus_mean, passed.view(bins - 1, 1, n), left, value=shape.scale, out=sizes[:-1])
+    sizes[-1].copy_(minus_mean)
+    sizes.scatter_(0, index.expand(1, 2, n), width.view(1, 2, n))
+    sizes.mul_(fractions.view(bins, 2, n))
     return torch.where(inside[0], g_x, gz), grads[pad:]
 
 
@@ -223,7 +229,9 @@ def _backward(grad_value, grad_log, saved: _Saved, shape: Shape, inverse: bool) 
     gz, gl = grad_value.reshape(-1), grad_log.reshape(-1)
     if inverse:
         # x(z, p) solves z = f(x, p): dx = (dz - f_p dp) / f', and the log slope is -ln f' at that x.
-        s, _, _, m, inv_d, _ = saved.scalars.unbind(0)
+        s, _, t, m, inv_d, _ = saved.scalars.unbind(0)
+        r = (s * saved.squares[1]).addcmul_(saved.d[0], t).mul_(inv_d)
+        saved = saved._replace(scalars=torch.cat([saved.scalars[:5], r[None]]))
         gl = -gl
         through_log, _ = _gradient(torch.zeros_like(gz), gl, saved, shape)
         gz = (gz + through_log) / torch.where(saved.inside[0], m * (s * inv_d).square(), 1.0)
@@ -241,8 +249,9 @@ class _Spline(torch.autograd.Function):
         return value, log_slope
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_value, grad_log):
+        if torch.is_grad_enabled():
+            raise NotImplementedError(NO_SECOND_DERIVATIVES)
         return *_backward(grad_value, grad_log, _Saved(*ctx.saved_tensors), ctx.shape, ctx.inverse), None, None
 
 
@@ -259,7 +268,8 @@ class _VmapSpline(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         ctx.shape, ctx.inverse = inputs[2:]
         ctx.mark_non_differentiable(*output[2:])
-        ctx.save_for_backward(*output[2:])
+        # x and params only tie the gradient to the graph, so that a second derivative is refused, not silently zero.
+        ctx.save_for_backward(*inputs[:2], *output[2:])
 
     @staticmethod
     def backward(ctx, grad_value, grad_log, *_):
@@ -276,7 +286,7 @@ class _VmapSplineGradient(torch.autograd.Function):
     """The backward pass as a function of its own, so that it too can be vmapped (``vmap`` of ``grad``)."""
 
     @staticmethod
-    def forward(grad_value, grad_log, shape, inverse, *saved):
+    def forward(grad_value, grad_log, shape, inverse, _x, _params, *saved):
         flat = _Saved(*(part.reshape(part.shape[0], -1) for part in saved))
         return _backward(grad_value, grad_log, flat, shape, inverse)
 
@@ -286,15 +296,15 @@ class _VmapSplineGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *_):
-        raise NotImplementedError(
-            "The rational-quadratic spline has no second derivatives. Use an affine flow (maf, realnvp) there."
-        )
+        raise NotImplementedError(NO_SECOND_DERIVATIVES)
 
     @staticmethod
-    def vmap(info, in_dims, grad_value, grad_log, shape, inverse, *saved):
-        grad_value, grad_log = (_batched(g, d, 0, info.batch_size) for g, d in zip((grad_value, grad_log), in_dims[:2], strict=True))
-        saved = [_batched(part, d, 1, info.batch_size) for part, d in zip(saved, in_dims[4:], strict=True)]
-        return _VmapSplineGradient.apply(grad_value, grad_log, shape, inverse, *saved), (0, 1)
+    def vmap(info, in_dims, grad_value, grad_log, shape, inverse, x, params, *saved):
+        grad_value = _batched(grad_value, in_dims[0], 0, info.batch_size)
+        grad_log = _batched(grad_log, in_dims[1], 0, info.batch_size)
+        x, params = _batched(x, in_dims[4], 0, info.batch_size), _batched(params, in_dims[5], 1, info.batch_size)
+        whole = [_batched(part, d, 1, info.batch_size) for part, d in zip(saved, in_dims[6:], strict=True)]
+        return _VmapSplineGradient.apply(grad_value, grad_log, shape, inverse, x, params, *whole), (0, 1)
 
 
 def _batched(tensor: Tensor, dim: int | None, target: int, size: int) -> Tensor:

@@ -52,6 +52,7 @@ class Autoregressive(Bijection):
         if sorted(self.order) != list(range(features)):
             raise ValueError(f"Expected order to hold each of the columns 0..{features - 1} once; got {self.order}.")
         self._columnwise = Columnwise(transformer, range(features))
+        self._outputs = _output_rows(self._columnwise)
         self._inputs = Inputs(circular_columns(transformer, features), range(features))
         degree = {column: position + 1 for position, column in enumerate(self.order)}
         self.net = MaskedNet(
@@ -70,28 +71,29 @@ class Autoregressive(Bijection):
 
     def inverse_and_log_det(self, z, context=None):
         """One pass over the columns: each hidden unit of the conditioner is computed once, when its inputs are known."""
-        zt = z.mT
+        zt = z.mT.unbind(0)
         fill = self.net.fill(None if context is None else context.mT, z.shape[0])
         fill.step(0)
         solved: dict[int, torch.Tensor] = {}
-        total = z.new_zeros(())
+        log_dets = []
         for degree, column in enumerate(self.order, start=1):
-            transformer, rows = self._locate(column)
+            transformer, rows = self._outputs[column]
             x, log_det = transformer.inverse(zt[column], fill.outputs(rows))
-            solved[column] = x[None]
-            total = total + log_det
+            solved[column] = x
+            log_dets.append(log_det)
             if degree < len(self.order):
                 fill.step(degree, self._inputs.of_column(column, x[None]))
-        return torch.cat([solved[column] for column in range(len(self.order))]).mT, total
+        return torch.stack([solved[column] for column in range(len(self.order))]).mT, torch.stack(log_dets).sum(0)
 
-    def _locate(self, column: int) -> tuple[Transformer, slice]:
-        """The column's transformer and its rows in the conditioner's output."""
-        start = 0
-        for (transformer, rows), size in zip(self._columnwise.blocks, self._columnwise.sizes, strict=True):
-            if column in rows.columns:
-                return transformer, slice(start + rows.columns.index(column), start + size, len(rows))
-            start += size
-        raise AssertionError("every column belongs to a block")
+
+def _output_rows(columnwise: Columnwise) -> dict[int, tuple[Transformer, slice]]:
+    """For each column its transformer and its rows in the conditioner's output."""
+    found, start = {}, 0
+    for (transformer, rows), size in zip(columnwise.blocks, columnwise.sizes, strict=True):
+        for position, column in enumerate(rows.columns):
+            found[column] = transformer, slice(start + position, start + size, len(rows))
+        start += size
+    return found
 
 
 class Inputs:
