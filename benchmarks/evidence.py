@@ -130,9 +130,14 @@ def in_processes(tasks: Sequence[tuple], workers: int) -> Iterator[dict]:
 
 
 def one_thread() -> None:
+    set_threads(1)
+
+
+def set_threads(threads: int | None) -> None:
     import torch
 
-    torch.set_num_threads(1)
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def read_rows(path: Path) -> pd.DataFrame:
@@ -278,6 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-harmonic/bin/python", help="interpreter that has harmonic")
     parser.add_argument("--flows", default="rqspline", help="flow models of harmonic: rqspline (the more exact one), realnvp")
+    parser.add_argument("--threads", type=int, help="torch threads of ours in `harmonic`; torch's own choice by default")
     parser.add_argument("--kinds", default=",".join(KINDS), help="for `wrong`")
     parser.add_argument("--output", type=Path, help="file of rows; benchmarks/results/evidence_COMMAND.csv by default")
     parser.add_argument("--fresh", action="store_true", help="forget the rows at hand")
@@ -293,6 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(f"No rows in {path} yet: run the command without --summary first.")
         rows = rows[rows.problem.isin(names)]
     elif given.command == "harmonic":
+        set_threads(given.threads)
         rows = run_harmonic(given.python, given.repetitions or 10, names, given.flows.split(","), path, given.fresh)
     else:
         rows = run_missing(tasks_of(given, names), path, given.workers, given.fresh)
