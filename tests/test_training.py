@@ -494,7 +494,7 @@ def test_a_step_on_the_gpu_waits_for_nothing(members):
     device = torch.device("cuda")
     flows = [ToyFlow(seed=s).to(device) for s in range(members)]
     source = split(banana(2000), weights=np.ones(2000)).to(device, torch.float32)
-    settings = {"learning_rate": 1e-3, "schedule": "one-cycle", "weight_decay": 0.0, "clip_norm": 1.0}
+    settings = {"learning_rate": 1e-3, "schedule": "one-cycle", "weight_decay": 0.0, "clip_norm": 1.0, "averaging": 0.1}
     fit = _Fit(flows, source, nll, settings, torch.Generator(device).manual_seed(0), None)
     sums = torch.zeros(2, members, dtype=torch.float64, device=device)
     batches = source.epoch(members, 5, fit.generator)

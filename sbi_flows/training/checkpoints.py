@@ -123,9 +123,7 @@ class Checkpoint:
                 for key in sorted({*header["fit"], *self.description})
                 if header["fit"].get(key) != self.description.get(key)
             ]
-            raise ValueError(
-                f"{self.path} holds another fit: {'; '.join(different)}. Delete it to start afresh, or give another path."
-            )
+            raise ValueError(f"{self.path} holds another fit: {'; '.join(different)}. Delete it to start afresh, or give another path.")
         kept = {name.removeprefix("state."): tensors.pop(name) for name in list(tensors) if name.startswith("state.")}
         check_shapes(self.path, tensors, expected)
         arrays: dict[str, Any] = {name: kept[name].numpy() for name in _ARRAYS}

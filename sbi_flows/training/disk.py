@@ -141,9 +141,7 @@ class BlockSource:
     def _measure_weight(self) -> float:
         if "weights" not in self._arrays:
             return 1.0
-        total = sum(
-            float(np.asarray(self._arrays["weights"][start:stop], dtype=np.float64).sum()) for start, stop in self._training
-        )
+        total = sum(float(np.asarray(self._arrays["weights"][start:stop], dtype=np.float64).sum()) for start, stop in self._training)
         if not total > 0:
             raise ValueError("Expected some positive weights; got none in the training blocks, which leave nothing to fit.")
         return total / self.n_rows

@@ -63,6 +63,7 @@ def train(
     patience: int = 20,
     clip_norm: float = 5.0,
     weight_decay: float = 0.0,
+    averaging: float = 0.1,
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 10.0,
@@ -71,10 +72,11 @@ def train(
 ) -> FitHistory:
     """Train a flow, or several of one architecture at once, in place.
 
-    Every member keeps the weights with which its validation loss was lowest (those before training included; the last ones where
-    nothing is held out). A member whose validation loss has not fallen for ``patience`` epochs is done; the fit ends when all
-    are. Steps whose loss or gradient is not finite add nothing but a count; a member that sees a whole epoch of them is ended
-    with its best weights. Nothing in a step waits for the device.
+    What is validated and kept is a running average of the weights over the last tenth of the steps, as an optimiser at a useful
+    learning rate wanders about the minimum. Every member keeps the average with which its validation loss was lowest (the weights
+    before training included; the last average where nothing is held out). A member whose validation loss has not fallen for
+    ``patience`` epochs is done; the fit ends when all are. Steps whose loss or gradient is not finite add nothing but a count; a
+    member that sees a whole epoch of them is ended with its best weights. Nothing in a step waits for the device.
 
     Parameters
     ----------
@@ -97,6 +99,8 @@ def train(
         Largest Euclidean norm of a member's gradient; longer ones are shortened to it.
     weight_decay : float
         Decoupled, as in AdamW.
+    averaging : float
+        Share, in [0, 1), of the steps so far over which weights are averaged; 0 keeps the weights as they are.
     callbacks : sequence of callable
         Each gets an ``EpochReport``; returning True ends the fit.
     checkpoint : path, optional
@@ -132,7 +136,8 @@ def train(
 
     References
     ----------
-    Loshchilov & Hutter 2019, "Decoupled weight decay regularization", arXiv:1711.05101 (the optimiser).
+    Loshchilov & Hutter 2019, "Decoupled weight decay regularization", arXiv:1711.05101 (the optimiser); Karras et al. 2024,
+    "Analyzing and improving the training dynamics of diffusion models", arXiv:2312.02696 (the average, a power function).
     """
     members = [flows] if isinstance(flows, nn.Module) else list(flows)
     if not members:
@@ -142,6 +147,9 @@ def train(
     positive("patience", patience, integer=True)
     positive("clip_norm", clip_norm)
     positive("weight_decay", weight_decay, zero=True)
+    positive("averaging", averaging, zero=True)
+    if averaging >= 1:
+        raise ValueError(f"Expected averaging in [0, 1), a share of the steps so far; got {averaging!r}.")
     first = next(iter(members[0].parameters()))
     source = source.to(first.device, getattr(members[0], "data_dtype", first.dtype))
     n_steps = _steps_per_epoch(source.n_rows, batch_size)
@@ -154,6 +162,7 @@ def train(
         "patience": patience,
         "clip_norm": clip_norm,
         "weight_decay": weight_decay,
+        "averaging": averaging,
         "members": len(members),
         "source": source.description(),
     }
@@ -169,9 +178,7 @@ def train(
 class _Fit:
     """One run of the loop: the stacked flows, the optimiser, the source and the state between epochs."""
 
-    def __init__(
-        self, flows, source: BatchSource, loss: Loss, settings: dict, generator: torch.Generator, saver: Checkpoint | None
-    ):
+    def __init__(self, flows, source: BatchSource, loss: Loss, settings: dict, generator: torch.Generator, saver: Checkpoint | None):
         self.source, self.settings, self.generator, self.saver = source, settings, generator, saver
         self.stack = StackedFlows(flows, loss)
         self.optimizer = torch.optim.AdamW(
@@ -182,6 +189,7 @@ class _Fit:
             fused=True,
         )
         self.state = FitState.start(self.stack.values)
+        self.average = self.stack.values.detach().clone()
         self._rate = SCHEDULES[settings["schedule"]]
         self._prime_optimizer()
 
@@ -238,8 +246,8 @@ class _Fit:
         rate = 0.0
         for batch in self.source.epoch(self.stack.members, n_steps, self.generator):
             rate = self.settings["learning_rate"] * self._rate(state.n_steps / total)
-            self._step(batch, rate, sums)
             state.n_steps += 1
+            self._step(batch, rate, sums)
         total_loss, n_good = sums.cpu().numpy()  # the epoch's one look at the device, besides validation's
         n_bad = n_steps - n_good
         state.n_skipped = state.n_skipped + n_bad
@@ -263,21 +271,15 @@ class _Fit:
             sums += torch.stack([torch.where(good, losses, 0.0), good])
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
+        window = max(1.0, self.settings["averaging"] * self.state.n_steps)
+        self.average.lerp_(self.stack.values.detach(), 1 / window)
 
     @torch.no_grad()
     def _validate(self) -> tuple[np.ndarray | None, np.ndarray]:
-        """Mean validation loss a member and the number of rows without one; ``None`` where no rows are held out."""
+        """Mean validation loss of each member's averaged weights and its rows without one; ``None`` where no rows are held out."""
         members = self.stack.members
-        parts = []
-        for batch in self.source.validation(members):
-            rows = self.stack.losses(batch, self.generator).double()
-            weights = torch.ones_like(rows) if batch.weights is None else batch.weights.double().expand_as(rows)
-            finite = torch.isfinite(rows)
-            kept = torch.where(finite, rows, 0.0)
-            worst = torch.where(finite, rows, -torch.inf).amax(dim=1)
-            parts.append(
-                torch.stack([(kept * weights).sum(1), (weights * ~finite).sum(1), weights.sum(1), (~finite).sum(1), worst])
-            )
+        with self.stack.holding(self.average):
+            parts = [_validation_sums(self.stack.losses(batch, self.generator), batch.weights) for batch in self.source.validation(members)]
         if not parts:
             return None, np.zeros(members)
         stacked = torch.stack(parts).cpu().numpy()
@@ -294,7 +296,7 @@ class _Fit:
         improved = running & np.isfinite(loss) & ((loss < state.best_loss) if held_out else True)
         if improved.any():
             chosen = torch.from_numpy(improved)[:, None].to(state.best.device)
-            state.best = torch.where(chosen, self.stack.values.detach(), state.best)
+            state.best = torch.where(chosen, self.average, state.best)
             state.best_loss = np.where(improved, loss, state.best_loss)
             state.bad_validation = np.where(improved, bad, state.bad_validation)
             state.best_epoch = np.where(improved, state.epoch - 1, state.best_epoch)
@@ -328,6 +330,7 @@ class _Fit:
         adam = self.optimizer.state[self.stack.values]
         return {
             "values": self.stack.values,
+            "average": self.average,
             "generator": self.generator.get_state(),
             **{f"adam.{name}": value for name, value in adam.items()},
             **{f"constant.{name}": value for name, value in self.stack.constants().items()},
@@ -343,12 +346,20 @@ class _Fit:
                 self.generator.set_state(value)
             elif not name.startswith("source."):
                 own[name].copy_(value)
-        self.source.restore(
-            {name.removeprefix("source."): value for name, value in tensors.items() if name.startswith("source.")}
-        )
+        self.source.restore({name.removeprefix("source."): value for name, value in tensors.items() if name.startswith("source.")})
         self.stack.refresh_constants()
         state.best = state.best.to(self.stack.values.device)
         return state
+
+
+def _validation_sums(rows: Tensor, weights: Tensor | None) -> Tensor:
+    """What a batch of losses ``(members, n)`` adds to the mean: loss, weight of rows without one, weight, count of those, worst."""
+    rows = rows.double()
+    weights = torch.ones_like(rows) if weights is None else weights.double().expand_as(rows)
+    finite = torch.isfinite(rows)
+    kept = torch.where(finite, rows, 0.0)
+    worst = torch.where(finite, rows, -torch.inf).amax(dim=1)
+    return torch.stack([(kept * weights).sum(1), (weights * ~finite).sum(1), weights.sum(1), (~finite).sum(1), worst])
 
 
 def _steps_per_epoch(n_rows: int, batch_size: int | str) -> int:

@@ -76,9 +76,7 @@ class ArraySource:
     90
     """
 
-    def __init__(
-        self, x, context=None, weights=None, train_rows=None, validation_rows=None, *, validation_batch_size: int = 8192
-    ):
+    def __init__(self, x, context=None, weights=None, train_rows=None, validation_rows=None, *, validation_batch_size: int = 8192):
         self.x = as_float(x, "x")
         self.context = None if context is None else as_float(context, "context")
         self.weights = None if weights is None else as_float(weights, "weights")
@@ -141,9 +139,7 @@ class ArraySource:
         if rows.dim() == 1:
             return rows.expand(members, -1)
         if len(rows) != members:
-            raise ValueError(
-                f"Expected row indices of shape (rows,) or ({members}, rows) for {members} flows; got {tuple(rows.shape)}."
-            )
+            raise ValueError(f"Expected row indices of shape (rows,) or ({members}, rows) for {members} flows; got {tuple(rows.shape)}.")
         return rows
 
     def _weight_scale(self, rows: Tensor) -> Tensor | None:
@@ -186,9 +182,7 @@ class SimulatorSource:
     100
     """
 
-    def __init__(
-        self, simulate: Callable[[int, torch.Generator], Any], n_rows: int, *, n_validation: int = 1000, validation_seed: int = 0
-    ):
+    def __init__(self, simulate: Callable[[int, torch.Generator], Any], n_rows: int, *, n_validation: int = 1000, validation_seed: int = 0):
         self.simulate = simulate
         self.n_rows = n_rows
         self.n_validation = n_validation
@@ -280,9 +274,7 @@ def _length(chunk: tuple[Any, ...]) -> int:
 def _as_index(rows: Any, n: int, name: str) -> Tensor:
     index = torch.as_tensor(np.asarray(rows) if not isinstance(rows, Tensor) else rows)
     if index.dtype == torch.bool or index.is_floating_point() or index.dim() not in (1, 2):
-        raise ValueError(
-            f"Expected {name} to be row numbers of shape (rows,) or (members, rows); got {index.dtype}, {tuple(index.shape)}."
-        )
+        raise ValueError(f"Expected {name} to be row numbers of shape (rows,) or (members, rows); got {index.dtype}, {tuple(index.shape)}.")
     if index.numel() and (int(index.min()) < 0 or int(index.max()) >= n):
         raise ValueError(f"Expected {name} within 0 .. {n - 1}; got {int(index.min())} .. {int(index.max())}.")
     return index.long()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,18 @@ class StackedFlows:
         """Put the gradient of each member's own loss, ``losses (members,)``, into its row of ``gradient``."""
         gradients = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True, materialize_grads=True)
         torch.cat([g.reshape(self.members, -1) for g in gradients], dim=1, out=self.gradient)
+
+    @contextmanager
+    def holding(self, values: Tensor) -> Iterator[None]:
+        """The flows with other ``values (members, P)`` for a while."""
+        own = self.values.detach().clone()
+        with torch.no_grad():
+            self.values.copy_(values)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                self.values.copy_(own)
 
     @torch.no_grad()
     def write(self, values: Tensor) -> None:
