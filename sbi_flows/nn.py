@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -49,14 +50,9 @@ class ResidualNet(nn.Module):
         _check_hidden(hidden)
         # Without anything to look at, hidden layers would only be a roundabout constant.
         self.widths = list(hidden) if inputs + context else []
-        sizes = [inputs, *self.widths]
-        self.weights = nn.ParameterList(
-            _weight(rows, columns, columns + (context if i == 0 else 0), generator)
-            for i, (columns, rows) in enumerate(zip(sizes, self.widths, strict=False))
-        )
+        sizes = [inputs + context, *self.widths]
+        self.weights = nn.ParameterList(_weight(rows, columns, columns, generator) for columns, rows in pairwise(sizes))
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(rows, 1)) for rows in self.widths)
-        first = self.widths[0] if self.widths else 0
-        self.context_weight = _weight(first, context, inputs + context, generator) if context else None
         self.out_weight = nn.Parameter(torch.zeros(outputs, sizes[-1])) if self.widths else None
         self.out_bias = nn.Parameter(torch.zeros(outputs, 1))
 
@@ -64,19 +60,19 @@ class ResidualNet(nn.Module):
         """``x (inputs, n)``, ``context (c, n)`` or ``(c, 1)`` to ``(outputs, n)``."""
         if self.out_weight is None:
             return self.out_bias.expand(-1, x.shape[-1])
-        return _dense(
-            x, context, list(self.weights), list(self.biases), self.context_weight, self.out_weight, self.out_bias
-        )
+        return _dense(_joined(x, context), list(self.weights), list(self.biases), self.out_weight, self.out_bias)
 
 
-def _dense(x, context, weights, biases, context_weight, out_weight, out_bias):
-    start = biases[0] if context_weight is None else torch.addmm(biases[0], context_weight, context)
-    h = torch.addmm(start, weights[0], x)
+def _joined(x: Tensor, context: Tensor | None) -> Tensor:
+    """Inputs, then context, ``(inputs + c, n)``."""
+    return x if context is None else torch.cat([x, context.expand(-1, x.shape[-1])])
+
+
+def _dense(x: Tensor, weights: list[Tensor], biases: list[Tensor], out_weight: Tensor, out_bias: Tensor) -> Tensor:
+    h = torch.addmm(biases[0], weights[0], x)
     for weight, bias in zip(weights[1:], biases[1:], strict=True):
         a = silu(h)
-        h = torch.addmm(h if len(weight) == len(h) else bias, weight, a)
-        if len(weight) == len(a):
-            h = h + bias
+        h = torch.addmm(h, weight, a) + bias if len(weight) == len(a) else torch.addmm(bias, weight, a)
     return torch.addmm(out_bias, out_weight, silu(h))
 
 
@@ -129,18 +125,16 @@ class MaskedNet(nn.Module):
             own = torch.tensor(unit_degrees)
             masks.append(own[:, None] >= seen)
             seen = own
+        # The context columns, after those of x, are open to all.
+        masks[0] = torch.cat([masks[0], torch.ones(self.widths[0], context, dtype=torch.bool)], dim=1)
         self.register_buffer("in_mask", masks[0].float(), persistent=False)
         for i, mask in enumerate(masks[1:]):
             self.register_buffer(f"mask_{i}", mask.float(), persistent=False)
         self.register_buffer("out_mask", (torch.tensor(out_degrees)[:, None] > seen).float(), persistent=False)
         self.weights = nn.ParameterList(
-            _weight(mask.shape[0], mask.shape[1], mask.sum(1, keepdim=True) + (context if i == 0 else 0), generator)
-            for i, mask in enumerate(masks)
+            _weight(mask.shape[0], mask.shape[1], mask.sum(1, keepdim=True), generator) for mask in masks
         )
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(width, 1)) for width in self.widths)
-        self.context_weight = (
-            _weight(self.widths[0], context, masks[0].sum(1, keepdim=True) + context, generator) if context else None
-        )
         self.out_weight = nn.Parameter(torch.zeros(len(out_degrees), self.widths[-1]))
 
     def _masked(self) -> tuple[list[Tensor], Tensor]:
@@ -154,7 +148,7 @@ class MaskedNet(nn.Module):
         if self.out_weight is None:
             return self.out_bias.expand(-1, x.shape[-1])
         weights, out_weight = self._masked()
-        return _dense(x, context, weights, list(self.biases), self.context_weight, out_weight, self.out_bias)
+        return _dense(_joined(x, context), weights, list(self.biases), out_weight, self.out_bias)
 
     def fill(self, context: Tensor | None, n: int) -> Fill:
         """Start an evaluation of ``n`` rows degree by degree."""
@@ -173,12 +167,12 @@ class Fill:
         if not net.widths:
             return
         weights, self._out_weight = net._masked()
+        self._start = net.biases[0]
+        if context is not None:
+            self._start = torch.addmm(net.biases[0], weights[0][:, len(net.in_order) :], context)
         if net.in_order != list(range(len(net.in_order))):
             weights[0] = torch.stack([weights[0][:, i] for i in net.in_order], dim=1)
         self._weights = weights
-        self._start = net.biases[0]
-        if net.context_weight is not None and context is not None:
-            self._start = torch.addmm(net.biases[0], net.context_weight, context)
         rows = _Rows if torch.is_grad_enabled() or transforms_active() else _RowsInPlace
         self._inputs = rows(len(net.in_order), n, self._start)
         self._units = [rows(width, n, self._start) for width in net.widths]

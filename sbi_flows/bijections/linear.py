@@ -105,6 +105,7 @@ class Whiten(Boundary):
     mean: Tensor
     matrix: Tensor
     inverse_matrix: Tensor
+    log_det: Tensor
 
     def __init__(self, features: int, columns: Sequence[int] | None = None, method: str = "whiten"):
         super().__init__()
@@ -115,6 +116,7 @@ class Whiten(Boundary):
         self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("matrix", torch.eye(features, dtype=torch.float64))
         self.register_buffer("inverse_matrix", torch.eye(features, dtype=torch.float64))
+        self.register_buffer("log_det", torch.zeros((), dtype=torch.float64))
 
     def fit(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Set mean and matrix from rows ``x (n, d)`` with weights ``(n,)``.
@@ -137,15 +139,13 @@ class Whiten(Boundary):
         self.inverse_matrix.copy_(root)
         eye = torch.eye(d, dtype=torch.float64, device=x.device)
         self.matrix.copy_(torch.linalg.solve_triangular(root, eye, upper=False))
-
-    def _log_det(self) -> Tensor:
-        return torch.log(self.matrix.diagonal(dim1=-2, dim2=-1)).sum(-1)
+        self.log_det.copy_(-torch.log(root.diagonal()).sum())
 
     def forward_and_log_det(self, x, context=None):
-        return (self.matrix @ (x.double() - self.mean).mT).mT, self._log_det().expand(x.shape[0])
+        return (self.matrix @ (x.double() - self.mean).mT).mT, self.log_det.expand(x.shape[0])
 
     def inverse_and_log_det(self, z, context=None):
-        return (self.inverse_matrix @ z.double().mT).mT + self.mean, -self._log_det().expand(z.shape[0])
+        return (self.inverse_matrix @ z.double().mT).mT + self.mean, -self.log_det.expand(z.shape[0])
 
 
 def moments(x: Tensor, weights: Tensor | None, correlated: bool) -> tuple[Tensor, Tensor]:

@@ -96,10 +96,10 @@ class Unconstrain(Boundary):
 
     def replace_outside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Rows outside the support ``(n,) bool``, and ``x (n, d)`` with their values outside moved inside (NaN stays NaN)."""
-        least, most = self._least.mT, self._most.mT
-        outside = (x < least) | (x > most)
         if self.trivial:
-            outside = x.abs() == math.inf
+            outside = torch.isinf(x)
+            return outside.any(-1), x.masked_fill(outside, 0.0)
+        outside = (x < self._least.mT) | (x > self._most.mT)
         return outside.any(-1), torch.where(outside, self._inside.mT.to(x.dtype), x)
 
     def forward_and_log_det(self, x, context=None):
