@@ -138,14 +138,6 @@ def _parts(result):
     return (result,) if isinstance(result, Tensor) else result
 
 
-def grid_integral(log_prob, axes: list[Tensor]) -> float:
-    """Integral of a density by the midpoint rule on a product of axes of midpoints, evenly spaced each."""
-    points = torch.cartesian_prod(*axes).reshape(-1, len(axes))
-    cell = math.prod((axis[1] - axis[0]).item() for axis in axes)
-    with torch.no_grad():
-        return log_prob(points).exp().sum().item() * cell
-
-
 def midpoints(low: float, high: float, n: int) -> Tensor:
     edges = torch.linspace(low, high, n + 1, dtype=torch.float64)
     return 0.5 * (edges[1:] + edges[:-1])

@@ -164,7 +164,7 @@ def _evaluate(x: Tensor, params: Tensor, shape: Shape, inverse: bool) -> tuple[T
         value = torch.addcmul(y0, h, r)
     # Beyond the interval the map is the identity: the clipped element sits on an end knot, where the slope is one.
     value = torch.where(inside, value, x)
-    saved = _Saved(fractions.view(-1, n), found, size, d, ends, squares, scalars, passed, index[None], inside[None])
+    saved = _Saved(fractions.view(2 * shape.bins, n), found, size, d, ends, squares, scalars, passed, index[None], inside[None])
     return value.view(whole), log_slope.view(whole), saved
 
 
@@ -243,9 +243,9 @@ def _backward(grad_value, grad_log, saved: _Saved, shape: Shape, inverse: bool) 
         gl = -gl
         through_log, _ = _gradient(torch.zeros_like(gz), gl, saved, shape)
         gz = (gz + through_log) / torch.where(saved.inside[0], m * (s * inv_d).square(), 1.0)
-        return gz.view(whole), _gradient(-gz, gl, saved, shape)[1].view(-1, *whole)
+        return gz.view(whole), _gradient(-gz, gl, saved, shape)[1].view(shape.n_params, *whole)
     g_x, grads = _gradient(gz, gl, saved, shape)
-    return g_x.view(whole), grads.view(-1, *whole)
+    return g_x.view(whole), grads.view(shape.n_params, *whole)
 
 
 class _Spline(torch.autograd.Function):
@@ -270,7 +270,7 @@ class _VmapSpline(torch.autograd.Function):
     def forward(x, params, shape, inverse):
         value, log_slope, saved = _evaluate(x, params, shape, inverse)
         # Whole shapes, so that a dimension of members stays visible.
-        return value, log_slope, *(part.view(-1, *x.shape) for part in saved)
+        return value, log_slope, *(part.view(len(part), *x.shape) for part in saved)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -295,7 +295,7 @@ class _VmapSplineGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(grad_value, grad_log, shape, inverse, _x, _params, *saved):
-        flat = _Saved(*(part.reshape(part.shape[0], -1) for part in saved))
+        flat = _Saved(*(part.reshape(len(part), grad_log.numel()) for part in saved))
         return _backward(grad_value, grad_log, flat, shape, inverse)
 
     @staticmethod

@@ -151,7 +151,7 @@ class Columnwise:
         """Transform ``x (d, n)`` given ``params (n_params, n)``; blocks of new rows, and the summed log-derivative ``(n,)``."""
         if len(self.blocks) == 1:
             transformer, rows = self.blocks[0]
-            values, log_each = getattr(transformer, method)(rows.take(x), params.view(transformer.n_params, len(rows), -1))
+            values, log_each = getattr(transformer, method)(rows.take(x), params.view(transformer.n_params, len(rows), x.shape[-1]))
             return [(rows, values)], log_each.sum(0)
         blocks, log_det = [], x.new_zeros(())
         for (transformer, rows), flat in zip(self.blocks, params.split(self.sizes), strict=True):
