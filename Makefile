@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/sbi-flows pta compare --output pta-results
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check sbi_flows tests benchmarks scripts
