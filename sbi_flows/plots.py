@@ -132,7 +132,7 @@ def _contours(axis: Axes, x: np.ndarray, y: np.ndarray, ends_x, ends_y, bins: in
 
     counts, edges_x, edges_y = np.histogram2d(x, y, bins=bins, range=[ends_x, ends_y])
     # Reflection keeps the mass that smoothing would carry over a hard prior edge.
-    density = gaussian_filter(counts, 0.9, mode="reflect")
+    density = gaussian_filter(counts, 1.3, mode="reflect")
     ranked = np.sort(density.ravel())[::-1]
     mass = np.cumsum(ranked) / ranked.sum()
     levels = sorted({float(ranked[np.searchsorted(mass, level).clip(max=len(ranked) - 1)]) for level in LEVELS})
