@@ -224,8 +224,9 @@ def _write(folder: Path, target: FreeSpectrumTarget, reference: ReferenceRun, dr
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").unlink(missing_ok=True)
     with warnings.catch_warnings():
-        # ArviZ announces its own next version at import; nothing a user of this command can act on.
+        # ArviZ announces its own next version at import, and takes an ensemble's walkers for chains that are too many.
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", message="More chains", category=UserWarning)
         data = reference.chains.to_arviz()
         model = MODELS[summary.model]
         data.attrs.update(
