@@ -11,6 +11,7 @@ from sbi_flows._random import RandomState, numpy_generator, seed_from, torch_gen
 from sbi_flows.physics.pta.target import FreeSpectrumTarget
 from sbi_flows.results import Chains, Reliability
 
+N_START = 200_000  # prior draws among which the walkers' start is chosen
 MIN_TAUS = 50  # a run shorter than this many autocorrelation times cannot measure its own autocorrelation time
 
 
@@ -48,6 +49,7 @@ def run_reference(
     n_walkers: int = 500,
     min_ess: float = 20_000,
     n_burn_in: int = 500,
+    min_steps: int = 1_500,
     max_steps: int = 12_000,
     max_draws: int = 40_000,
     random_state: RandomState = None,
@@ -62,6 +64,9 @@ def run_reference(
         The run goes on until every parameter has this effective size and 50 autocorrelation times.
     n_burn_in : int
         Steps dropped at the start; raised to ten autocorrelation times if that is more.
+    min_steps : int
+        Kept steps of the shortest run. Walkers in a small second mode trade places with the others more slowly than any
+        parameter's autocorrelation time shows.
     max_steps : int
         Where to give up; the verdict then says so.
     max_draws : int
@@ -70,22 +75,23 @@ def run_reference(
 
     Notes
     -----
-    Differential-evolution moves mix 3 to 10 times faster here than the stretch move; one step in five is a full difference
-    (gamma = 1), which carries walkers between modes.
+    Differential-evolution moves mix 3 to 10 times faster here than the stretch move. One step in five is a full difference
+    (gamma = 1) and one in ten an independent draw from a kernel estimate of the other walkers: both carry walkers between modes.
 
     References
     ----------
     Foreman-Mackey, Hogg, Lang & Goodman 2013, arXiv:1202.3665; ter Braak 2006, Statistics and Computing 16.
     """
     seed = seed_from(random_state)
-    moves = [(emcee.moves.DEMove(1e-5), 0.8), (emcee.moves.DEMove(1e-5, gamma0=1.0), 0.2)]
+    difference, jump = emcee.moves.DEMove(1e-5), emcee.moves.DEMove(1e-5, gamma0=1.0)
+    moves = [(difference, 0.7), (jump, 0.2), (emcee.moves.KDEMove(bw_method=0.2), 0.1)]
     sampler = emcee.EnsembleSampler(n_walkers, target.features, target.log_posterior, vectorize=True, moves=moves)
     rng = numpy_generator(seed)
     state = emcee.State(_start(target, n_walkers, rng), random_state=np.random.RandomState(rng.integers(2**31)).get_state())
     state = sampler.run_mcmc(state, n_burn_in)
     sampler.reset()
 
-    chunk = max(n_burn_in, 500)
+    chunk = min_steps
     while True:
         state = sampler.run_mcmc(state, chunk)
         tau = np.maximum(sampler.get_autocorr_time(quiet=True, tol=0), 1.0)
@@ -114,18 +120,20 @@ def run_reference(
 
 
 def _start(target: FreeSpectrumTarget, n_walkers: int, rng: np.random.Generator) -> np.ndarray:
-    """Distinct prior draws chosen with weights L (Gumbel's trick): every mode of any weight gets its share of walkers."""
-    theta = target.prior.sample(max(50_000, 100 * n_walkers), torch_generator(int(rng.integers(2**31)))).numpy()
+    """Prior draws chosen with weights L: every mode starts with its share of walkers."""
+    theta = target.prior.sample(N_START, torch_generator(int(rng.integers(2**31)))).numpy()
     log_posterior = target.log_posterior(theta)
     log_likelihood = log_posterior - target.prior_log_prob(theta)
-    usable = np.isfinite(log_likelihood)
-    if usable.sum() < n_walkers:
+    if np.isfinite(log_likelihood).sum() < n_walkers:
         raise ValueError(
-            f"Only {usable.sum()} of {len(theta)} prior draws of {target.model.name} have any likelihood, fewer than the "
-            f"{n_walkers} walkers: the data's grid of log10 rho ends below what this model predicts."
+            f"Only {np.isfinite(log_likelihood).sum()} of {N_START} prior draws of {target.model.name} have any likelihood, fewer "
+            f"than the {n_walkers} walkers: the data's grid of log10 rho ends below what this model predicts."
         )
-    keys = np.where(usable, log_likelihood, -np.inf) + rng.gumbel(size=len(theta))
-    return theta[np.argsort(-keys)[:n_walkers]]
+    weights = np.exp(log_likelihood - log_likelihood.max())
+    # Flattened just enough that a sharp likelihood does not put all walkers on a few points; the burn-in mends it.
+    while weights.sum() ** 2 < n_walkers * np.square(weights).sum():
+        weights = np.sqrt(weights)
+    return theta[rng.choice(N_START, n_walkers, p=weights / weights.sum())]
 
 
 def _reasons(ess: float, min_ess: float, n_taus: float, acceptance: float, max_steps: int) -> list[str]:
