@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -51,12 +51,13 @@ def compare(
     """Rank models of the gravitational-wave background by their evidence."""
     from sbi_flows.physics.pta import DEFAULT_MODELS, MODELS
     from sbi_flows.physics.pta.compare import compare as run
+    from sbi_flows.physics.pta.workers import usable_cores
 
     console = Console()
     names = list(DEFAULT_MODELS) if models is None else [name.strip() for name in models.split(",") if name.strip()]
     names = list(MODELS) if names == ["all"] else names
     began = time.perf_counter()
-    jobs = (os.cpu_count() or 1) if n_jobs is None else n_jobs
+    jobs = usable_cores() if n_jobs is None else n_jobs
     with _Board(console, len(names)) as board:
         try:
             result = run(
@@ -109,28 +110,41 @@ class _Board:
 
 
 def _print_table(console: Console, result) -> None:
-    table = Table(title=f"{len(result.data.frequencies)} frequency bins, {result.data.span / 31557600:.1f} years")
-    for heading in ("model", "ln Z", "ln B vs smbhb", "Hellinger mean / max (floor)", "seconds"):
-        table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
-    table.add_column("verdict")
-    records = sorted(result.records(), key=lambda r: -(r["log_z"] if r["log_z"] is not None else float("inf")))
-    for record in records:
+    """One line a model, best first; it fits 80 columns, so reasons follow below."""
+    years = result.data.span / (365.25 * 86400)
+    title = f"{len(result.data.frequencies)} bins of {years:.1f} years. ln B against smbhb. H: Hellinger distance of flow from MCMC"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for heading in ("ln Z", "ln B", "H mean/max", "floor", "s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    ranked = sorted(result.records(), key=lambda record: float("inf") if record["log_z"] is None else -record["log_z"])
+    for record in ranked:
         stored = result.results[record["model"]]
         table.add_row(
             record["model"],
             _with_error(record["log_z"], record["log_z_err"]),
             _with_error(record["log_bf"], record["log_bf_err"]),
-            f"{stored.hellinger_mean:.3f} / {stored.hellinger_max:.3f} ({stored.hellinger_floor:.3f})",
+            f"{_short(stored.hellinger_mean)}/{_short(stored.hellinger_max)}",
+            _short(stored.hellinger_floor),
             f"{stored.seconds:.0f}",
-            "[green]ok" if stored.reliable else "[red]NOT RELIABLE: " + "; ".join(stored.reasons),
+            "[green]ok" if stored.reliable else "[red]doubtful",
         )
-    if records:
+    if ranked:
         console.print(table)
-    if records and "smbhb" not in result.results:
+    for record in ranked:
+        for reason in record["reasons"]:
+            console.print(f"{record['model']}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if ranked and "smbhb" not in result.results:
         console.print("No ln B: add smbhb to --models.")
+
+
+def _short(distance: float) -> str:
+    """Three decimals of a number below one, without its zero."""
+    return f"{distance:.3f}".removeprefix("0")
 
 
 def _with_error(value: float | None, error: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if not error else f"{value:.3f} ± {error:.3f}"
+    return f"{value:.3f}" if not error else f"{value:.3f}±{error:.3f}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from sbi_flows.physics.pta.figures import spectrum_figure
 from sbi_flows.physics.pta.free_spectrum import FreeSpectrum
 from sbi_flows.physics.pta.models import DEFAULT_MODELS, MODELS, get_model
 from sbi_flows.physics.pta.pipeline import Job, ModelResult, run_model, stored_result
-from sbi_flows.physics.pta.workers import Outcome, run_here, run_jobs
+from sbi_flows.physics.pta.workers import Outcome, run_here, run_jobs, usable_cores
 from sbi_flows.plots import evidence_bars, save_figure
 
 if TYPE_CHECKING:
@@ -68,8 +67,7 @@ class Comparison:
         return pd.DataFrame(self.records(), columns=list(COLUMNS))
 
     def write(self, folder: Path) -> None:
-        """``comparison.json`` and ``comparison.csv``, each replaced whole."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """``comparison.json`` and ``comparison.csv`` into an existing folder, each replaced whole."""
         write_atomic(folder / "comparison.json", json.dumps(self.records(), indent=1, allow_nan=False).encode())
         table = self.to_dataframe()
         table["reasons"] = table["reasons"].map("; ".join)
@@ -146,6 +144,8 @@ def compare(
     folder = None if output is None else Path(output)
     tell = on_stage or (lambda model, stage: None)
 
+    if folder is not None:
+        _make_folder(folder)
     jobs = {name: Job(name, data, n_bins, seed, quick, folder / "models" / name if folder else None) for name in names}
     results = {name: stored for name, job in jobs.items() if (stored := stored_result(job)) is not None}
     for name in results:
@@ -173,7 +173,7 @@ def compare(
     n_jobs = min(n_jobs, len(waiting))
     try:
         if n_jobs > 1:
-            threads = max(1, (os.cpu_count() or 1) // n_jobs)
+            threads = max(1, usable_cores() // n_jobs)
             run_jobs(run_model, waiting, n_jobs, threads, lambda job, text: tell(job.model, text), receive)
         else:
             run_here(run_model, waiting, lambda job, text: tell(job.model, text), receive)
@@ -182,6 +182,14 @@ def compare(
             so_far().write(folder)
             so_far().write_figures(folder)
     return so_far()
+
+
+def _make_folder(folder: Path) -> None:
+    """The output folder, now rather than after minutes of work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"Cannot write results to {folder}: {error.strerror}. Choose another --output.") from error
 
 
 def _reachable(jobs: list[Job], receive: Callable[[Outcome[Job]], None]) -> list[Job]:

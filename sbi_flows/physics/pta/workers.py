@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,6 +25,11 @@ class Outcome(Generic[Job]):
     job: Job
     result: Any = None
     error: str | None = None
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which a batch system may have made fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_jobs(

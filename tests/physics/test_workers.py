@@ -1,0 +1,60 @@
+"""Processes that do independent jobs: results, errors, deaths."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from sbi_flows.physics.pta.workers import run_here, run_jobs
+
+
+def work(job, stage):
+    stage("at it")
+    if job == "bad":
+        raise ValueError("this job is bad")
+    if job == "odd":
+        raise KeyError("unforeseen")
+    if job == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job == "sleeps":
+        time.sleep(60)
+    return job.upper(), os.getpid()
+
+
+def collect(run, jobs, *more):
+    outcomes, stages = {}, []
+    run(work, jobs, *more, lambda job, text: stages.append((job, text)), lambda o: outcomes.update({o.job: o}))
+    return outcomes, stages
+
+
+def test_results_errors_and_deaths_come_back_and_the_rest_goes_on():
+    outcomes, stages = collect(run_jobs, ["a", "bad", "dies", "odd", "b"], 2, 1)
+    assert sorted(outcomes) == ["a", "b", "bad", "dies", "odd"]
+    assert outcomes["a"].result[0] == "A"
+    assert outcomes["b"].result[1] != os.getpid()
+    assert outcomes["bad"].error == "this job is bad"
+    assert "KeyError in work (test_workers.py" in outcomes["odd"].error
+    assert "exit code -9" in outcomes["dies"].error
+    assert ("a", "at it") in stages
+
+
+def test_in_this_process():
+    outcomes, _ = collect(run_here, ["a", "bad"])
+    assert outcomes["a"].result == ("A", os.getpid())
+    assert outcomes["bad"].error == "this job is bad"
+
+
+def test_ctrl_c_ends_the_processes_and_passes_on():
+    finished = {}
+
+    def outcome(o):
+        finished[o.job] = o
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    began = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(work, ["sleeps", "a"], 2, 1, lambda job, text: None, outcome)
+    assert list(finished) == ["a"]
+    assert time.perf_counter() - began < 40

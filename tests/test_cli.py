@@ -1,0 +1,88 @@
+"""The command line: bad input ends with a plain message and status 2, a run prints one table."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sbi_flows import __version__
+from sbi_flows.cli.app import app, main
+from sbi_flows.physics.pta import embedded_free_spectrum
+
+
+def run_main(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["sbi-flows", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    output = capsys.readouterr()
+    return end.value.code or 0, output.out, output.err
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small data set of another shape: 6 bins, another span, another grid."""
+    data = embedded_free_spectrum()
+    path = tmp_path / "data"
+    path.mkdir()
+    np.save(path / "freqs.npy", data.frequencies[:6] * 1.1)
+    np.save(path / "log10rhogrid.npy", data.grid[::2])
+    np.save(path / "density.npy", data.log_density[None, :6, ::2])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--models", "smbhb,power_lw"], "Did you mean 'power_law'"),
+        (["--data", "no/such/folder"], "freqs.npy, log10rhogrid.npy, density.npy missing"),
+        (["--bins", "15"], "between 1 and 14 bins"),
+        (["--bins", "0"], "between 1 and 14 bins"),
+        (["--n-jobs", "0"], "n_jobs of at least 1"),
+        (["--seed", "-1"], "seed of at least 0"),
+        (["--models", ","], "at least one model"),
+    ],
+)
+def test_bad_input_ends_with_two_and_no_traceback(monkeypatch, capsys, tmp_path, arguments, message):
+    code, out, err = run_main(monkeypatch, capsys, "pta", "compare", "--output", tmp_path / "out", *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_wrong_shapes(monkeypatch, capsys, tmp_path, folder):
+    np.save(folder / "density.npy", np.zeros((2, 6, 10)))
+    code, _, err = run_main(monkeypatch, capsys, "pta", "compare", "--data", folder, "--output", tmp_path / "out")
+    assert code == 2
+    assert "(2, 6, 10)" in err
+
+
+def test_an_output_that_is_a_file(monkeypatch, capsys, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    code, _, err = run_main(monkeypatch, capsys, "pta", "compare", "--models", "smbhb", "--output", tmp_path / "out")
+    assert code == 2
+    assert "Cannot write results to" in err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_other_data_run_quickly_with_fewer_bins_than_14(monkeypatch, capsys, tmp_path, folder):
+    arguments = ("--data", folder, "--models", "smbhb", "--quick", "--n-jobs", "1", "--output", tmp_path / "out")
+    code, out, _ = run_main(monkeypatch, capsys, "pta", "compare", *arguments)
+    assert code == 0
+    assert "6 bins of 14.6 years" in out
+    assert "smbhb" in out
+    assert (tmp_path / "out" / "comparison.csv").is_file()
+
+
+def test_models_and_version_are_listed():
+    listed = CliRunner().invoke(app, ["pta", "models"], env={"COLUMNS": "200"})
+    assert listed.exit_code == 0
+    assert "strings_meta_ls" in listed.output
+    assert __version__ in CliRunner().invoke(app, ["--version"]).output
+
+
+def test_help_needs_no_torch():
+    script = "import sys; from sbi_flows.cli.app import app; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
