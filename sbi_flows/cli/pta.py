@@ -112,7 +112,7 @@ class _Board:
 def _print_table(console: Console, result) -> None:
     """One line a model, best first; it fits 80 columns, so reasons follow below."""
     years = result.data.span / (365.25 * 86400)
-    title = f"{len(result.data.frequencies)} bins of {years:.1f} years. ln B against smbhb. H: Hellinger distance of flow from MCMC"
+    title = f"{len(result.data.frequencies)} bins of {years:.1f} years; ln B against smbhb; H: Hellinger, flow to MCMC"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
     for heading in ("ln Z", "ln B", "H mean/max", "floor", "s"):
