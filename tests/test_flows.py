@@ -208,3 +208,24 @@ def test_outside_the_support():
 def test_messages(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FLOWS)
+def test_on_a_gpu_the_numbers_agree_and_nothing_waits(name):
+    flow = small(name, 4, 2, support=["real", "circular", (0, 1), (0, math.inf)]).float()
+    x, context = (values.float() for values in rows(flow.double(), 500))
+    flow = flow.float()
+    expected = flow.log_prob(x, context)
+    flow, x, context = flow.cuda(), x.cuda(), context.cuda()
+    flow.log_prob(x, context).sum().backward()  # constants are made on the first call
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        log_prob = flow.log_prob(x, context)
+        log_prob.mean().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(log_prob.cpu(), expected, rtol=1e-3, atol=1e-3)
+    draws = flow.sample(100, context[:1], generator=torch.Generator("cuda").manual_seed(0))
+    assert draws.is_cuda and torch.isfinite(flow.log_prob(draws, context[:1])).all()

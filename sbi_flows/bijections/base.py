@@ -73,18 +73,18 @@ class Chain(Bijection):
         self.bijections = cast(Sequence[Bijection], nn.ModuleList(bijections))
 
     def forward_and_log_det(self, x, context=None):
-        total = x.new_zeros(())
+        log_dets = []
         for bijection in self.bijections:
             x, log_det = bijection.forward_and_log_det(x, context)
-            total = total + log_det
-        return x, total.expand(x.shape[0])
+            log_dets.append(log_det)
+        return x, torch.stack(log_dets).sum(0)
 
     def inverse_and_log_det(self, z, context=None):
-        total = z.new_zeros(())
+        log_dets = []
         for bijection in reversed(self.bijections):
             z, log_det = bijection.inverse_and_log_det(z, context)
-            total = total + log_det
-        return z, total.expand(z.shape[0])
+            log_dets.append(log_det)
+        return z, torch.stack(log_dets).sum(0)
 
 
 class Rows:
