@@ -1,0 +1,179 @@
+"""Priors from other libraries' distributions, or from two functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_flows._random import numpy_generator, seed_from
+from sbi_flows.bijections.support import ColumnSupport, parse_support
+from sbi_flows.distributions.base import Distribution, grammar
+
+
+def from_scipy(frozen, names: Sequence[str] | None = None) -> Distribution:
+    """A prior of frozen ``scipy.stats`` distributions: a list of univariate ones (one a column), or one multivariate.
+
+    Univariate columns have gradients (central differences of ``logpdf``), multivariate ones have none.
+
+    Examples
+    --------
+    >>> import scipy.stats
+    >>> from_scipy([scipy.stats.gamma(2), scipy.stats.norm(0, 3)], names=["rate", "offset"]).support
+    [(0.0, inf), 'real']
+    """
+    frozen = list(frozen) if isinstance(frozen, list | tuple) else [frozen]
+    if all(hasattr(column, "support") for column in frozen):
+        return _ScipyColumns(frozen, names)
+    if len(frozen) != 1 or not hasattr(frozen[0], "logpdf"):
+        raise ValueError(f"Expected frozen univariate scipy distributions, or one frozen multivariate; got {frozen!r}.")
+    draw = np.atleast_1d(frozen[0].rvs(random_state=np.random.default_rng(0)))
+
+    def sample(n, generator):
+        return frozen[0].rvs(size=n, random_state=numpy_generator(generator)).reshape(n, draw.size)
+
+    def log_prob(x):
+        return np.asarray(frozen[0].logpdf(x.detach().cpu().numpy())).reshape(len(x))
+
+    return _Pair(sample, log_prob, draw.size, names, None)
+
+
+def from_torch(distribution: torch.distributions.Distribution, names: Sequence[str] | None = None) -> Distribution:
+    """A prior from a ``torch.distributions`` object of event shape ``(d,)``, or of batch shape ``(d,)`` and scalar events.
+
+    Build it from float64 tensors for a float64 prior.
+
+    Examples
+    --------
+    >>> from_torch(torch.distributions.Gamma(torch.ones(2).double(), torch.ones(2).double())).support
+    [(0.0, inf), (0.0, inf)]
+    """
+    event, batch = tuple(distribution.event_shape), tuple(distribution.batch_shape)
+    if len(event) == 0 and len(batch) <= 1:
+        distribution = torch.distributions.Independent(distribution if batch else distribution.expand((1,)), 1)
+    elif len(event) != 1 or batch not in ((), (1,)):
+        raise ValueError(f"Expected event shape (d,), or batch shape (d,) of scalar events; got event {event}, batch {batch}.")
+    features = distribution.event_shape[0]
+    constraint = distribution.support
+    if constraint is None:
+        raise ValueError(f"Expected a torch distribution that states its support; {type(distribution).__name__} has none.")
+
+    def sample(n, generator):
+        # torch.distributions draw from the global stream; it is seeded from ours inside a fork and put back.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_from(generator))
+            return distribution.sample((n,)).reshape(n, features)
+
+    anywhere_inside = sample(1, torch.Generator().manual_seed(0))
+
+    def log_prob(x):
+        inside = torch.as_tensor(constraint.check(x)).reshape(len(x), -1).all(-1)
+        # Points outside are replaced before the density, not masked after it, so that gradients stay finite.
+        safe = torch.where(inside[:, None], x, anywhere_inside.to(x))
+        return distribution.log_prob(safe).reshape(len(x)).masked_fill(~inside, -math.inf)
+
+    return _Pair(sample, log_prob, features, names, _torch_support(distribution, features))
+
+
+def from_pair(
+    sample: Callable, log_prob: Callable, features: int, *, names: Sequence[str] | None = None, support=None
+) -> Distribution:
+    """A prior from two functions.
+
+    Parameters
+    ----------
+    sample : callable
+        ``sample(n, generator) -> (n, d)``, tensor or array; ``generator`` is a ``torch.Generator`` or None.
+    log_prob : callable
+        ``log_prob(x) -> (n,)`` for a float64 tensor ``x (n, d)``: normalised, differentiable if gradients are wanted. It is only
+        believed inside the support.
+    features : int
+    names : sequence of str, optional
+    support : optional
+        See :func:`sbi_flows.bijections.support.parse_support`; real by default.
+    """
+    return _Pair(sample, log_prob, features, names, support)
+
+
+class _Pair(Distribution):
+    def __init__(self, sample, log_prob, features, names, support):
+        super().__init__(features, names, support)
+        self.double()
+        self._draw, self._density = sample, log_prob
+
+    def sample(self, n, generator=None):
+        draws = torch.as_tensor(self._draw(n, generator)).to(self._anchor)
+        if tuple(draws.shape) != (n, self.features):
+            raise ValueError(f"Expected sample({n}, generator) of shape ({n}, {self.features}); got {tuple(draws.shape)}.")
+        return draws
+
+    def log_prob(self, x):
+        x = self._check(x)
+        values = torch.as_tensor(self._density(x)).to(self._anchor)
+        if tuple(values.shape) != (len(x),):
+            raise ValueError(f"Expected log_prob(x) of shape ({len(x)},) for {len(x)} points; got {tuple(values.shape)}.")
+        return values.masked_fill(_outside(x, self._columns), -math.inf)
+
+
+class _ScipyColumns(Distribution):
+    def __init__(self, frozen, names):
+        ends = [tuple(map(float, column.support())) for column in frozen]
+        super().__init__(len(frozen), names, ends)
+        self.double()
+        self._frozen = frozen
+
+    def sample(self, n, generator=None):
+        rng = numpy_generator(generator)
+        columns = [np.asarray(column.rvs(size=n, random_state=rng), dtype=np.float64) for column in self._frozen]
+        return torch.as_tensor(np.stack(columns, axis=-1)).to(self._anchor)
+
+    def log_prob(self, x):
+        x = self._check(x)
+        return torch.stack([_ScipyLogPdf.apply(x[:, i], column) for i, column in enumerate(self._frozen)]).sum(0)
+
+
+class _ScipyLogPdf(torch.autograd.Function):
+    """``logpdf`` of one column; the derivative by central differences, good to about 1e-8 relative."""
+
+    @staticmethod
+    def forward(ctx, x, frozen):
+        points = x.detach().cpu().numpy()
+        ctx.frozen = frozen
+        ctx.save_for_backward(x)
+        return torch.as_tensor(frozen.logpdf(points)).to(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        points = x.detach().cpu().numpy().astype(np.float64)
+        low, high = ctx.frozen.support()
+        step = 6e-6 * np.maximum(np.abs(points), ctx.frozen.std() if np.isfinite(ctx.frozen.std()) else 1.0)
+        right, left = np.minimum(points + step, high), np.maximum(points - step, low)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            slope = (ctx.frozen.logpdf(right) - ctx.frozen.logpdf(left)) / (right - left)
+        # Outside the support, or where an end has density zero, there is no slope to give.
+        return grad * torch.as_tensor(np.where(np.isfinite(slope), slope, 0.0)).to(grad), None
+
+
+def _outside(x: Tensor, columns: Sequence[ColumnSupport]) -> Tensor:
+    """Rows of ``x`` outside a bounded column, (n,) bool; circular columns wrap and have no outside."""
+    ends = [(c.low, c.high) if c.kind != "circular" else (-math.inf, math.inf) for c in columns]
+    low, high = torch.tensor(ends, dtype=x.dtype, device=x.device).unbind(-1)
+    return ((x < low) | (x > high)).any(-1)
+
+
+def _torch_support(distribution, features: int) -> list:
+    """The support of a torch distribution in our grammar; "real" where its constraint has no ends of its own."""
+    constraint = distribution.support
+    while isinstance(constraint, torch.distributions.constraints.independent):
+        constraint = constraint.base_constraint
+
+    def ends(name):
+        value = getattr(constraint, name, None)
+        return [None] * features if value is None else torch.as_tensor(value).broadcast_to((features,)).tolist()
+
+    pairs = zip(ends("lower_bound"), ends("upper_bound"), strict=True)
+    return [grammar(parse_support((low, high), 1)[0]) if (low, high) != (None, None) else "real" for low, high in pairs]

@@ -1,0 +1,68 @@
+"""What every density is: columns with a support, ``sample`` and ``log_prob``."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sbi_flows.bijections.support import ColumnSupport, parse_support
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class Distribution(nn.Module, ABC):
+    """A density over ``features`` columns.
+
+    Attributes
+    ----------
+    features : int
+    names : tuple of str or None
+        Parameter names, where the columns have any.
+    support : list
+        One entry a column in the grammar of :func:`sbi_flows.bijections.support.parse_support`.
+    """
+
+    def __init__(self, features: int, names: Sequence[str] | None = None, support=None):
+        super().__init__()
+        if features < 1:
+            raise ValueError(f"Expected at least one column; got features={features}.")
+        if names is not None and len(names) != features:
+            raise ValueError(f"Expected {features} names, one a column; got {len(names)}: {', '.join(names)}.")
+        self.features = features
+        self.names = None if names is None else tuple(names)
+        self._columns = parse_support(support, features, self.names)
+        # Carries the dtype and device of densities that have no other number to carry them.
+        self.register_buffer("_anchor", torch.zeros(()), persistent=False)
+
+    _anchor: Tensor
+
+    @property
+    def support(self) -> list:
+        return [grammar(column) for column in self._columns]
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """``(n, d)`` draws."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Normalised natural-log density of ``x (n, d)``, shape ``(n,)``; -inf outside the support."""
+
+    def _check(self, x: Tensor) -> Tensor:
+        x = torch.as_tensor(x)
+        if x.ndim != 2 or x.shape[1] != self.features:
+            hint = "For a single point pass x[None]." if x.ndim == 1 and x.shape[0] == self.features else "Rows are points."
+            raise ValueError(f"Expected x of shape (n, {self.features}); got {tuple(x.shape)}. {hint}")
+        return x.to(self._anchor)
+
+
+def grammar(column: ColumnSupport):
+    """The entry of the support grammar that :func:`parse_support` read, with infinite ends written out."""
+    entry = column.entry
+    if isinstance(entry, str):
+        return entry
+    return ("circular", column.low, column.high) if column.kind == "circular" else (column.low, column.high)

@@ -1,0 +1,132 @@
+"""Priors: numbers kept in float64, any float input accepted, float64 returned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sbi_flows._random import rand, randn
+from sbi_flows.distributions.base import LOG_2PI, Distribution
+
+
+class BoxUniform(Distribution):
+    """Uniform between ``low`` and ``high``.
+
+    Parameters
+    ----------
+    low, high : array-like (d,)
+        The ends, ``low < high``; a float makes one column.
+    names : sequence of str, optional
+
+    Examples
+    --------
+    >>> prior = BoxUniform([-18, 0], [-11, 7], names=["log10_A", "gamma"])
+    >>> prior.log_prob(torch.tensor([[-14.0, 3.0]])).item()
+    -3.8918...
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, low, high, names: Sequence[str] | None = None):
+        low, high = torch.broadcast_tensors(_vector(low, "low"), _vector(high, "high"))
+        if not bool((low < high).all()) or not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
+            raise ValueError(f"Expected finite low < high in every column; got low={low.tolist()}, high={high.tolist()}.")
+        super().__init__(len(low), names, support=list(zip(low.tolist(), high.tolist(), strict=True)))
+        self.double()
+        self.register_buffer("low", low.clone())
+        self.register_buffer("high", high.clone())
+
+    def sample(self, n, generator=None):
+        uniform = rand((n, self.features), generator, dtype=self.low.dtype, device=self.low.device)
+        return torch.lerp(self.low, self.high, uniform)
+
+    def log_prob(self, x):
+        x = self._check(x)
+        outside = ((x < self.low) | (x > self.high)).any(-1)
+        # Zero times the clipped position keeps NaN inputs NaN and gives gradients (of zero) to whoever asks for them.
+        inside = (0.0 * x.clamp(self.low, self.high)).sum(-1) - torch.log(self.high - self.low).sum()
+        return inside.masked_fill(outside, -math.inf)
+
+
+class MultivariateNormal(Distribution):
+    """Normal of the given mean and covariance.
+
+    Parameters
+    ----------
+    mean : array-like (d,)
+    cov : array-like (d, d)
+        Symmetric positive definite.
+    names : sequence of str, optional
+
+    Examples
+    --------
+    >>> MultivariateNormal([0.0], [[4.0]]).log_prob(torch.zeros(1, 1)).item()
+    -1.6120...
+    """
+
+    mean: Tensor
+    cholesky: Tensor
+
+    def __init__(self, mean, cov, names: Sequence[str] | None = None):
+        mean = _vector(mean, "mean")
+        cov = torch.as_tensor(np.asarray(cov, dtype=np.float64))
+        if cov.shape != (len(mean), len(mean)):
+            raise ValueError(f"Expected cov of shape ({len(mean)}, {len(mean)}) to match the mean; got {tuple(cov.shape)}.")
+        if not torch.allclose(cov, cov.T, rtol=1e-10, atol=0):
+            raise ValueError("Expected a symmetric cov; got one that is not. Pass (cov + cov.T) / 2 if it is rounding.")
+        cholesky, info = torch.linalg.cholesky_ex(cov)
+        if info != 0:
+            raise ValueError(f"Expected a positive definite cov; its smallest eigenvalue is {torch.linalg.eigvalsh(cov)[0]:.3g}.")
+        super().__init__(len(mean), names)
+        self.double()
+        self.register_buffer("mean", mean)
+        self.register_buffer("cholesky", cholesky)
+
+    def sample(self, n, generator=None):
+        return self.mean + randn((n, self.features), generator, dtype=self.mean.dtype, device=self.mean.device) @ self.cholesky.T
+
+    def log_prob(self, x):
+        z = torch.linalg.solve_triangular(self.cholesky, (self._check(x) - self.mean).T, upper=False)
+        return -0.5 * (z.square().sum(0) + self.features * LOG_2PI) - torch.log(self.cholesky.diagonal()).sum()
+
+
+class Product(Distribution):
+    """Independent priors side by side; their columns follow each other in the order given.
+
+    Examples
+    --------
+    >>> Product([BoxUniform(0.0, 1.0, names=["a"]), MultivariateNormal([0.0], [[1.0]], names=["b"])]).names
+    ('a', 'b')
+    """
+
+    def __init__(self, parts: Sequence[Distribution]):
+        if not parts:
+            raise ValueError("Expected at least one prior to multiply; got none.")
+        named = [part.names for part in parts]
+        names = [name for part in named if part is not None for name in part] if all(part is not None for part in named) else None
+        if names is not None and len(set(names)) != len(names):
+            raise ValueError(f"Expected different names in the parts of a product; got {', '.join(names)}.")
+        super().__init__(sum(part.features for part in parts), names, [entry for part in parts for entry in part.support])
+        self.double()
+        self.parts = cast(Sequence[Distribution], nn.ModuleList(parts))
+        self._widths = [part.features for part in parts]
+
+    def sample(self, n, generator=None):
+        return torch.cat([part.sample(n, generator) for part in self.parts], dim=-1)
+
+    def log_prob(self, x):
+        blocks = self._check(x).split(self._widths, dim=-1)
+        return torch.stack([part.log_prob(block) for part, block in zip(self.parts, blocks, strict=True)]).sum(0)
+
+
+def _vector(values, what: str) -> Tensor:
+    array = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    if array.ndim != 1:
+        raise ValueError(f"Expected {what} of shape (d,); got {array.shape}.")
+    return torch.as_tensor(array)
