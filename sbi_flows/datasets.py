@@ -258,10 +258,9 @@ def _download(dataset: Dataset) -> Path:
         members = pooch.retrieve(dataset.url, known_hash=None, fname=archive, path=folder, processor=pooch.Unzip())
     # pooch passes on whatever its transport raises: requests' errors are OSErrors, a checksum mismatch is a ValueError.
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ConnectionError(
             f"Cannot reach dataset {dataset.name!r}: not under ${VARIABLE} "
-            f"({os.environ.get(VARIABLE) or 'not set'}), not in the cache {folder}, and {dataset.url} failed ({reason}). "
+            f"({os.environ.get(VARIABLE) or 'not set'}), not in the cache {folder}, and {dataset.url} failed ({type(error).__name__}). "
             f"Set {VARIABLE} to a folder that holds {dataset.name}, or connect to the network."
         ) from error
     return _member(dataset, members)

@@ -70,7 +70,7 @@ def compare(
     _print_table(console, result)
     for name, reason in result.skipped.items():
         console.print(f"Skipped {name}: {reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{len(result.results)} models in {time.perf_counter() - began:.0f} s; tables, figures and chains in {output}")
+    console.print(f"Models finished: {len(result.results)}, in {time.perf_counter() - began:.0f} s. Tables, figures, chains: {output}")
     if not result.results:
         raise typer.Exit(1)
 
