@@ -72,7 +72,7 @@ class ConditionalFlow(FlowEstimator):
         n_members: int = 1,
         max_epochs: int | str = "auto",
         batch_size: int | str = "auto",
-        learning_rate: float = 3e-3,
+        learning_rate: float = 1e-2,
         schedule: str = "one-cycle",
         validation_fraction: float = 0.1,
         patience: int = 20,
