@@ -110,6 +110,7 @@ def cross_fit(draws: Draws, support: Any, random_state: Any) -> list[FittedDensi
             batch_size=BATCH,
             max_epochs=-(-max_steps // steps),
             learning_rate=learning_rate,
+            weight_decay=0.0,
             patience=max(3, max_steps // (2 * steps)),
             random_state=seed_from(generator),
         )
