@@ -180,6 +180,42 @@ def test_an_untrained_flow_is_the_gaussian_fit():
     torch.testing.assert_close(flow.log_prob(x), expected)
 
 
+@pytest.mark.parametrize("scaling", ["whiten", "standard", "none"])
+def test_fit_scaling_leaves_angles_alone_and_minds_weights(scaling):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 3, generator=generator, dtype=torch.float64) * torch.tensor([5.0, 1.0, 2.0]) + 3
+    weights = (torch.arange(400) < 200).double()
+    context = 10 + 4 * torch.randn(400, 2, generator=generator, dtype=torch.float64)
+    flow = nsf(3, 2, support=["real", "circular", "real"], scaling=scaling).double()
+    flow.fit_scaling(x, context, weights)
+    half = nsf(3, 2, support=["real", "circular", "real"], scaling=scaling).double().fit_scaling(x[:200], context[:200])
+    torch.testing.assert_close(flow.log_prob(x, context), half.log_prob(x, context))
+    y, _ = flow.scaling.forward_and_log_det(x[:200])
+    assert torch.equal(y[:, 1], x[:200, 1])
+    spread = y[:, [0, 2]].std(0, correction=0)
+    torch.testing.assert_close(spread, torch.ones(2).double() if scaling != "none" else x[:200, [0, 2]].std(0, correction=0))
+
+
+def test_fit_scaling_leaves_rows_outside_the_support_out():
+    x = torch.tensor([[0.2], [0.4], [0.9], [-3.0], [math.nan], [7.0]], dtype=torch.float64)
+    a, b = (nsf(1, support=(0, 1)).double().fit_scaling(rows) for rows in (x, x[:3]))
+    assert torch.equal(a.log_prob(x[:3]), b.log_prob(x[:3]))
+    with pytest.raises(ValueError, match="at least one finite row inside"):
+        nsf(1, support=(0, 1)).fit_scaling(x[3:])
+
+
+@pytest.mark.parametrize("support", ["lower", "heavy"])
+def test_scales_follow_the_data(support):
+    """Data in other units give the same fit, moved: half-lines and heavy tails take their scale from the data."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.exp(2 * torch.randn(500, 1, generator=generator, dtype=torch.float64))
+    x = x * torch.where(torch.rand(500, 1, generator=generator) < 0.5, -1, 1) if support == "heavy" else x
+    grammar = {"lower": (0, math.inf), "heavy": "heavy"}[support]
+    small_units, large_units = (nsf(1, support=grammar).double().fit_scaling(unit * x) for unit in (1e-9, 1e9))
+    difference = small_units.log_prob(1e-9 * x) - large_units.log_prob(1e9 * x)
+    torch.testing.assert_close(difference, torch.full_like(difference, 18 * math.log(10)))
+
+
 def test_outside_the_support():
     flow = small("nsf-autoregressive", 2, support=[(0, 1), (0, math.inf)])
     x = torch.tensor([[0.5, 1.0], [2.0, 1.0], [0.5, -1.0], [0.5, math.inf], [math.nan, 1.0]]).double().requires_grad_()
