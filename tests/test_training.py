@@ -203,13 +203,14 @@ def test_a_wholly_bad_epoch_ends_the_fit_with_the_best_weights():
     assert "without one finite loss" in str(history.reliability)
 
 
-def test_one_bad_member_does_not_touch_the_others():
-    flows = [ToyFlow(seed=0), ToyFlow(seed=1)]
+@pytest.mark.parametrize("members", [2, 3])
+def test_one_bad_member_does_not_touch_the_others(members):
+    flows = [ToyFlow(seed=s) for s in range(members)]
     with torch.no_grad():
         flows[1].w1.fill_(torch.nan)
     history = train(flows, split(banana(300)), **FAST)
     assert torch.isfinite(parameters(flows[0])).all() and history.best_epoch[0] >= 0
-    assert "1 of 2 members" in history.reliability.reasons[0]
+    assert f"1 of {members} members" in history.reliability.reasons[0]
 
 
 def test_validation_rows_without_density_are_reported():
@@ -227,9 +228,10 @@ def test_validation_rows_without_density_are_reported():
 
 
 @pytest.mark.parametrize("context", [False, True])
-def test_stacked_losses_and_gradients_are_those_of_each_member(context):
-    flows = [ToyFlow(3, 2 * context, seed=s, dtype=torch.float64) for s in range(3)]
-    x = torch.randn(3, 7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+@pytest.mark.parametrize("members", [2, 3])  # called in turn, and under vmap
+def test_stacked_losses_and_gradients_are_those_of_each_member(members, context):
+    flows = [ToyFlow(3, 2 * context, seed=s, dtype=torch.float64) for s in range(members)]
+    x = torch.randn(members, 7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     batch = Batch(x, x[..., :2].clone() if context else None, None)
     singly, gradients = [], []
     for m, flow in enumerate(flows):
@@ -243,13 +245,11 @@ def test_stacked_losses_and_gradients_are_those_of_each_member(context):
     torch.testing.assert_close(stack.gradient, torch.stack(gradients))
 
 
-def test_members_together_are_members_apart():
+@pytest.mark.parametrize("members", [2, 3])
+def test_members_together_are_members_apart(members):
     x = banana(400)
-    rows = np.random.default_rng(0).permuted(np.tile(np.arange(400), (2, 1)), axis=1)
-    together, apart = (
-        [ToyFlow(seed=s, dtype=torch.float64) for s in (0, 1)],
-        [ToyFlow(seed=s, dtype=torch.float64) for s in (0, 1)],
-    )
+    rows = np.random.default_rng(0).permuted(np.tile(np.arange(400), (members, 1)), axis=1)
+    together, apart = ([ToyFlow(seed=s, dtype=torch.float64) for s in range(members)] for _ in range(2))
     steps = {
         "max_epochs": 5,
         "batch_size": 300,
@@ -272,7 +272,7 @@ def test_losses_may_draw_noise():
     def noisy(flow, batch, generator):
         return nll(flow, Batch(batch.x + 0.1 * torch.randn(batch.x.shape, generator=generator)), generator)
 
-    histories = [train([ToyFlow(), ToyFlow()], split(banana(300)), loss=noisy, **FAST) for _ in range(2)]
+    histories = [train([ToyFlow(), ToyFlow(), ToyFlow()], split(banana(300)), loss=noisy, **FAST) for _ in range(2)]
     np.testing.assert_array_equal(histories[0].train_loss, histories[1].train_loss)
 
 
@@ -441,7 +441,7 @@ from sbi_flows.training import train
 from safetensors.torch import save_file
 
 checkpoint, result, delay = sys.argv[1] or None, sys.argv[2], float(sys.argv[3])
-flows = [ToyFlow(seed=s) for s in range(2)]
+flows = [ToyFlow(seed=s) for s in range(3)]
 history = train(flows, split(banana(400)), max_epochs=12, batch_size=50, random_state=3,
                 checkpoint=checkpoint, checkpoint_seconds=0, callbacks=[lambda report: time.sleep(delay)])
 save_file({{"p": torch.stack([parameters(f) for f in flows]), "v": torch.tensor(history.validation_loss),

@@ -11,6 +11,9 @@ from torch.func import functional_call, vmap
 
 from sbi_flows.losses import Batch, Loss
 
+# On a CPU vmap costs more for two members than calling them in turn, and less from three on (benchmarks/ensembles.py).
+_FEW_ON_CPU = 2
+
 
 class StackedFlows:
     """The trainable parameters of ``members`` flows as one matrix, so that clipping, skipping and optimising are single kernels.
@@ -18,7 +21,7 @@ class StackedFlows:
     Parameters
     ----------
     flows : sequence of nn.Module
-        Same architecture, dtype and device; until ``release`` a single flow's parameters are views of ``values``.
+        Same architecture, dtype and device. They belong to this object until ``release``.
     loss : callable
         ``loss(flow, batch, generator) -> (n,)``.
 
@@ -41,15 +44,17 @@ class StackedFlows:
         self.values.grad = self.gradient = torch.zeros_like(self.values)
         self.members = len(self.flows)
         self._loss = loss
-        self._leaves = self._attach() if self.members == 1 else self._prepare_vmap()
+        self._mapped = self.members > (_FEW_ON_CPU if self.values.device.type == "cpu" else 1)
+        self._leaves = self._prepare_vmap() if self._mapped else self._attach()
 
     def losses(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Loss of every row under every member, ``(members, n)``.
 
         Rows of ``batch`` are shared by all members, or have a leading axis of members (which one flow alone has not).
         """
-        if self.members == 1:
-            return self._loss(self.flows[0], batch, generator)[None]
+        if not self._mapped:
+            own = _split(batch, self.members) if batch.x.dim() > 2 else [batch] * self.members
+            return torch.stack([self._loss(flow, rows, generator) for flow, rows in zip(self.flows, own, strict=True)])
         axes = tuple(0 if part is not None and batch.x.dim() > 2 else None for part in batch)
         call = vmap(self._member_loss, in_dims=(0, 0, axes, None), randomness="different")
         parameters = dict(zip(self._keys, self._leaves, strict=True))
@@ -58,7 +63,10 @@ class StackedFlows:
     def backward(self, losses: Tensor) -> None:
         """Put the gradient of each member's own loss, ``losses (members,)``, into its row of ``gradient``."""
         gradients = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True, materialize_grads=True)
-        torch.cat([g.reshape(self.members, -1) for g in gradients], dim=1, out=self.gradient)
+        if self._mapped:
+            torch.cat([g.reshape(self.members, -1) for g in gradients], dim=1, out=self.gradient)
+        else:
+            torch.cat([g.reshape(-1) for g in gradients], out=self.gradient.view(-1))
 
     @contextmanager
     def holding(self, values: Tensor) -> Iterator[None]:
@@ -76,7 +84,7 @@ class StackedFlows:
     def write(self, values: Tensor) -> None:
         """Give every flow the parameters in its row of ``values (members, P)``."""
         self.values.copy_(values)
-        if self.members > 1:
+        if self._mapped:
             for m, flow in enumerate(self.flows):
                 own = dict(flow.named_parameters())
                 for name, leaf in zip(self._names, self._leaves, strict=True):
@@ -84,10 +92,11 @@ class StackedFlows:
 
     def release(self) -> None:
         """Give the flows parameters of their own again."""
-        if self.members == 1:
-            own = dict(self.flows[0].named_parameters())
-            for name in self._names:
-                own[name].data = own[name].data.clone()
+        if not self._mapped:
+            for flow in self.flows:
+                own = dict(flow.named_parameters())
+                for name in self._names:
+                    own[name].data = own[name].data.clone()
 
     def constants(self) -> dict[str, Tensor]:
         """Buffers and frozen parameters of all members, ``member.name`` to tensor: what a checkpoint needs besides ``values``."""
@@ -95,7 +104,7 @@ class StackedFlows:
 
     def refresh_constants(self) -> None:
         """Read the flows' buffers again, after they were changed in place."""
-        if self.members > 1:
+        if self._mapped:
             self._stack_constants()
 
     def _check_alike(self) -> None:
@@ -126,11 +135,14 @@ class StackedFlows:
         return {**frozen, **dict(flow.named_buffers())}
 
     def _attach(self) -> list[Tensor]:
-        """Let the only flow's parameters live in ``values``: then it is called as it is, with no stacking and no vmap."""
-        own = dict(self.flows[0].named_parameters())
-        for name, view in zip(self._names, self._views(self.values), strict=True):
-            own[name].data = view[0]
-        return [own[name] for name in self._names]
+        """Let the flows' parameters live in ``values``: then each is called as it is, with no stacking and no vmap."""
+        leaves = []
+        for m, flow in enumerate(self.flows):
+            own = dict(flow.named_parameters())
+            for name, view in zip(self._names, self._views(self.values), strict=True):
+                own[name].data = view[m]
+                leaves.append(own[name])
+        return leaves
 
     def _prepare_vmap(self) -> list[Tensor]:
         skeleton = _LossModule(self.flows[0], self._loss)
@@ -146,6 +158,12 @@ class StackedFlows:
     def _stack_constants(self) -> None:
         per_flow = [self._constants_of(flow) for flow in self.flows]
         self._constants = {f"flow.{name}": torch.stack([constants[name] for constants in per_flow]) for name in per_flow[0]}
+
+
+def _split(batch: Batch, members: int) -> list[Batch]:
+    """The rows of each member, from parts with a leading axis of members."""
+    parts = [[None] * members if part is None else part.unbind(0) for part in batch]
+    return [Batch(*own) for own in zip(*parts, strict=True)]
 
 
 class _LossModule(nn.Module):
