@@ -136,7 +136,7 @@ class StackedFlows:
 
     def _attach(self) -> list[Tensor]:
         """Let the flows' parameters live in ``values``: then each is called as it is, with no stacking and no vmap."""
-        leaves = []
+        leaves: list[Tensor] = []
         for m, flow in enumerate(self.flows):
             own = dict(flow.named_parameters())
             for name, view in zip(self._names, self._views(self.values), strict=True):
