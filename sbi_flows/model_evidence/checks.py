@@ -12,11 +12,15 @@ from torch import Tensor
 
 from sbi_flows.model_evidence.inputs import Draws, LogPosterior, evaluate
 from sbi_flows.model_evidence.methods import Estimate, Fold
+from sbi_flows.weights import autocorrelation_time
 
 FALSE_ALARM = 1e-4
-SMALLEST_SHIFT = 0.05
+SMALLEST_SHIFT = 0.02
+MOST_PRODUCTS = 8
 MISSED_MASS = 0.01
 EXCESSES = (1.5, 3.0, 10.0)
+FAR_MASS = 0.05
+RATIO_LIMIT = 300.0
 
 
 class SamplesAndDensity(Protocol):
@@ -45,44 +49,94 @@ def weight_reasons(method: str, estimate: Estimate) -> list[str]:
 
 
 def mixing_reasons(draws: Draws) -> list[str]:
-    """Chains that have not converged, by split R-hat and by the effective number of draws of each column."""
+    """Chains that have not converged, or are not laid out as said: effective numbers, split R-hat, and correlation where none should be."""
     reasons = []
     sizes = np.array([draws.effective_size(draws.x[:, i]) for i in range(draws.features)])
     worst = int(np.argmin(sizes))
-    if sizes[worst] < 100:
+    if sizes[worst] < min(100, draws.n / 2):
         reasons.append(
             f"'{draws.names[worst]}' has only {sizes[worst]:.0f} effective draws in {draws.n} (autocorrelation): run the chains "
             "at least 100 autocorrelation times"
         )
-    r_hats = np.array([_split_r_hat(draws, draws.x[:, i]) for i in range(draws.features)])
-    worst = int(np.argmax(r_hats))
-    if r_hats[worst] > 1.05:
+    ratios = [_split_r_hat(draws, draws.x[:, i]) for i in range(draws.features)]
+    worst = int(np.argmax([r_hat if significant else 0.0 for r_hat, significant in ratios]))
+    if ratios[worst][1] and ratios[worst][0] > 1.05:
         reasons.append(
-            f"split R-hat of '{draws.names[worst]}' is {r_hats[worst]:.2f} (> 1.05): chains or their halves disagree. "
+            f"split R-hat of '{draws.names[worst]}' is {ratios[worst][0]:.2f} (> 1.05): chains or their halves disagree. "
             "Run longer, drop the burn-in, or sample every mode in proportion"
         )
-    return reasons
+    return reasons + _layout_reasons(draws)
 
 
-def _split_r_hat(draws: Draws, values: np.ndarray) -> float:
-    """Gelman & Rubin's ratio over half chains; an ensemble is judged by its two halves in time, its walkers pooled."""
+def _split_r_hat(draws: Draws, values: np.ndarray) -> tuple[float, bool]:
+    """Gelman & Rubin's ratio over half chains, and whether it is more than the chains' own autocorrelation explains.
+
+    Halves of few effective draws have R-hats well above one even when stationary, so the spread of their means is also tested against
+    the autocorrelation within the halves. An ensemble is judged by its two halves in time, its walkers pooled.
+    """
     counts = np.unique(draws.chain, return_counts=True)[1]
     blocks = [half for block in np.split(values, np.cumsum(counts)[:-1]) for half in np.array_split(block, 2)]
     if draws.ensemble:
         blocks = [np.concatenate(blocks[0::2]), np.concatenate(blocks[1::2])]
-    blocks = [block for block in blocks if len(block) >= 4]
+    if min(len(block) for block in blocks) < 4:
+        blocks = np.array_split(values, 2)
     n = np.mean([len(block) for block in blocks])
     within = np.mean([block.var(ddof=1) for block in blocks])
+    if within <= 0:
+        return np.inf, True
     between = n * np.var([block.mean() for block in blocks], ddof=1)
-    return float(np.sqrt((n - 1) / n + between / (n * within))) if within > 0 else np.inf
+    r_hat = float(np.sqrt((n - 1) / n + between / (n * within)))
+    shortest = min(len(block) for block in blocks)
+    time = autocorrelation_time(np.stack([block[:shortest] - block[:shortest].mean() for block in blocks]))
+    freedom = len(blocks) - 1
+    limit = 1.5 * stats.chi2.isf(FALSE_ALARM / 10, freedom) / freedom  # 1.5: the time within short blocks is underestimated
+    return r_hat, bool(draws.ensemble or between / (within * max(time, 1.0)) > limit)
+
+
+def _layout_reasons(draws: Draws) -> list[str]:
+    """Arrays whose axes are not what they were taken for: (draw, chain, d), or walkers flattened step by step."""
+    counts = np.unique(draws.chain, return_counts=True)[1]
+    chains, length = len(counts), counts[0]
+    if chains > length and chains >= 20 and len(np.unique(counts)) == 1:
+        cube = draws.x.reshape(chains, length, -1) - draws.x.mean(axis=0)
+        neighbours = (cube[1:] * cube[:-1]).mean(axis=(0, 1)) / (cube**2).mean(axis=(0, 1))
+        if neighbours.max() > 0.2 + 5 / np.sqrt(chains * length):
+            return [
+                f"neighbouring chains are correlated ({neighbours.max():.2f}): the array looks like (draw, chain, d). "
+                "Pass (chain, draw, d), for emcee the sampler itself or numpy.swapaxes(sampler.get_chain(), 0, 1)"
+            ]
+    if chains == 1:
+        for i, name in enumerate(draws.names):
+            lag = _late_correlation(draws.x[:, i])
+            if lag:
+                return [
+                    f"'{name}' is correlated at lag {lag} and not before: the rows look like chains flattened step by step. Pass "
+                    "(chain, draw, d), or chain_ids"
+                ]
+    return []
+
+
+def _late_correlation(values: np.ndarray) -> int:
+    """The lag at which a series that had lost its memory finds it again, 0 if it never does."""
+    n = len(values)
+    spectrum = np.abs(np.fft.rfft(values - values.mean(), 2 * n)) ** 2
+    rho = np.fft.irfft(spectrum)[: n // 4]
+    rho = rho / rho[0]
+    noise = 6 / np.sqrt(n)
+    forgotten = np.flatnonzero(rho < noise)
+    if not len(forgotten):
+        return 0
+    late = forgotten[0] + np.flatnonzero(rho[forgotten[0] :] > max(0.2, 2 * noise))
+    return int(late[0]) if len(late) else 0
 
 
 def consistency_reasons(draws: Draws, folds: Sequence[Fold], estimate: Estimate) -> list[str]:
     """Do the draws come from the log-posterior they were given with?
 
     The estimator's weights turn the posterior draws and the proposals into samples of one and the same density. Weighted means of any
-    function must then agree. Compared are each column, its square, and the two log-densities, at a joint false-alarm rate of 1e-4; a
-    disagreement must also exceed 0.05 standard deviations to count, so that huge samples are not failed for harmless imperfections.
+    function must then agree. Compared are each column, its square, products of two columns (up to eight columns), and the fitted
+    log-density, at a joint false-alarm rate of 1e-4; a disagreement must also exceed 0.02 standard deviations to count, so that huge
+    samples are not failed for harmless imperfections.
     """
     names, on_draws, on_proposals = _test_functions(draws, folds)
     difference, variance = np.zeros(len(names)), np.zeros(len(names))
@@ -111,11 +165,14 @@ def consistency_reasons(draws: Draws, folds: Sequence[Fold], estimate: Estimate)
 def _test_functions(draws: Draws, folds: Sequence[Fold]) -> tuple[list[str], np.ndarray, list[np.ndarray]]:
     """Bounded functions of unit scale at the draws ``(n, q)`` and at each fold's proposals ``(m, q)``."""
     centre, scale = draws.x.mean(axis=0), draws.x.std(axis=0)
-    names = [f"'{n}'" for n in draws.names] + [f"the square of '{n}'" for n in draws.names] + ["the fitted log-density"]
+    pairs = [(i, j) for i in range(draws.features) for j in range(i)] if draws.features <= MOST_PRODUCTS else []
+    names = [f"'{n}'" for n in draws.names] + [f"the square of '{n}'" for n in draws.names]
+    names += [f"the product of '{draws.names[j]}' and '{draws.names[i]}'" for i, j in pairs] + ["the fitted log-density"]
 
     def functions(x: np.ndarray, log_f: np.ndarray, level: float, spread: float) -> np.ndarray:
         z = np.clip((x - centre) / scale, -4, 4)
-        return np.column_stack([z, (z**2 - 1) / np.sqrt(2), np.clip((log_f - level) / spread, -4, 4)])
+        products = [z[:, i] * z[:, j] for i, j in pairs]
+        return np.column_stack([z, (z**2 - 1) / np.sqrt(2), *products, np.clip((log_f - level) / spread, -4, 4)])
 
     on_draws, on_proposals = np.zeros((draws.n, len(names))), []
     for fold in folds:
@@ -126,9 +183,46 @@ def _test_functions(draws: Draws, folds: Sequence[Fold]) -> tuple[list[str], np.
     return names, on_draws, on_proposals
 
 
+def edge_reasons(draws: Draws, folds: Sequence[Fold], masses: Sequence[float]) -> list[str]:
+    """Where only values are known: a posterior that ends where the fitted density does not, which biases the harmonic mean."""
+    low, high = draws.x.min(axis=0), draws.x.max(axis=0)
+    beyond = np.zeros(draws.features)
+    for fold, mass in zip(folds, masses, strict=True):
+        kept = fold.proposal_log_f >= np.quantile(fold.proposal_log_f, 1 - mass)
+        beyond += ((fold.proposals < low) | (fold.proposals > high))[kept].mean(axis=0) / len(folds)
+    worst = int(np.argmax(beyond))
+    if beyond[worst] <= max(0.002, 10 / draws.n):
+        return []
+    return [
+        f"{beyond[worst]:.1%} of the fitted density lies beyond the draws' range [{low[worst]:.4g}, {high[worst]:.4g}] of "
+        f"'{draws.names[worst]}': the posterior seems to end there. Declare support=, pass the prior, or give log_posterior as a callable"
+    ]
+
+
+def contamination_reasons(folds: Sequence[Fold]) -> list[str]:
+    """Where only values are known: draws far out whose log-posterior says that they should not be there.
+
+    The harmonic mean leaves the tails out and would not notice. Over the far region, as over any, the draws' weights f/p must sum to the
+    density's own mass there; alien draws have weights that are far too large, and many of them.
+    """
+    for fold in folds:
+        far = fold.log_f < np.quantile(fold.proposal_log_f, FAR_MASS)
+        log_w = np.minimum(np.median(fold.ratio) - fold.ratio, RATIO_LIMIT)
+        if not far.any() or far.all():
+            continue
+        w = np.exp(log_w[far])
+        expected = np.exp(log_w[~far]).sum() * FAR_MASS / (1 - FAR_MASS)
+        if w.sum() > 5 * expected and w.sum() ** 2 > 5 * np.square(w).sum():
+            return [
+                "draws far from the bulk have a log-posterior far too low for draws of it: the chains are contaminated. Drop the burn-in "
+                "and stuck walkers, and check that values and samples are in one order"
+            ]
+    return []
+
+
 def agreement_reasons(estimates: dict[str, Estimate]) -> list[str]:
-    """Estimators that are each sound by their own weights must agree within five joint errors."""
-    sound = {name: e for name, e in estimates.items() if e.pareto_k < 0.7 and np.isfinite(e.log_z)}
+    """Estimators that are each sound by their own weights (k below 0.5) must agree within five joint errors."""
+    sound = {name: e for name, e in estimates.items() if e.pareto_k < 0.5 and np.isfinite(e.log_z)}
     reasons = []
     names = list(sound)
     for i, a in enumerate(names):
@@ -171,6 +265,8 @@ def missed_mode_reasons(
     w, f, f_draws = np.exp(log_w[heavy]), log_f(x[heavy]), log_f(draws.x)
     excess, excess_draws = log_p[heavy] - log_z - f, np.asarray(draws.log_p) - log_z - f_draws
     outside = f < f_draws.min()
+    # Beyond the lowest of n draws lies a mass of order 1/n even when nothing is missing.
+    least = max(MISSED_MASS, 10 / draws.n)
     missed, found = w[outside].sum() / len(x), outside
     for factor in EXCESSES:
         inside = excess > np.log(factor)
@@ -180,7 +276,7 @@ def missed_mode_reasons(
         enough = w[inside].sum() ** 2 > 20 * np.sum(w[inside] ** 2)
         if enough and share - share_draws > max(missed, 5 * np.hypot(error, error_draws)):
             missed, found = share - share_draws, inside
-    if missed < MISSED_MASS:
+    if missed < least:
         return []
     where = x[heavy][found][np.argmax(excess[found])]
     place = ", ".join(f"{name}={value:.4g}" for name, value in zip(draws.names, where, strict=True))

@@ -46,9 +46,12 @@ class FittedDensity:
 def fold_of(draws: Draws) -> np.ndarray:
     """Fold, 0 or 1, of each draw: ten contiguous blocks of every chain, dealt in turn, so both folds see all of every chain.
 
-    Blocks, not single draws, because neighbours in a chain are nearly copies and would carry the training set into the test set.
+    Blocks, not single draws, because neighbours in a chain are nearly copies and would carry the training set into the test set. Chains
+    shorter than 20 draws are dealt whole.
     """
     counts = np.unique(draws.chain, return_counts=True)[1]
+    if counts.max() < 2 * BLOCKS:
+        return draws.chain % 2
     return np.concatenate([(np.arange(n) * BLOCKS // n) % 2 for n in counts])
 
 
@@ -139,7 +142,7 @@ def _start(x: torch.Tensor, train_rows: torch.Tensor, validation_rows: torch.Ten
     best: list[Flow] = []
     best_score = -np.inf
     for components in COMPONENTS:
-        if components * x.shape[1] > train_rows.shape[1] // 20:
+        if components > 1 and components * x.shape[1] > train_rows.shape[1] // 20:
             break
         base = "normal" if components == 1 else {"name": "mixture", "components": components}
         flows = []

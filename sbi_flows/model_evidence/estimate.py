@@ -15,6 +15,7 @@ from sbi_flows.model_evidence.density import FittedDensity, cross_fit, user_dens
 from sbi_flows.model_evidence.inputs import Draws, LogPosterior, evaluate, read_draws
 from sbi_flows.results import Evidence, Reliability
 
+LEAST_EVALUATIONS = 4000
 METHODS = ("auto", "bridge", "harmonic", "importance")
 
 
@@ -47,7 +48,8 @@ def evidence(
     prior : object with ``sample(n, generator)`` and ``log_prob``, optional
         Gives the support of the parameters, and lets the call look for modes the chains missed. See :mod:`sbi_flows.distributions`.
     weights : array (n,), optional
-        Non-negative weights of the draws (not their logarithms), as nested sampling gives them.
+        Non-negative weights of *independent* draws (not their logarithms), as nested sampling gives them. Repeats of a Metropolis chain
+        must be written out instead: as weights they would hide the autocorrelation.
     chain_ids : array (n,), optional
         Chain of each row of flattened samples.
     density : object with ``log_prob(x)`` and ``sample(n)``, optional
@@ -56,7 +58,7 @@ def evidence(
         One entry a column, as for :class:`sbi_flows.FlowDensity`: "real", ``(low, high)``, "circular"; by default the prior's, else real.
     method : {"auto", "bridge", "harmonic", "importance"}
         The estimator to report; all that are possible are computed and shown.
-    max_evaluations : int
+    max_evaluations : int, at least 4000
         Budget of log-posterior evaluations beyond one a draw. Half serves the estimators (at most four a draw), the rest the search for
         missed modes.
     random_state : int or generator, optional
@@ -93,6 +95,12 @@ def evidence(
     """
     if method not in METHODS:
         raise ValueError(f"Expected method to be one of {', '.join(METHODS)}; got {method!r}.")
+    if max_evaluations < LEAST_EVALUATIONS:
+        raise ValueError(f"Expected max_evaluations of at least {LEAST_EVALUATIONS}; got {max_evaluations}.")
+    if prior is not None and not (hasattr(prior, "sample") and hasattr(prior, "log_prob")):
+        raise TypeError(
+            f"Expected a prior with sample(n, generator) and log_prob(x), as sbi_flows.distributions has; got {type(prior).__name__}."
+        )
     generator = torch_generator(seed_from(random_state))
     draws = read_draws(samples, log_posterior, weights=weights, chain_ids=chain_ids, random_state=seed_from(generator))
     if support is None and prior is not None:
@@ -108,6 +116,9 @@ def evidence(
     reasons = [*draws.reasons, *checks.weight_reasons(trusted, estimates[trusted]), *checks.mixing_reasons(draws)]
     reasons += checks.consistency_reasons(draws, folds, estimates["bridge" if "bridge" in estimates else "harmonic"])
     reasons += checks.agreement_reasons(estimates)
+    if draws.log_posterior is None:
+        reasons += checks.edge_reasons(draws, folds, [methods.retained_mass(fold) for fold in folds])
+        reasons += checks.contamination_reasons(folds)
     notes = list(draws.notes)
     if draws.log_posterior is not None and prior is not None:
         left = max_evaluations - sum(len(fold.proposals) for fold in folds)
@@ -136,7 +147,7 @@ def _trusted(method: str, estimates: dict[str, methods.Estimate]) -> str:
 
 
 def _folds(densities: Sequence[FittedDensity], draws: Draws, max_evaluations: int, generator: torch.Generator) -> list[methods.Fold]:
-    n_proposals = max(1000, min(4 * draws.n, max_evaluations // 2)) // len(densities)
+    n_proposals = min(max(4 * draws.n, 2000), max_evaluations // 2) // len(densities)
     folds = []
     for density in densities:
         proposals = density.sample(n_proposals, seed_from(generator))
@@ -168,7 +179,7 @@ def _missed_modes(draws, densities, log_z, prior, n_evaluations, generator) -> l
     def log_f(x: np.ndarray) -> np.ndarray:
         return methods.combined_log_f([density.log_prob(x) for density in densities])
 
-    if not np.isfinite(log_z) or n_evaluations < 1000:
+    if not np.isfinite(log_z):
         return []
     return checks.missed_mode_reasons(draws, log_f, log_z, prior, draws.log_posterior, n_evaluations, generator)
 

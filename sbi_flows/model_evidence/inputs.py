@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -87,8 +88,15 @@ def read_draws(
     blocks, names, values, function, ensemble = _unpack(samples)
     if callable(log_posterior):
         function, values = log_posterior, None
+    elif isinstance(log_posterior, str):
+        raise ValueError(f"Expected log_posterior as values or a callable; got the string {log_posterior!r}.")
     elif log_posterior is not None:
         values = [np.asarray(v, dtype=np.float64) for v in log_posterior] if _is_ragged(log_posterior) else [log_posterior]
+    if values is not None and np.ndim(values[0]) == 2 and np.shape(values[0]) != (len(blocks), len(blocks[0])):
+        raise ValueError(
+            f"Expected log_posterior values of shape {(len(blocks), len(blocks[0]))}, (chain, draw) as the samples; "
+            f"got {np.shape(values[0])}. Transpose them if they are (draw, chain)."
+        )
     x = np.concatenate(blocks)
     chain = np.repeat(np.arange(len(blocks)), [len(b) for b in blocks])
     log_p = None if values is None else np.concatenate([np.asarray(v, dtype=np.float64).reshape(-1) for v in values])
@@ -114,7 +122,9 @@ def evaluate(log_posterior: LogPosterior, x: np.ndarray) -> np.ndarray:
     ValueError
         On another shape, or ``+inf``.
     """
-    values = np.asarray(log_posterior(x), dtype=np.float64)
+    values = log_posterior(x.copy())  # a copy: a function that works in place must not change the draws
+    values = values.detach().cpu().numpy() if hasattr(values, "detach") else values
+    values = np.asarray(values, dtype=np.float64)
     if values.shape != (len(x),):
         raise ValueError(
             f"Expected log_posterior to map (m, d) rows to (m,) values; for rows of shape {x.shape} it returned {values.shape}. "
@@ -123,7 +133,12 @@ def evaluate(log_posterior: LogPosterior, x: np.ndarray) -> np.ndarray:
     if np.any(values == np.inf):
         row = x[np.argmax(values == np.inf)]
         raise ValueError(f"log_posterior returned +inf at {row!r}: a density there is infinite or the function overflows.")
-    return np.where(np.isnan(values), -np.inf, values)
+    undefined = np.isnan(values)
+    if undefined.any():
+        warnings.warn(
+            f"log_posterior returned NaN at {undefined.sum()} of {len(x)} points; they were counted as having no density.", stacklevel=2
+        )
+    return np.where(undefined, -np.inf, values)
 
 
 def _is_ragged(values: Any) -> bool:
@@ -156,6 +171,8 @@ def _unpack(samples: Any):
 def _as_float(samples: Any) -> np.ndarray:
     if hasattr(samples, "detach"):
         samples = samples.detach().cpu().numpy()
+    if np.iscomplexobj(samples):
+        raise ValueError("Expected real samples; got complex ones. Pass real and imaginary parts as two columns.")
     try:
         return np.asarray(samples, dtype=np.float64)
     except (TypeError, ValueError) as error:

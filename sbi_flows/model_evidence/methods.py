@@ -111,7 +111,7 @@ def harmonic(draws: Draws, folds: Sequence[Fold]) -> Estimate:
 
     On its own weights the choice would favour the cut that happens to miss the largest ones, and bias ln Z upward.
     """
-    best = [_retained_mass(fold) for fold in folds]
+    best = [retained_mass(fold) for fold in folds]
     masses = best[1:] + best[:1]
     log_z, influence, weights = [], np.zeros(draws.n), np.zeros(draws.n)
     proposal_weights, mass_variance, log_weights = [], 0.0, []
@@ -149,7 +149,7 @@ def _truncated(fold: Fold, mass: float) -> tuple[np.ndarray, float, np.ndarray]:
     return inside, max(inside.mean(), 1.0 / len(inside)), np.where(fold.log_f >= level, -fold.ratio, -np.inf)
 
 
-def _retained_mass(fold: Fold) -> float:
+def retained_mass(fold: Fold) -> float:
     """The mass in ``RETAINED_MASS`` of least variance, weights' and mass's own together, among those whose tail is light."""
     variances, tails = [], []
     for mass in RETAINED_MASS:

@@ -154,15 +154,98 @@ def test_dataframe_names_reach_the_verdict():
     assert not result.reliability.ok and "'log10_A'" in repr(result) and result.names == ("log10_A", "gamma")
 
 
+def half_normal(x):
+    return np.where(x[:, 0] > 0, -0.5 * x[:, 0] ** 2, -np.inf)
+
+
 def test_hard_edge_that_nobody_declared():
-    """A half-normal posterior with no support= given: ln Z is right all the same, or the verdict says it is not."""
+    """A half-normal posterior with no support= given. A callable corrects for it; values alone cannot, and the verdict says so."""
+    x = np.abs(np.random.default_rng(10).normal(size=(6000, 1)))
+    result = evidence(x, half_normal, random_state=0)
+    assert result.reliability.ok and abs(result.log_z - 0.5 * np.log(np.pi / 2)) < SIGMAS * result.log_z_err
+    blind = evidence(x, half_normal(x), random_state=0)
+    assert any("the posterior seems to end there" in reason for reason in blind.reliability.reasons)
+
+
+@pytest.mark.parametrize("known", ["callable", "values"])
+def test_one_percent_of_alien_draws_is_seen(known):
+    rng = np.random.default_rng(14)
+    x = rng.normal(size=(20_000, 1))
+    alien = rng.random(20_000) < 0.01
+    x[alien] = 4 + 0.3 * rng.normal(size=(alien.sum(), 1))
 
     def log_posterior(x):
-        return np.where(x[:, 0] > 0, -0.5 * x[:, 0] ** 2, -np.inf)
+        return -0.5 * x[:, 0] ** 2
 
-    x = np.abs(np.random.default_rng(10).normal(size=(6000, 1)))
+    result = evidence(x, log_posterior if known == "callable" else log_posterior(x), random_state=0)
+    assert not result.reliability.ok
+
+
+def test_a_missing_correlation_is_seen():
+    x = np.random.default_rng(15).normal(size=(8000, 2))
+
+    def log_posterior(x):
+        return -0.5 * (x[:, 0] ** 2 + x[:, 1] ** 2 - 0.2 * x[:, 0] * x[:, 1]) / 0.99
+
     result = evidence(x, log_posterior, random_state=0)
-    assert not result.reliability.ok or abs(result.log_z - 0.5 * np.log(np.pi / 2)) < SIGMAS * result.log_z_err
+    assert any("the product of 'x0' and 'x1'" in reason for reason in result.reliability.reasons)
+
+
+@pytest.mark.parametrize("shape", [(1000, 1, 2), (500, 3, 2), (150, 2)])
+def test_few_draws_and_very_short_chains_are_usable(shape):
+    x = np.random.default_rng(16).normal(size=shape)
+    result = evidence(x, lambda x: -0.5 * (x**2).sum(axis=1), random_state=0)
+    assert result.reliability.ok, result
+    assert abs(result.log_z - np.log(2 * np.pi)) < SIGMAS * result.log_z_err
+
+
+def test_small_clean_samples_do_not_cry_wolf_about_modes():
+    """Eight sets of 200 draws with the prior given: at a false-alarm rate below 1 % a set, none is flagged."""
+    prior = BoxUniform([-5.0, -5.0], [5.0, 5.0])
+    for seed in range(8):
+        x = np.random.default_rng(1000 + seed).normal(size=(200, 2))
+        result = evidence(x, lambda x: -0.5 * (x**2).sum(axis=1), prior=prior, random_state=seed)
+        assert result.reliability.ok, result
+
+
+def test_stationary_chains_with_long_memory_pass():
+    """Thirty-two AR(1) chains of 600 steps, autocorrelation time 39: R-hat exceeds 1.05 by that memory alone."""
+    rng = np.random.default_rng(17)
+    x = np.zeros((32, 600, 1))
+    x[:, 0] = rng.normal(size=(32, 1))
+    for t in range(1, 600):
+        x[:, t] = 0.95 * x[:, t - 1] + np.sqrt(1 - 0.95**2) * rng.normal(size=(32, 1))
+    result = evidence(x, lambda x: -0.5 * x[:, 0] ** 2, random_state=0)
+    assert result.reliability.ok, result
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_emcee_arrays_in_the_wrong_order_are_noticed(flat):
+    """``get_chain()`` is (step, walker, d), and flattened its rows alternate between walkers."""
+    sampler = emcee.EnsembleSampler(32, 2, lambda x: -0.5 * (x**2).sum(axis=1), vectorize=True)
+    sampler.random_state = np.random.RandomState(18).get_state()
+    sampler.run_mcmc(np.random.default_rng(18).normal(size=(32, 2)), 1000, progress=False)
+    result = evidence(sampler.get_chain(flat=flat), lambda x: -0.5 * (x**2).sum(axis=1), random_state=0)
+    words = "flattened step by step" if flat else "looks like (draw, chain, d)"
+    assert any(words in reason for reason in result.reliability.reasons)
+
+
+def test_impossible_arguments():
+    x = np.random.default_rng(19).normal(size=(200, 2))
+
+    def log_posterior(x):
+        return -0.5 * (x**2).sum(axis=1)
+
+    with pytest.raises(ValueError, match=r"max_evaluations of at least 4000; got 10"):
+        evidence(x, log_posterior, max_evaluations=10)
+    with pytest.raises(TypeError, match=r"prior with sample\(n, generator\) and log_prob\(x\).*got int"):
+        evidence(x, log_posterior, prior=3)
+    with pytest.raises(ValueError, match=r"got the string 'lp'"):
+        evidence(x, "lp")
+    with pytest.raises(ValueError, match=r"real samples; got complex"):
+        evidence(x + 0j, log_posterior)
+    with pytest.raises(ValueError, match=r"shape \(4, 50\), \(chain, draw\) as the samples; got \(50, 4\)"):
+        evidence(x.reshape(4, 50, 2), log_posterior(x).reshape(50, 4))
 
 
 def test_draws_outside_the_declared_support():

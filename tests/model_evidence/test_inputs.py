@@ -153,7 +153,8 @@ def test_callable_of_the_wrong_shape_or_infinite(x):
         read_draws(x, lambda rows: np.zeros((len(rows), 1)))
     with pytest.raises(ValueError, match=r"\+inf"):
         evaluate(lambda rows: np.full(len(rows), np.inf), x[0])
-    assert np.all(evaluate(lambda rows: np.full(len(rows), np.nan), x[0]) == -np.inf)
+    with pytest.warns(UserWarning, match="NaN at 100 of 100 points"):
+        assert np.all(evaluate(lambda rows: np.full(len(rows), np.nan), x[0]) == -np.inf)
 
 
 def test_samples_of_another_posterior_altogether(x):
