@@ -75,7 +75,7 @@ def savage_dickey(
 
     Parameters
     ----------
-    samples : array (n, d) or (chain, draw, d), DataFrame, Chains, or an object with ``log_prob``
+    samples : array (n, d) or (chain, draw, d), DataFrame, list of such (chains of any lengths), Chains, or an object with ``log_prob``
         Posterior draws of M1 in the order they were drawn; or the tested parameters' posterior density itself, when it is known.
     prior : object with ``log_prob``
         Prior of the tested parameters alone, normalised, ``(n, k)`` to ``(n,)``. Its ``support``, if it has one, is kept.
@@ -106,7 +106,7 @@ def savage_dickey(
     >>> savage_dickey(chains, slope, {"slope": 0.0}, random_state=0)
     """
     rng = numpy_generator(random_state)
-    if hasattr(samples, "log_prob"):
+    if callable(getattr(samples, "log_prob", None)):        # a column of that name is not
         known, draws = samples, None
         value = np.atleast_1d(np.asarray(list(point.values()) if isinstance(point, Mapping) else point, dtype=np.float64))
     else:
@@ -232,11 +232,22 @@ def _tested(samples: Any, point: Any, columns: Sequence | None) -> tuple[np.ndar
 def _array(samples: Any) -> tuple[np.ndarray, list[str]]:
     if isinstance(samples, Chains):
         return samples.samples, list(samples.names)
+    if isinstance(samples, list | tuple) and samples and all(np.ndim(chain) == 2 for chain in samples):
+        return _joined(samples)
     names = [str(c) for c in getattr(samples, "columns", [])]
     array = np.asarray(samples, dtype=np.float64)
     if array.ndim not in (2, 3):
         raise ValueError(f"Expected samples of shape (n, d) or (chain, draw, d); got {array.shape}. One column: x[:, None].")
     return (array[None] if array.ndim == 2 else array), names or [f"x{i}" for i in range(array.shape[-1])]
+
+
+def _joined(chains: Sequence[Any]) -> tuple[np.ndarray, list[str]]:
+    """Chains of one width; where their lengths differ they become one, whose autocorrelation is about theirs."""
+    arrays, names = zip(*(_array(chain) for chain in chains), strict=True)
+    if any(name != names[0] for name in names):
+        raise ValueError(f"Expected chains with the same columns; got {' and '.join(str(name) for name in names[:3])}.")
+    equal = len({array.shape for array in arrays}) == 1
+    return np.concatenate(arrays, axis=0 if equal else 1), names[0]
 
 
 def _index(column: int | str, names: list[str]) -> int:
@@ -250,7 +261,7 @@ def _index(column: int | str, names: list[str]) -> int:
 
 
 def _log_prob(density: Any, x: np.ndarray, what: str) -> np.ndarray:
-    if not hasattr(density, "log_prob"):
+    if not callable(getattr(density, "log_prob", None)):
         raise TypeError(
             f"Expected {what} to have log_prob(x); got {type(density).__name__}. "
             "Wrap a scipy distribution with sbi_flows.distributions.from_scipy."

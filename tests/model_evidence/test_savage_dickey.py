@@ -79,6 +79,25 @@ def test_names_and_columns_agree(nested):
     assert np.ptp(results) == 0
 
 
+def test_a_column_may_be_called_log_prob(nested):
+    table = pd.DataFrame(draws_of(nested, 400), columns=["level", "slope"]).assign(log_prob=0.0)
+    marginal = Normal(nested["mean"][1], np.sqrt(nested["cov"][1, 1]))
+    assert np.isfinite(savage_dickey(table, PRIOR, {"slope": 0.0}, density=marginal).log_bf)
+
+
+def test_chains_in_a_list_may_differ_in_length(nested):
+    draws = draws_of(nested, 1000)
+    results = []
+    for samples in (draws[None], [draws[:300], draws[300:]], [pd.DataFrame(part) for part in (draws[:900], draws[900:])]):
+        marginal = Normal(nested["mean"][1], np.sqrt(nested["cov"][1, 1]))
+        results.append(savage_dickey(samples, PRIOR, 0.0, columns=[1], density=marginal).log_bf)
+    assert np.ptp(results) == 0
+    four = savage_dickey(list(draws.reshape(4, 250, 2)), PRIOR, 0.0, columns=[1], density=marginal)
+    assert np.isfinite(four.log_bf_err)
+    with pytest.raises(ValueError, match="Expected chains with the same columns"):
+        savage_dickey([draws, draws[:, :1]], PRIOR, 0.0, columns=[0])
+
+
 def test_a_density_that_disagrees_with_the_draws_is_flagged(nested):
     narrow = Normal(nested["mean"][1] + 0.3, 0.3 * np.sqrt(nested["cov"][1, 1]))
     result = savage_dickey(draws_of(nested, 4000), PRIOR, nested["mean"][1], columns=[1], density=narrow)
