@@ -67,7 +67,7 @@ def test_a_failing_estimator_is_a_row(stand_in, monkeypatch):
     assert row["reasons"] == "ValueError: no"
 
 
-def test_the_table_against_harmonic():
+def test_the_table_against_harmonic(capsys):
     rows = pd.DataFrame(
         {
             "problem": "p",
@@ -80,3 +80,7 @@ def test_the_table_against_harmonic():
         }
     )
     harness.print_harmonic(rows)
+    lines = {line.split()[-8]: line.split()[-7:] for line in capsys.readouterr().out.splitlines() if "0.01" in line}
+    # runs, bias, rmse, mean err, median seconds, then rmse and seconds (the median of 20 / 1 and 40 / 2) over ours
+    assert [float(v) for v in lines["ours"]] == [2, 0, 0.01, 0.01, 1.5, 1, 1]
+    assert [float(v) for v in lines["rqspline"]] == [2, 0, 0.03, 0.01, 30, 3, 20]
