@@ -24,7 +24,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """``"auto"`` is the GPU where there is one; anything else is what torch makes of it, checked to be present."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"Expected device to be 'auto' or a device of torch such as 'cpu' or 'cuda:0'; got {device!r}.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"Expected a device of this machine; got {device!r}, but torch sees no GPU. Pass device='auto' or 'cpu'."

@@ -114,6 +114,8 @@ def test_supports():
     assert [c.kind for c in parsed] == ["real", "lower"]
     assert parse_support([c.entry for c in parsed], 2) == parsed
     assert [c.kind for c in parse_support(("circular", 0, 1), 3)] == ["circular"] * 3
+    for array in (np.array([[0, 1], [0, 1.0]]), [np.array([0, 1]), np.array([0, 1])], np.array([0, 1]), (np.int64(0), np.float32(1))):
+        assert parse_support(array, 2) == parse_support((0.0, 1.0), 2)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ def test_dtype_and_device():
     with pytest.raises(ValueError, match="Expected dtype 'float32' or 'float64'; got 'float16'"):
         torch_dtype("float16")
     assert resolve_device("cpu").type == "cpu" and resolve_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match=r"Expected device to be 'auto' or a device of torch such as .* got 'foo'"):
+        resolve_device("foo")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="torch sees no GPU"):
             resolve_device("cuda")

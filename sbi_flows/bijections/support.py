@@ -68,6 +68,7 @@ def parse_support(
     """
     if support is None:
         return (ColumnSupport("real"),) * features
+    support = _listed(support)
     if isinstance(support, Mapping):
         return _parse_mapping(support, features, names)
     if _is_entry(support):
@@ -90,7 +91,16 @@ def _parse_mapping(support, features, names):
         raise ValueError(f"The support names columns that are not there: {', '.join(unknown)}. Columns: {', '.join(names)}.")
     if len(names) != features:
         raise ValueError(f"Expected {features} column names; got {len(names)}: {', '.join(names)}.")
-    return tuple(_parse_entry(support.get(name, "real")) for name in names)
+    return tuple(_parse_entry(_listed(support.get(name, "real"))) for name in names)
+
+
+def _listed(value):
+    """An array as nested lists, also one inside a list; anything else as it is."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return type(value)(_listed(item) for item in value)
+    return value
 
 
 def _is_end(value) -> bool:
