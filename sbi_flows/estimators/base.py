@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from sbi_flows import flows
 from sbi_flows._random import RandomState, seed_from
 from sbi_flows._validation import as_float, choose, positive, resolve_device, torch_dtype
-from sbi_flows.bijections.support import parse_support
+from sbi_flows.bijections.support import ColumnSupport, parse_support
 from sbi_flows.estimators.columns import check_modelled, check_support
 from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble, data_dtype, draw
 from sbi_flows.results import Reliability
@@ -92,19 +93,18 @@ class FlowEstimator(BaseEstimator):
                 notes = [*notes, f"{(~used).sum()} rows of zero weight were left out"]
             y, weights = y[used], weights[used]
             context = None if context is None else context[used]
-        held_in = "float64" if isinstance(self.flow, str | flows.Flow) else str(dtype).removeprefix("torch.")
-        cautions, more = check_modelled(y, name, names, held_in)
-        columns = parse_support(self.support, y.shape[1], names)
-        notes = [*notes, *more, *check_support(y, columns, name, names)]
         seeds = np.random.SeedSequence(seed_from(self.random_state)).generate_state(self.n_members + 2)
-        training, validation = split_rows(
-            y if context is None else np.hstack([y, context]), self.validation_fraction, int(seeds[0])
-        )
-        parts = [None if part is None else as_float(part, name) for part in (y, context, weights)]
         members: list[Any] = [
             self._build(y.shape[1], 0 if context is None else context.shape[1], names, embedding, int(seed)).to(dtype)
             for seed in seeds[2:]
         ]
+        density = members[0].flow if isinstance(members[0], EmbeddedFlow) else members[0]
+        reasons, more = check_modelled(y, name, names, str(data_dtype(density)).removeprefix("torch."))
+        notes = [*notes, *more, *check_support(y, _support_of(density), name, names)]
+        training, validation = split_rows(
+            y if context is None else np.hstack([y, context]), self.validation_fraction, int(seeds[0])
+        )
+        parts = [None if part is None else as_float(part, name) for part in (y, context, weights)]
         for member in members:
             member.fit_scaling(*parts)
             member.to(device)
@@ -123,11 +123,11 @@ class FlowEstimator(BaseEstimator):
             random_state=int(seeds[1]),
         )
         own = history.reliability
-        reliability = Reliability.from_reasons(own.reasons, [*own.notes, *cautions, *notes])
+        reliability = Reliability.from_reasons([*own.reasons, *reasons], [*own.notes, *notes])
         self.history_ = dataclasses.replace(history, reliability=reliability)
         self.flow_ = members[0] if len(members) == 1 else FlowEnsemble(members)
         self.flow_.requires_grad_(False).eval()
-        for message in [*own.reasons, *cautions]:
+        for message in reliability.reasons:
             warnings.warn(message, UserWarning, stacklevel=3)
 
     def _build(self, features: int, context: int, names: Sequence[str] | None, embedding: nn.Module | None, seed: int) -> Any:
@@ -145,7 +145,7 @@ class FlowEstimator(BaseEstimator):
         if isinstance(self.flow, str):
             choose("flow", self.flow, NAMED_FLOWS)
             support = [column.entry for column in parse_support(self.support, features, names)]
-            settings: dict[str, Any] = {"layers": self.layers, "hidden": tuple(self.hidden), "support": support}
+            settings: dict[str, Any] = {"layers": int(self.layers), "hidden": tuple(self.hidden), "support": support}
             settings["generator"] = torch.Generator().manual_seed(seed)
             if self.flow.startswith("nsf"):
                 return flows.nsf(features, context, autoregressive=self.flow == "nsf", **settings)
@@ -164,12 +164,26 @@ class FlowEstimator(BaseEstimator):
                 f"Expected a flow of {features} features and {context} context features to match the data; "
                 f"got one of {built.features} and {built.context_features}."
             )
+        if self.support is not None and parse_support(self.support, features, names) != _support_of(built):
+            raise ValueError(
+                f"Expected no support= beside a flow that is built already, unless its own is the same; got {self.support!r} and "
+                f"{[column.entry for column in _support_of(built)]}. Give the support to the function: nsf(..., support=...)."
+            )
         return built
 
     def _check_settings(self) -> None:
         positive("n_members", self.n_members, integer=True)
-        if not (isinstance(self.validation_fraction, int | float) and 0 <= self.validation_fraction < 1):
-            raise ValueError(f"Expected validation_fraction in [0, 1); got {self.validation_fraction!r}.")
+        fraction = self.validation_fraction
+        if isinstance(fraction, bool) or not (isinstance(fraction, Real) and 0 <= fraction < 1):
+            raise ValueError(f"Expected validation_fraction in [0, 1); got {fraction!r}.")
+        if isinstance(self.flow, str):
+            positive("layers", self.layers, integer=True)
+            if isinstance(self.hidden, str) or np.ndim(self.hidden) != 1:
+                raise ValueError(
+                    f"Expected hidden to be a sequence of widths such as (64, 64); got {self.hidden!r}. For one layer pass (16,)."
+                )
+            for width in self.hidden:
+                positive("hidden widths", width, integer=True)
         if self.checkpoint is not None and not isinstance(self.random_state, int | np.integer):
             raise ValueError(
                 "Expected random_state to be an int where checkpoint= is given: a resumed fit must split and shuffle as before; "
@@ -189,7 +203,7 @@ class FlowEstimator(BaseEstimator):
         return np.concatenate(pieces)
 
     @torch.no_grad()
-    def _sample(self, n: int, context: np.ndarray | None, random_state: RandomState, names: Sequence[str] | None) -> np.ndarray:
+    def _sample(self, n: int, context: np.ndarray | None, random_state: RandomState) -> np.ndarray:
         """float64 ``(n, d)``; a context has n rows."""
         anchor = next(self.flow_.parameters())
         generator = torch.Generator(anchor.device).manual_seed(seed_from(random_state))
@@ -198,13 +212,15 @@ class FlowEstimator(BaseEstimator):
             size = min(_ROWS_AT_ONCE, n - start)
             given = None if context is None else self._tensor(context[start : start + size])
             pieces.append(draw(self.flow_, size, given, generator).double().cpu().numpy())
-        drawn = np.concatenate(pieces) if pieces else np.empty((0, self.flow_.features))
-        columns = parse_support(self.support, drawn.shape[1], names)
-        # An end of the support need not be a float32 number: its rounding could lie outside.
-        return np.clip(drawn, [column.low for column in columns], [column.high for column in columns])
+        return np.concatenate(pieces) if pieces else np.empty((0, self.flow_.features))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return as_float(array, "X").to(next(self.flow_.parameters()).device, data_dtype(self.flow_))
+
+
+def _support_of(flow: Any) -> tuple[ColumnSupport, ...]:
+    """Where the columns of a flow live; a flow that is not ours is taken to live everywhere."""
+    return flow.support.support if isinstance(flow, flows.Flow) else parse_support(None, flow.features)
 
 
 def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

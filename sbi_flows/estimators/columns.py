@@ -11,7 +11,10 @@ from sbi_flows.bijections.support import ColumnSupport
 
 _TIED = 0.5  # a column with fewer distinct values than this share of the rows counts as discrete
 _ATOM = 0.1  # as does one with a single value in more than this share of the rows
+_STUCK = 0.05  # a whole row may fill this share of the rows ...
+_STANDS_OUT = 10  # ... or more, as long as the others repeat alike: the longest of n geometric stays is about ln n mean ones
 _DEPENDENT = 1e-12  # smallest eigenvalue of the correlation matrix, of which rounding in float64 leaves about 1e-16 d
+_CELLS = 100  # a grid has at most this many steps a distinct value: the steps of float32 itself are many more
 _FLOAT32_STEPS = 1000  # a column should span at least this many float32 steps
 
 
@@ -31,8 +34,8 @@ def check_modelled(x: np.ndarray, name: str, names: Sequence[str] | None, dtype:
 
     Returns
     -------
-    cautions : list of str
-        What the user must be warned of.
+    reasons : list of str
+        Why the fit cannot be relied on.
     notes : list of str
         What is worth recording.
 
@@ -44,22 +47,22 @@ def check_modelled(x: np.ndarray, name: str, names: Sequence[str] | None, dtype:
     labels = column_names(x.shape[1], names)
     _refuse_constant(x, name, labels, dtype)
     _refuse_dependent(x, name, labels)
-    cautions, notes = [], []
+    reasons, notes = [], []
     n, d = x.shape
     if n <= d:
-        cautions.append(
+        reasons.append(
             f"{name} has n={n} rows for d={d} columns: the correlations between columns cannot be learned from so few; "
             "pass more rows or fewer columns"
         )
-    distinct = np.unique(x, axis=0)
+    distinct, counts = np.unique(x, axis=0, return_counts=True)
     if len(distinct) < n:
         notes.append(
             f"{1 - len(distinct) / n:.0%} of the rows repeat others (as in MCMC); copies stay on one side of the validation split"
         )
-    cautions += _discrete(distinct, name, labels)
+    reasons += _discrete(x if _on_grid(distinct) else distinct, name, labels) or _atom(distinct, counts, name, labels)
     if dtype == "float32":
-        cautions += _coarse(x, name, labels)
-    return cautions, notes
+        reasons += _coarse(x, name, labels)
+    return reasons, notes
 
 
 def check_condition(x: np.ndarray, name: str, names: Sequence[str] | None) -> list[str]:
@@ -125,14 +128,39 @@ def _refuse_dependent(x: np.ndarray, name: str, labels: list[str]) -> None:
     )
 
 
-def _discrete(distinct: np.ndarray, name: str, labels: list[str]) -> list[str]:
+def _on_grid(distinct: np.ndarray) -> bool:
+    """Whether sorted distinct values of one column are whole steps apart: then they repeat by being discrete, not as in MCMC."""
+    if distinct.shape[1] > 1:
+        return False
+    steps = np.diff(distinct[:, 0])
+    steps = steps / steps.min()
+    if steps.sum() > _CELLS * len(distinct):
+        return False
+    return np.allclose(steps, np.round(steps), rtol=0, atol=1e-3)
+
+
+def _atom(distinct: np.ndarray, counts: np.ndarray, name: str, labels: list[str]) -> list[str]:
+    """One row that repeats far more than the others do."""
+    most, n = counts.max(), counts.sum()
+    others = (n - most) / (len(counts) - 1)
+    if most <= _STUCK * n or most <= _STANDS_OUT * others:
+        return []
+    row = distinct[counts.argmax()]
+    what = f"{labels[0]} has the value {row[0]:g}" if len(row) == 1 else f"the same row, which starts with {row[0]:g}, is found"
+    return [
+        f"{name}: {what} in {most / n:.0%} of the rows, where others occur {others:.2g} times; a density there grows without "
+        "bound. Leave those rows out and keep their share as a probability of its own"
+    ]
+
+
+def _discrete(rows: np.ndarray, name: str, labels: list[str]) -> list[str]:
     found: list[str] = []
-    if len(distinct) < 10:
+    if len(rows) < 10:
         return found
     for j, label in enumerate(labels):
-        values, counts = np.unique(distinct[:, j], return_counts=True)
+        values, counts = np.unique(rows[:, j], return_counts=True)
         most = counts.max()
-        few, top = len(values) < _TIED * (len(distinct) - most), most / len(distinct)
+        few, top = len(values) < _TIED * (len(rows) - most), most / len(rows)
         if not few and top <= _ATOM:
             continue
         kind = "whole numbers" if (values == np.round(values)).all() else "values"

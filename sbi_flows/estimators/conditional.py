@@ -15,7 +15,7 @@ from sbi_flows._random import RandomState
 from sbi_flows._validation import check_finite, check_weights, positive
 from sbi_flows.estimators.base import FlowEstimator
 from sbi_flows.estimators.columns import check_condition
-from sbi_flows.estimators.files import load_estimator, save_estimator
+from sbi_flows.estimators.files import complete, load_estimator, save_estimator
 
 _FLOATS = [np.float64, np.float32]
 
@@ -151,6 +151,8 @@ class ConditionalFlow(FlowEstimator):
     def log_prob(self, X, y) -> np.ndarray:
         """Natural log of p(y | X) row by row, ``(n,)``, per unit volume of y; -inf where y is outside the support."""
         X = self._condition(X)
+        if np.ndim(y) == 0:
+            raise ValueError(f"Expected y of shape ({len(X)}, {self.n_targets_}), one row for each of X; got the single value {y!r}.")
         y = self._modelled(check_array(y, dtype=_FLOATS, ensure_2d=False, ensure_all_finite=False, input_name="y"))
         if y.shape != (len(X), self.n_targets_):
             raise ValueError(f"Expected y of shape ({len(X)}, {self.n_targets_}), one row for each of X; got {y.shape}.")
@@ -165,7 +167,7 @@ class ConditionalFlow(FlowEstimator):
         """Draws of y for every row of X, ``(len(X), n_samples, d)``; the last axis is in the order of ``target_names_``."""
         X = self._condition(X)
         positive("n_samples", n_samples, integer=True)
-        drawn = self._sample(len(X) * int(n_samples), np.repeat(X, n_samples, axis=0), random_state, self._target_names())
+        drawn = self._sample(len(X) * int(n_samples), np.repeat(X, n_samples, axis=0), random_state)
         return drawn.reshape(len(X), n_samples, self.n_targets_)
 
     def save(self, path: str | Path) -> None:
@@ -198,13 +200,16 @@ class ConditionalFlow(FlowEstimator):
         FileNotFoundError, ValueError
             If the file is missing, truncated, altered, newer than this package, or its embedding is not given.
         """
-        flow, history, parameters, facts = load_estimator(path, "ConditionalFlow", embedding)
-        model = cls(**parameters) if embedding is None else cls(**parameters, embedding=embedding)
-        model.flow_, model.history_ = flow, history
-        model.n_features_in_, model.n_targets_ = facts["n_features_in"], facts["n_targets"]
-        model.target_names_ = None if facts["target_names"] is None else np.array(facts["target_names"], dtype=object)
-        if facts["names"] is not None:
-            model.feature_names_in_ = np.array(facts["names"], dtype=object)
+        if embedding is not None and not isinstance(embedding, nn.Module):
+            raise ValueError(f"Expected embedding to be a torch module or None; got {embedding!r}.")
+        with complete(path):
+            flow, history, parameters, facts = load_estimator(path, "ConditionalFlow", embedding)
+            model = cls(**parameters) if embedding is None else cls(**parameters, embedding=embedding)
+            model.flow_, model.history_ = flow, history
+            model.n_features_in_, model.n_targets_ = facts["n_features_in"], facts["n_targets"]
+            model.target_names_ = None if facts["target_names"] is None else np.array(facts["target_names"], dtype=object)
+            if facts["names"] is not None:
+                model.feature_names_in_ = np.array(facts["names"], dtype=object)
         return model
 
     def _condition(self, X) -> np.ndarray:

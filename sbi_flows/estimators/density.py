@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sbi_flows._random import RandomState
 from sbi_flows._validation import check_finite, check_weights, positive
 from sbi_flows.estimators.base import FlowEstimator
-from sbi_flows.estimators.files import load_estimator, save_estimator
+from sbi_flows.estimators.files import complete, load_estimator, save_estimator
 
 _FLOATS = [np.float64, np.float32]
 
@@ -31,6 +31,7 @@ class FlowDensity(FlowEstimator):
     support : optional
         Where columns live: one entry for all, one a column, or a dict by column name. An entry is "real", "heavy", "circular"
         (period 2 pi on [-pi, pi)), ("circular", low, high), (low, high), (low, inf) or (-inf, high). No draw leaves the support.
+        A flow that is given as a module or a function has its own.
     n_members : int
         Flows trained together on different shuffles from different starts; the density is the mean of theirs. Three cost less
         than three fits and beat one where data are few.
@@ -133,7 +134,7 @@ class FlowDensity(FlowEstimator):
         """``(n_samples, d)`` draws; a DataFrame with the fitted columns when fitted on one."""
         check_is_fitted(self)
         positive("n_samples", n_samples, integer=True)
-        drawn = self._sample(int(n_samples), None, random_state, self._names())
+        drawn = self._sample(int(n_samples), None, random_state)
         names = self._names()
         return drawn if names is None else pd.DataFrame(drawn, columns=names)
 
@@ -155,11 +156,12 @@ class FlowDensity(FlowEstimator):
         FileNotFoundError, ValueError
             If the file is missing, truncated, altered, or newer than this package.
         """
-        flow, history, parameters, facts = load_estimator(path, "FlowDensity")
-        density = cls(**parameters)
-        density.flow_, density.history_, density.n_features_in_ = flow, history, facts["n_features_in"]
-        if facts["names"] is not None:
-            density.feature_names_in_ = np.array(facts["names"], dtype=object)
+        with complete(path):
+            flow, history, parameters, facts = load_estimator(path, "FlowDensity")
+            density = cls(**parameters)
+            density.flow_, density.history_, density.n_features_in_ = flow, history, facts["n_features_in"]
+            if facts["names"] is not None:
+                density.feature_names_in_ = np.array(facts["names"], dtype=object)
         return density
 
     def _names(self) -> list[str] | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from sbi_flows import flows
 from sbi_flows._files import check_shapes, load_tensors, save_tensors
 from sbi_flows._validation import torch_dtype
+from sbi_flows.bijections.support import ColumnSupport
 from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble
 from sbi_flows.results import FitHistory, Reliability
 
@@ -31,15 +33,13 @@ def save_estimator(path: str | Path, kind: str, flow: Any, history: FitHistory, 
             f"Expected a flow built by sbi_flows.flows (it has a spec to write down); got a {type(inner).__name__}. "
             "Save its state_dict yourself."
         )
-    record = dataclasses.asdict(history)
-    record.update({name: np.asarray(record[name]).tolist() for name in _HISTORY_ARRAYS})
     header = {
-        "parameters": {name: value for name, value in parameters.items() if _is_data(value)},
-        "spec": inner.spec,
+        "parameters": {name: value for name, value in plain(parameters).items() if _is_data(value)},
+        "spec": plain(inner.spec),
         "members": len(members),
         "embedded": isinstance(members[0], EmbeddedFlow),
         "dtype": str(next(inner.parameters()).dtype).removeprefix("torch."),
-        "history": record,
+        "history": plain(dataclasses.asdict(history)),
         "facts": facts,
     }
     tensors = {f"{m}.{name}": value for m, member in enumerate(members) for name, value in member.state_dict().items()}
@@ -71,6 +71,32 @@ def load_estimator(path: str | Path, kind: str, embedding: nn.Module | None = No
     verdict = Reliability(reliability["ok"], tuple(reliability["reasons"]), tuple(reliability["notes"]))
     history = FitHistory(**record, reliability=verdict)
     return members[0] if len(members) == 1 else FlowEnsemble(members), history, header["parameters"], header["facts"]
+
+
+@contextlib.contextmanager
+def complete(path: str | Path) -> Iterator[None]:
+    """Within it, whatever the header lacks or has of the wrong kind means a damaged file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged: its header is incomplete or not what save() writes ({type(error).__name__}: {error}). Save it again."
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """``value`` with numbers, arrays, tensors, paths, devices and dtypes inside it as JSON would have them; the rest as it is."""
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        return plain(value.tolist())
+    if isinstance(value, Path | torch.device | torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, ColumnSupport):
+        return value.entry
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value
 
 
 def _is_data(value: Any) -> bool:
