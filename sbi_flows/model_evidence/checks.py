@@ -38,6 +38,11 @@ def weight_reasons(method: str, estimate: Estimate) -> list[str]:
             f"Pareto k of the {method} weights is {estimate.pareto_k:.2f} (> 0.7): the fitted density misses a tail of the posterior. "
             "Give more draws, declare support=, or pass a better density="
         )
+    elif method != "bridge" and estimate.pareto_k > 0.5 and estimate.ess < 0.5:
+        reasons.append(
+            f"the {method} weights have Pareto k {estimate.pareto_k:.2f} (> 0.5: no finite variance) and carry only {estimate.ess:.0%}: "
+            "their error cannot be believed. Give log_posterior as a callable, more draws, or a better density="
+        )
     if estimate.ess < 0.02:
         reasons.append(
             f"only {estimate.ess:.1%} of the weights carry the {method} estimate: the fitted density hardly overlaps the posterior. "

@@ -1,5 +1,7 @@
 """Verdicts: sound inputs pass, each kind of wrong input is named. A Gaussian fitted to other draws stands in for the flow."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ from scipy import stats
 
 from sbi_flows.distributions import BoxUniform
 from sbi_flows.model_evidence import evidence
+from sbi_flows.model_evidence.checks import weight_reasons
+from sbi_flows.model_evidence.methods import Estimate
 from sbi_flows.results import Chains
 
 
@@ -156,3 +160,11 @@ def test_torch_density_and_torch_samples():
     density = MultivariateNormal(torch.zeros(2), torch.eye(2))
     result = evidence(x, log_posterior, density=density, random_state=0)
     assert result.log_z == pytest.approx(np.log(2 * np.pi), abs=1e-6)
+
+
+def test_weights_without_a_variance_are_not_believed():
+    """k between .5 and .7 has a mean and no variance: tolerable where the weights are nearly equal, not where few carry the sum."""
+    few = Estimate(0.0, 0.02, 0.2, 0.6, 0, np.ones(1), ())
+    assert "no finite variance" in weight_reasons("harmonic", few)[0]
+    assert weight_reasons("bridge", few) == []
+    assert weight_reasons("harmonic", dataclasses.replace(few, ess=0.9)) == []
