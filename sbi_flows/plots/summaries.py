@@ -1,38 +1,20 @@
-"""Figures. matplotlib is imported inside the functions and none of its global state is touched: each returns a ``Figure``."""
+"""Marginals of draws, and Bayes factors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from sbi_flows.plots.canvas import COLOURS, GREY, new_figure
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette, distinguishable under every common colour blindness.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-GREY = "#8C8C8C"
 LEVELS = (0.68, 0.95)
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that size in inches, free of pyplot's state."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write the figure; the ending (.png, .pdf, .svg) chooses the format. The file appears whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
-    figure.savefig(temporary, dpi=160)
-    temporary.replace(path)
-    return path
 
 
 def corner(

@@ -1,0 +1,29 @@
+"""What every figure shares: a palette, an empty figure, and a way to the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe & Ito's palette, distinguishable under every common colour blindness.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#8C8C8C"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches, free of pyplot's state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write the figure; the ending (.png, .pdf, .svg) chooses the format. The file appears whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    figure.savefig(temporary, dpi=160)
+    temporary.replace(path)
+    return path
