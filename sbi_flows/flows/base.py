@@ -1,24 +1,19 @@
-"""Flows: a bijection and a base density. :func:`realnvp`, :func:`maf` and :func:`nsf` build them; :func:`build` rebuilds one."""
+"""A flow: a bijection and a base density, with the support and the scaling of its columns."""
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sbi_flows.bijections.affine import Affine
-from sbi_flows.bijections.autoregressive import Autoregressive
-from sbi_flows.bijections.base import Bijection, Chain, Transformer
-from sbi_flows.bijections.coupling import Coupling
-from sbi_flows.bijections.linear import LULinear, Whiten
-from sbi_flows.bijections.spline import CircularSpline, Spline
-from sbi_flows.bijections.support import ColumnSupport, parse_support
+from sbi_flows.bijections.base import Bijection
+from sbi_flows.bijections.linear import Whiten
+from sbi_flows.bijections.support import ColumnSupport
 from sbi_flows.bijections.unconstrain import Unconstrain
-from sbi_flows.distributions import Columns, Distribution, NormalMixture, StandardNormal, StudentT, Torus
+from sbi_flows.distributions import Distribution
 
 # Rows evaluated at once where no gradient is kept: large enough to hide overheads, small enough for the cache.
 ROWS_AT_ONCE = 4096
@@ -27,7 +22,7 @@ ROWS_AT_ONCE = 4096
 class Flow(nn.Module):
     """A density: data through support map, standardisation and trainable bijection to a base density.
 
-    Build one with :func:`realnvp`, :func:`maf` or :func:`nsf`.
+    Build one with :func:`sbi_flows.flows.nsf` or one of its neighbours.
 
     Parameters
     ----------
@@ -40,7 +35,7 @@ class Flow(nn.Module):
     scaling : str
         "whiten", "standard" or "none": what :meth:`fit_scaling` does to columns that are not angles.
     spec : dict
-        Plain data from which :func:`build` makes the same architecture again.
+        Plain data from which :func:`sbi_flows.flows.build` makes the same architecture again.
 
     Attributes
     ----------
@@ -213,175 +208,3 @@ def _pieces(x: Tensor, context: Tensor | None):
     for start in range(0, max(len(x), 1), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         yield x[rows], context if context is None or context.shape[0] == 1 else context[rows]
-
-
-# --- Architectures ----------------------------------------------------------------------------------------------------------
-
-
-def realnvp(
-    features: int,
-    context: int = 0,
-    *,
-    layers: int = 8,
-    hidden: Sequence[int] = (64, 64),
-    bins: int = 8,
-    support=None,
-    base: str | Mapping[str, Any] = "normal",
-    scaling: str = "whiten",
-    generator: torch.Generator | None = None,
-) -> Flow:
-    """Affine couplings with LU mixing: fast in both directions, the least expressive.
-
-    Parameters
-    ----------
-    features, context : int
-        Columns of x, and of the context (0 for none).
-    layers : int
-    hidden : sequence of int
-        Widths of each conditioner's hidden layers.
-    bins : int
-        Bins of the circular splines that angles get in place of the affine map.
-    support : optional
-        See :func:`sbi_flows.bijections.support.parse_support`.
-    base : str or dict
-        "normal", "student-t" or "mixture", or a dict with its ``name`` and parameters: ``{"name": "student-t", "df": 3}``.
-    scaling : str
-        "whiten", "standard" or "none".
-    generator : torch.Generator, optional
-        Draws the initial weights.
-
-    Examples
-    --------
-    >>> flow = realnvp(3)
-    >>> flow.log_prob(torch.zeros(2, 3)).shape
-    torch.Size([2])
-    """
-    spec = _spec(realnvp, locals())
-    return _assemble(spec, Affine(), autoregressive=False, generator=generator)
-
-
-def maf(
-    features: int,
-    context: int = 0,
-    *,
-    layers: int = 5,
-    hidden: Sequence[int] = (64, 64),
-    bins: int = 8,
-    support=None,
-    base: str | Mapping[str, Any] = "normal",
-    scaling: str = "whiten",
-    generator: torch.Generator | None = None,
-) -> Flow:
-    """Affine autoregressive flow with LU mixing; parameters as :func:`realnvp`.
-
-    Examples
-    --------
-    >>> maf(2, context=1).sample(4, torch.zeros(1, 1)).shape
-    torch.Size([4, 2])
-    """
-    spec = _spec(maf, locals())
-    return _assemble(spec, Affine(), autoregressive=True, generator=generator)
-
-
-def nsf(
-    features: int,
-    context: int = 0,
-    *,
-    layers: int = 5,
-    hidden: Sequence[int] = (64, 64),
-    bins: int = 8,
-    autoregressive: bool = True,
-    bound: float = 5.0,
-    support=None,
-    base: str | Mapping[str, Any] = "normal",
-    scaling: str = "whiten",
-    generator: torch.Generator | None = None,
-) -> Flow:
-    """Rational-quadratic spline flow with LU mixing: the default.
-
-    Parameters
-    ----------
-    bins : int
-        Bins of each spline.
-    autoregressive : bool
-        Autoregressive layers (the better fit a layer), or couplings (faster draws in many dimensions).
-    bound : float
-        Splines act on [-bound, bound] standard deviations and are linear beyond.
-    features, context, layers, hidden, support, base, scaling, generator
-        As in :func:`realnvp`.
-
-    Examples
-    --------
-    >>> flow = nsf(2, support=[(0, 1), "circular"])
-    >>> flow.sample(5).shape
-    torch.Size([5, 2])
-    """
-    spec = _spec(nsf, locals())
-    return _assemble(spec, Spline(bins, bound), autoregressive=autoregressive, generator=generator)
-
-
-def build(spec: Mapping[str, Any], generator: torch.Generator | None = None) -> Flow:
-    """The architecture of ``flow.spec`` again, with fresh weights.
-
-    Examples
-    --------
-    >>> build(nsf(2, layers=1).spec).features
-    2
-    """
-    arguments = dict(spec)
-    name = arguments.pop("architecture", None)
-    if name not in ARCHITECTURES:
-        raise ValueError(f"Expected an architecture among {', '.join(ARCHITECTURES)}; got {name!r}.")
-    return ARCHITECTURES[name](**arguments, generator=generator)
-
-
-ARCHITECTURES: dict[str, Callable[..., Flow]] = {"realnvp": realnvp, "maf": maf, "nsf": nsf}
-
-
-def _spec(function: Callable, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The call as plain JSON-able data."""
-    names = [name for name in inspect.signature(function).parameters if name != "generator"]
-    spec = {"architecture": function.__name__, **{name: arguments[name] for name in names}}
-    if spec["features"] < 1:
-        raise ValueError(f"Expected at least one column; got features={spec['features']}.")
-    if spec["layers"] < 1:
-        raise ValueError(f"Expected at least one layer; got layers={spec['layers']}.")
-    spec["hidden"] = [int(width) for width in spec["hidden"]]
-    spec["support"] = [column.entry for column in parse_support(spec["support"], spec["features"])]
-    spec["base"] = spec["base"] if isinstance(spec["base"], str) else dict(spec["base"])
-    return spec
-
-
-def _assemble(spec: dict[str, Any], transformer: Transformer, autoregressive: bool, generator) -> Flow:
-    features, context = spec["features"], spec["context"]
-    support = parse_support(spec["support"], features)
-    real = [i for i, column in enumerate(support) if column.kind != "circular"]
-    circle = CircularSpline(spec["bins"])
-    each = [circle if column.kind == "circular" else transformer for column in support]
-    chain: list[Bijection] = []
-    for layer in range(spec["layers"]):
-        if layer and len(real) > 1:
-            chain.append(LULinear(features, real))
-        if autoregressive:
-            order = list(range(features)) if layer % 2 == 0 else list(reversed(range(features)))
-            chain.append(Autoregressive(each, features, context, hidden=spec["hidden"], order=order, generator=generator))
-        else:
-            half = range(features // 2, features) if layer % 2 == 0 or features == 1 else range(features // 2)
-            chain.append(Coupling(each, features, context, active=half, hidden=spec["hidden"], generator=generator))
-    base = _base(spec["base"], features, real, generator)
-    return Flow(support, Chain(chain), base, context=context, scaling=spec["scaling"], spec=spec)
-
-
-def _base(choice, features: int, real: list[int], generator) -> Distribution:
-    options = {"name": choice} if isinstance(choice, str) else dict(choice)
-    name = options.pop("name", None)
-    bases: dict[str, Callable[..., Distribution]] = {"normal": StandardNormal, "student-t": StudentT, "mixture": NormalMixture}
-    if name not in bases:
-        raise ValueError(f"Expected base {', '.join(map(repr, bases))} or a dict with one of these as its name; got {choice!r}.")
-    if not real:
-        return Torus(features)
-    if name == "mixture":
-        options["generator"] = generator
-    own = bases[name](len(real), **options)
-    angles = [i for i in range(features) if i not in real]
-    return own if not angles else Columns([own, Torus(len(angles))], [real, angles])

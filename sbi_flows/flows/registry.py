@@ -1,0 +1,28 @@
+"""From the plain data of a spec back to the flow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from sbi_flows.flows.base import Flow
+from sbi_flows.flows.discrete import maf, nsf, realnvp
+
+ARCHITECTURES: dict[str, Callable[..., Flow]] = {"realnvp": realnvp, "maf": maf, "nsf": nsf}
+
+
+def build(spec: Mapping[str, Any], generator: torch.Generator | None = None) -> Flow:
+    """The architecture of ``flow.spec`` again, with fresh weights.
+
+    Examples
+    --------
+    >>> build(nsf(2, layers=1).spec).features
+    2
+    """
+    arguments = dict(spec)
+    name = arguments.pop("architecture", None)
+    if name not in ARCHITECTURES:
+        raise ValueError(f"Expected an architecture among {', '.join(ARCHITECTURES)}; got {name!r}.")
+    return ARCHITECTURES[name](**arguments, generator=generator)
