@@ -10,6 +10,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "FlowDensity": "estimators",
     "ConditionalFlow": "estimators",
+    "NPE": "inference",
+    "Posterior": "inference",
     "evidence": "model_evidence",
     "compare_models": "model_evidence",
     "average_models": "model_evidence",

@@ -1,0 +1,243 @@
+"""What every posterior can do, and the posterior of a conditional density at given observations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_flows._random import RandomState, seed_from, torch_generator
+from sbi_flows._validation import as_float, positive
+from sbi_flows.distributions import Distribution
+from sbi_flows.estimators import ConditionalFlow
+from sbi_flows.inference.modes import climb
+from sbi_flows.results import Chains, Reliability, WeightedSamples
+
+if TYPE_CHECKING:
+    import arviz
+    import pandas
+
+_LEAST_ACCEPTANCE = 1e-4
+
+
+class Posterior(ABC):
+    """The distribution of parameters given one observation, or given each of several.
+
+    Subclasses say how it is sampled and evaluated; everything else follows from that.
+
+    Parameters
+    ----------
+    prior : Distribution
+    names : sequence of str
+        One a parameter.
+    x_o : ndarray (...) or (m, ...)
+        The observation as it was given, or m of them.
+    reliability : Reliability
+
+    Attributes
+    ----------
+    prior, names, x_o, reliability
+        As given.
+    features : int
+        Number of parameters, d.
+    n_observations : int or None
+        m for a batch; None for a single observation, whose results have no leading axis.
+    """
+
+    def __init__(
+        self,
+        prior: Distribution,
+        names: Sequence[str],
+        x_o: np.ndarray,
+        reliability: Reliability,
+        n_observations: int | None = None,
+    ):
+        self.prior = prior
+        self.names = tuple(names)
+        self.x_o = x_o
+        self.reliability = reliability
+        self.n_observations = n_observations
+        self.features = len(self.names)
+
+    @abstractmethod
+    def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
+        """``(n_samples, d)`` draws, all inside the prior's support; ``(m, n_samples, d)`` for a batch."""
+
+    @abstractmethod
+    def log_density(self, theta: Tensor) -> Tensor:
+        """Natural log of the density at float64 rows ``(n, d)``, differentiable: ``(n,)``. Single observations only.
+
+        Where the posterior is known up to a constant it may be unnormalised; :meth:`log_prob` says so then.
+        """
+
+    @torch.no_grad()
+    def log_prob(self, theta: Any) -> np.ndarray:
+        """Natural log of the posterior density at ``theta (n, d)``, ``(n,)``; -inf outside the prior's support."""
+        return self.log_density(self._rows(theta)).double().cpu().numpy()
+
+    def map(self, random_state: RandomState = None, *, n_draws: int = 1000, n_starts: int = 20) -> np.ndarray:
+        """The parameters of highest posterior density, ``(d,)``.
+
+        Gradient ascent in unconstrained space from the best of some draws, all at once. The density is per unit volume of the parameters
+        themselves, whatever space the search is in. Where it rises to an edge of the support the result lies next to that edge.
+
+        Parameters
+        ----------
+        random_state : int, generator or None
+        n_draws, n_starts : int
+            Draws to choose starts from, and how many of the best to start from.
+        """
+        self._refuse_batch("map")
+        draws = torch.from_numpy(self.sample(positive("n_draws", n_draws, integer=True), random_state))
+        return climb(self.log_density, draws, self.prior.support, positive("n_starts", n_starts, integer=True)).numpy()
+
+    def reweight(
+        self, log_likelihood: Callable[[np.ndarray], np.ndarray], n_samples: int = 10_000, random_state: RandomState = None
+    ) -> WeightedSamples:
+        """Draws with importance weights that correct them to the exact posterior, where the likelihood can be evaluated.
+
+        Parameters
+        ----------
+        log_likelihood : callable
+            From float64 parameters ``(n, d)`` to ln p(x_o | theta), ``(n,)``, in nats; normalised over x if ``log_z`` is wanted.
+        n_samples : int
+        random_state : int, generator or None
+
+        Returns
+        -------
+        WeightedSamples
+            With ``ess``, ``pareto_k``, ``log_z`` and a verdict in ``reliability``.
+
+        Raises
+        ------
+        ValueError
+            If log_likelihood gives another shape, NaN or +inf, or no draw any weight.
+
+        References
+        ----------
+        Dax et al. 2023, "Neural importance sampling for rapid and reliable gravitational-wave inference", arXiv:2210.05686.
+        """
+        self._refuse_batch("reweight")
+        theta = self.sample(n_samples, random_state)
+        values = np.asarray(log_likelihood(theta), dtype=np.float64)
+        if values.shape != (n_samples,):
+            raise ValueError(
+                f"Expected log_likelihood(theta) of shape ({n_samples},) for theta {theta.shape}; got {values.shape}. "
+                "It is called with rows of parameters: loop over them inside if it takes one at a time."
+            )
+        if np.isnan(values).any() or (values == np.inf).any():
+            raise ValueError(
+                f"Expected log_likelihood below +inf and not NaN; got {int((~(values < np.inf)).sum())} such values, the first at "
+                f"theta = {theta[~(values < np.inf)][0]}. Return -inf where the data are impossible."
+            )
+        log_prior = self.prior.log_prob(torch.from_numpy(theta)).double().cpu().numpy()
+        return WeightedSamples(theta, values + log_prior - self.log_prob(theta), self.names)
+
+    def to_dataframe(self, n_samples: int = 10_000, random_state: RandomState = None) -> pandas.DataFrame:
+        """``n_samples`` draws, one column a parameter."""
+        import pandas as pd
+
+        self._refuse_batch("to_dataframe")
+        return pd.DataFrame(self.sample(n_samples, random_state), columns=list(self.names))
+
+    def to_arviz(self, n_samples: int = 10_000, random_state: RandomState = None) -> arviz.InferenceData:
+        """ArviZ object of ``n_samples`` draws as one chain, with ``lp`` in ``sample_stats``: InferenceData, or a DataTree from ArviZ 1."""
+        self._refuse_batch("to_arviz")
+        theta = self.sample(n_samples, random_state)
+        return Chains(theta[None], self.names, log_posterior=self.log_prob(theta)[None]).to_arviz()
+
+    def __repr__(self) -> str:
+        what = f"{self.features} parameters" + ("" if self.n_observations is None else f", {self.n_observations} observations")
+        return f"{type(self).__name__}({what}: {', '.join(self.names)})   {self.reliability}"
+
+    def _rows(self, theta: Any) -> Tensor:
+        theta = as_float(theta, "theta").double().cpu()
+        if theta.ndim != 2 or theta.shape[1] != self.features:
+            hint = "For a single parameter vector pass theta[None]." if theta.shape == (self.features,) else "Rows are points."
+            raise ValueError(f"Expected theta of shape (n, {self.features}); got {tuple(theta.shape)}. {hint}")
+        return theta
+
+    def _refuse_batch(self, method: str) -> None:
+        if self.n_observations is not None:
+            raise ValueError(
+                f"Expected a single observation for {method}(); this posterior holds {self.n_observations}. Pick one: posterior[0].{method}(...)."
+            )
+
+
+class FlowPosterior(Posterior):
+    """Posterior of a fitted conditional density, amortised over observations; :meth:`NPE.posterior` makes it.
+
+    Parameters
+    ----------
+    estimator : ConditionalFlow
+        Fitted to p(theta | condition), with the support of the prior.
+    condition : ndarray (m, c)
+        The observations as the estimator sees them.
+    prior, names, x_o, reliability, n_observations
+        As for :class:`Posterior`.
+    """
+
+    def __init__(
+        self,
+        estimator: ConditionalFlow,
+        condition: np.ndarray,
+        prior: Distribution,
+        names: Sequence[str],
+        x_o: np.ndarray,
+        reliability: Reliability,
+        n_observations: int | None = None,
+    ):
+        super().__init__(prior, names, x_o, reliability, n_observations)
+        self._estimator = estimator
+        self._condition = condition
+
+    def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
+        """``(n_samples, d)`` draws, all inside the prior's support; ``(m, n_samples, d)`` for a batch, from one batched call."""
+        positive("n_samples", n_samples, integer=True)
+        draws = self._estimator.sample(self._condition, n_samples, random_state)
+        return draws if self.n_observations is not None else draws[0]
+
+    def log_prob(self, theta: Any) -> np.ndarray:
+        """Natural log of the normalised posterior density; -inf outside the prior's support.
+
+        Parameters
+        ----------
+        theta : array_like (n, d)
+            The same points for all of a batch; ``(m, n, d)`` gives each observation points of its own.
+
+        Returns
+        -------
+        ndarray (n,)
+            ``(m, n)`` for a batch.
+        """
+        if self.n_observations is None:
+            return self._estimator.log_prob(np.broadcast_to(self._condition, (len(self._rows(theta)), self._condition.shape[1])), theta)
+        theta = as_float(theta, "theta").double().cpu().numpy()
+        m = self.n_observations
+        if theta.ndim == 2:
+            theta = np.broadcast_to(theta, (m, *theta.shape))
+        if theta.ndim != 3 or (theta.shape[0], theta.shape[2]) != (m, self.features):
+            raise ValueError(f"Expected theta of shape (n, {self.features}) or ({m}, n, {self.features}); got {theta.shape}.")
+        n = theta.shape[1]
+        return self._estimator.log_prob(np.repeat(self._condition, n, axis=0), theta.reshape(m * n, -1)).reshape(m, n)
+
+    def log_density(self, theta: Tensor) -> Tensor:
+        """As :meth:`Posterior.log_density`."""
+        self._refuse_batch("log_density")
+        flow = self._estimator.flow_
+        given = torch.from_numpy(self._condition).to(next(flow.parameters()).device)
+        return flow.log_prob(theta.to(given.device), given).to(theta)
+
+    def __len__(self) -> int:
+        return 1 if self.n_observations is None else self.n_observations
+
+    def __getitem__(self, index: int) -> FlowPosterior:
+        """The posterior of one observation of a batch."""
+        if self.n_observations is None:
+            raise TypeError("Expected a batch of observations to pick from; this posterior holds a single one.")
+        i = range(self.n_observations)[index]
+        return FlowPosterior(self._estimator, self._condition[i : i + 1], self.prior, self.names, self.x_o[i], self.reliability)
