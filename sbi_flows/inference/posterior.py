@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbi_flows._random import RandomState, seed_from, torch_generator
+from sbi_flows._random import RandomState
 from sbi_flows._validation import as_float, positive
 from sbi_flows.distributions import Distribution
 from sbi_flows.estimators import ConditionalFlow
@@ -20,8 +20,6 @@ from sbi_flows.results import Chains, Reliability, WeightedSamples
 if TYPE_CHECKING:
     import arviz
     import pandas
-
-_LEAST_ACCEPTANCE = 1e-4
 
 
 class Posterior(ABC):
@@ -164,7 +162,8 @@ class Posterior(ABC):
     def _refuse_batch(self, method: str) -> None:
         if self.n_observations is not None:
             raise ValueError(
-                f"Expected a single observation for {method}(); this posterior holds {self.n_observations}. Pick one: posterior[0].{method}(...)."
+                f"Expected a single observation for {method}(); this posterior holds {self.n_observations}. "
+                f"Pick one: posterior[0].{method}(...)."
             )
 
 

@@ -19,7 +19,7 @@ def conjugate(n, seed=0):
 @pytest.fixture(scope="module")
 def gaussian():
     prior, theta, x = conjugate(3000)
-    return NPE(prior, ConditionalFlow(layers=1, hidden=(32,), max_epochs=15), random_state=0).fit(theta, x)
+    return NPE(prior, ConditionalFlow(flow="maf", layers=1, hidden=(32,)), random_state=0).fit(theta, x)
 
 
 def test_conjugate_gaussian_is_recovered(gaussian):
