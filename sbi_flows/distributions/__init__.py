@@ -1,6 +1,6 @@
 """Base densities of flows, and priors: each a module with ``sample`` and ``log_prob``."""
 
-from sbi_flows.distributions.adapters import from_pair, from_scipy, from_torch
+from sbi_flows.distributions.adapters import as_prior, from_pair, from_scipy, from_torch
 from sbi_flows.distributions.base import Distribution
 from sbi_flows.distributions.bases import Columns, NormalMixture, StandardNormal, StudentT, Torus
 from sbi_flows.distributions.priors import BoxUniform, MultivariateNormal, Product
@@ -15,6 +15,7 @@ __all__ = [
     "StandardNormal",
     "StudentT",
     "Torus",
+    "as_prior",
     "from_pair",
     "from_scipy",
     "from_torch",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +15,76 @@ from torch import Tensor
 from sbi_flows._random import numpy_generator, seed_from
 from sbi_flows.bijections.support import ColumnSupport, parse_support
 from sbi_flows.distributions.base import Distribution, grammar
+from sbi_flows.distributions.edges import find_edges
+from sbi_flows.distributions.priors import Product
+
+# Constraints of torch that allow every real number.
+_ANYWHERE = (type(torch.distributions.constraints.real),)
+_FEW = 2  # draws by which the number of columns of a pair is found out
+
+
+def as_prior(prior: Any, names: Sequence[str] | None = None) -> Distribution:
+    """A prior from whatever says what a prior is.
+
+    Parameters
+    ----------
+    prior
+        - a :class:`Distribution`, returned as it is;
+        - a frozen ``scipy.stats`` distribution, or a ``torch.distributions`` object;
+        - a list of these, for independent columns that follow each other, or a dict of them by parameter name;
+        - two functions ``(sample, log_prob)``, or an object with methods of these names, as for :func:`from_pair`;
+          ``sample(n)`` without a generator is taken too, but cannot be seeded.
+    names : sequence of str, optional
+        Parameter names, where the prior has none of its own.
+
+    Returns
+    -------
+    Distribution
+        Functions do not say where they end. If their density falls to -inf at the same place on every line along a column,
+        that end is declared for them (see ``notes``).
+
+    Raises
+    ------
+    TypeError
+        If it is none of these.
+    ValueError
+        If functions contradict each other: draws where the density is zero, shapes that do not match.
+
+    Warns
+    -----
+    UserWarning
+        If the density ends where no box describes it, or its draws seem to end where its density does not.
+
+    Examples
+    --------
+    >>> import scipy.stats
+    >>> as_prior({"rate": scipy.stats.gamma(2), "offset": scipy.stats.norm(0, 3)}).names
+    ('rate', 'offset')
+    """
+    if isinstance(prior, Distribution):
+        return prior
+    if isinstance(prior, Mapping):
+        return as_prior(list(prior.values()), names=list(prior))
+    if isinstance(prior, torch.distributions.Distribution):
+        return from_torch(prior, names)
+    if hasattr(prior, "rvs") and hasattr(prior, "logpdf"):
+        return _with_edges(from_scipy(prior, names))
+    if isinstance(prior, list | tuple) and len(prior) == 2 and all(_is_function(part) for part in prior):
+        return _with_edges(_read_pair(prior[0], prior[1], names, None))
+    if isinstance(prior, list | tuple) and len(prior) > 0:
+        if all(hasattr(column, "support") and hasattr(column, "logpdf") for column in prior):
+            return from_scipy(prior, names)
+        parts = [as_prior(part) for part in prior]
+        if names is None or len(parts) != len(names) or any(part.features > 1 for part in parts):
+            return Product(parts)
+        return _renamed(Product(parts), names)
+    if hasattr(prior, "sample") and hasattr(prior, "log_prob"):
+        own_names = getattr(prior, "names", None)
+        return _with_edges(_read_pair(prior.sample, prior.log_prob, names or own_names, getattr(prior, "support", None)))
+    raise TypeError(
+        "Expected a prior: one of sbi_flows.distributions, a frozen scipy.stats or a torch.distributions object, a list or dict of "
+        f"these (independent columns), or two functions (sample, log_prob); got {type(prior).__name__}."
+    )
 
 
 def from_scipy(frozen, names: Sequence[str] | None = None) -> Distribution:
@@ -57,7 +130,7 @@ def from_torch(distribution: torch.distributions.Distribution, names: Sequence[s
     elif len(event) != 1 or batch not in ((), (1,)):
         raise ValueError(f"Expected event shape (d,), or batch shape (d,) of scalar events; got event {event}, batch {batch}.")
     features = distribution.event_shape[0]
-    constraint = distribution.support
+    constraint = _innermost(distribution.support)
     if constraint is None:
         raise ValueError(f"Expected a torch distribution that states its support; {type(distribution).__name__} has none.")
 
@@ -75,7 +148,9 @@ def from_torch(distribution: torch.distributions.Distribution, names: Sequence[s
         safe = torch.where(inside[:, None], x, anywhere_inside.to(x))
         return distribution.log_prob(safe).reshape(len(x)).masked_fill(~inside, -math.inf)
 
-    return _Pair(sample, log_prob, features, names, _torch_support(distribution, features))
+    support = _torch_support(distribution, features)
+    known = isinstance(constraint, _ANYWHERE) or all(entry != "real" for entry in support)
+    return _Pair(sample, log_prob, features, names, support, box=known)
 
 
 def from_pair(
@@ -99,9 +174,10 @@ def from_pair(
 
 
 class _Pair(Distribution):
-    def __init__(self, sample, log_prob, features, names, support):
+    def __init__(self, sample, log_prob, features, names, support, *, box=False):
         super().__init__(features, names, support)
         self.double()
+        self.box = box
         self._draw, self._density = sample, log_prob
 
     def sample(self, n, generator=None):
@@ -165,11 +241,16 @@ def _outside(x: Tensor, columns: Sequence[ColumnSupport]) -> Tensor:
     return ((x < low) | (x > high)).any(-1)
 
 
-def _torch_support(distribution, features: int) -> list:
-    """The support of a torch distribution in our grammar; "real" where its constraint has no ends of its own."""
-    constraint = distribution.support
+def _innermost(constraint):
+    """The constraint of a single element."""
     while isinstance(constraint, torch.distributions.constraints.independent):
         constraint = constraint.base_constraint
+    return constraint
+
+
+def _torch_support(distribution, features: int) -> list:
+    """The support of a torch distribution in our grammar; "real" where its constraint has no ends of its own."""
+    constraint = _innermost(distribution.support)
 
     def ends(name):
         value = getattr(constraint, name, None)
@@ -177,3 +258,42 @@ def _torch_support(distribution, features: int) -> list:
 
     pairs = zip(ends("lower_bound"), ends("upper_bound"), strict=True)
     return [grammar(parse_support((low, high), 1)[0]) if (low, high) != (None, None) else "real" for low, high in pairs]
+
+
+def _is_function(part: Any) -> bool:
+    """A bare function, as against a distribution (some of which can be called too)."""
+    return callable(part) and not hasattr(part, "rvs") and not hasattr(part, "log_prob")
+
+
+def _read_pair(sample: Callable, log_prob: Callable, names: Sequence[str] | None, support: Any) -> Distribution:
+    """A pair whose number of columns is found out by drawing."""
+    seeded = len(inspect.signature(sample).parameters) > 1
+
+    def draw(n, generator):
+        drawn = torch.as_tensor(sample(n, generator) if seeded else sample(n))
+        return drawn[:, None] if drawn.shape == (n,) else drawn
+
+    shape = tuple(draw(_FEW, torch.Generator().manual_seed(0)).shape)
+    if len(shape) != 2 or shape[0] != _FEW:
+        raise ValueError(f"Expected the prior's sample({_FEW}) of shape ({_FEW}, d), one draw a row; got {shape}.")
+    prior = from_pair(draw, log_prob, shape[1], names=names, support=support)
+    if not seeded:
+        prior.notes = ("the prior's sample(n) takes no generator, so its draws cannot be repeated by random_state",)
+    return prior
+
+
+def _with_edges(prior: Distribution) -> Distribution:
+    """The same prior with those ends declared that its density shows; warnings where it has ends that cannot be declared."""
+    if prior.box or not isinstance(prior, _Pair):
+        return prior
+    found = find_edges(prior)
+    for message in found.warnings:
+        warnings.warn(message, UserWarning, stacklevel=4)
+    declared = _Pair(prior._draw, prior._density, prior.features, prior.names, found.support)
+    declared.notes = (*prior.notes, *found.notes)
+    return declared
+
+
+def _renamed(prior: Distribution, names: Sequence[str]) -> Distribution:
+    prior.names = tuple(names)
+    return prior

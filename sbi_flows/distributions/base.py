@@ -24,7 +24,15 @@ class Distribution(nn.Module, ABC):
         Parameter names, where the columns have any.
     support : list
         One entry a column in the grammar of :func:`sbi_flows.bijections.support.parse_support`.
+    box : bool
+        Whether the density is known to be positive everywhere inside ``support``. Otherwise parts of it may be forbidden (a triangle in
+        a square), and only ``log_prob`` tells which.
+    notes : tuple of str
+        What was found out about a density that came as functions, for the reports of those who use it.
     """
+
+    box = True
+    notes: tuple[str, ...] = ()
 
     def __init__(self, features: int, names: Sequence[str] | None = None, support=None):
         super().__init__()

@@ -116,6 +116,8 @@ class Product(Distribution):
         self.double()
         self.parts = cast(Sequence[Distribution], nn.ModuleList(parts))
         self._widths = [part.features for part in parts]
+        self.box = all(part.box for part in parts)
+        self.notes = tuple(note for part in parts for note in part.notes)
 
     def sample(self, n, generator=None):
         return torch.cat([part.sample(n, generator) for part in self.parts], dim=-1)

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from sbi_flows._random import RandomState, seed_from, torch_generator
+from sbi_flows.distributions import as_prior
 from sbi_flows.model_evidence import checks, methods
 from sbi_flows.model_evidence.density import FittedDensity, cross_fit, user_density
 from sbi_flows.model_evidence.inputs import Draws, LogPosterior, evaluate, read_draws
@@ -23,7 +24,7 @@ def evidence(
     samples: Any,
     log_posterior: LogPosterior | np.ndarray | Sequence[float] | None = None,
     *,
-    prior: checks.SamplesAndDensity | None = None,
+    prior: Any = None,
     weights: np.ndarray | None = None,
     chain_ids: np.ndarray | None = None,
     density: Any = None,
@@ -45,8 +46,9 @@ def evidence(
         ``sample_stats.lp``, a Chains' ``log_posterior`` and an emcee sampler's log-probability are read when ``log_posterior`` is absent.
     log_posterior : callable or array, optional
         ln L + ln prior in nats, **both normalised**: as a function of float64 rows, ``(m, d)`` to ``(m,)``, or as values at the draws.
-    prior : object with ``sample(n, generator)`` and ``log_prob``, optional
-        Gives the support of the parameters, and lets the call look for modes the chains missed. See :mod:`sbi_flows.distributions`.
+    prior : optional
+        Gives the support of the parameters, and lets the call look for modes the chains missed. Anything that
+        :func:`sbi_flows.distributions.as_prior` reads: ours, scipy's, torch's, a list of these, two functions.
     weights : array (n,), optional
         Non-negative weights of *independent* draws (not their logarithms), as nested sampling gives them. Repeats of a Metropolis chain
         must be written out instead: as weights they would hide the autocorrelation.
@@ -97,14 +99,12 @@ def evidence(
         raise ValueError(f"Expected method to be one of {', '.join(METHODS)}; got {method!r}.")
     if max_evaluations < LEAST_EVALUATIONS:
         raise ValueError(f"Expected max_evaluations of at least {LEAST_EVALUATIONS}; got {max_evaluations}.")
-    if prior is not None and not (hasattr(prior, "sample") and hasattr(prior, "log_prob")):
-        raise TypeError(
-            f"Expected a prior with sample(n, generator) and log_prob(x), as sbi_flows.distributions has; got {type(prior).__name__}."
-        )
+    if prior is not None:
+        prior = as_prior(prior)
     generator = torch_generator(seed_from(random_state))
     draws = read_draws(samples, log_posterior, weights=weights, chain_ids=chain_ids, random_state=seed_from(generator))
     if support is None and prior is not None:
-        support = getattr(prior, "support", None)
+        support = prior.support
     densities = user_density(density, draws) if density is not None else cross_fit(draws, support, seed_from(generator))
     folds = _folds(densities, draws, max_evaluations, generator)
 

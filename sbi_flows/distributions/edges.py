@@ -1,0 +1,132 @@
+"""Where a density that came as two functions ends: found by drawing, and by walking outwards from the outermost draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sbi_flows.distributions.base import Distribution
+
+_DRAWS = 4000
+_OUTERMOST = 8  # draws from which an end is looked for
+# Ends are looked for up to two ranges of the draws beyond them: np.log(pdf) of a normal becomes -inf by underflow at 38 standard
+# deviations, which is four ranges beyond.
+_REACH = 2.0
+_BISECTIONS = 80
+_SAME = 1e-9  # ends that differ by less than this share of the range are one end
+_FORBIDDEN = -1e20  # some write this for minus infinity
+# The outermost 0.5 % of the draws of a density that stops abruptly span a ninth of what the next 4.5 % do; of a normal, 1.2 times as much
+# (with 4000 draws, less than 0.3 times in one of 10^5 cases).
+_ABRUPT = 0.3
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What was found.
+
+    Attributes
+    ----------
+    support : list
+        One entry a column.
+    notes, warnings : tuple of str
+    """
+
+    support: list
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def find_edges(prior: Distribution) -> Edges:
+    """Look for ends of the columns that ``prior`` declares real.
+
+    Parameters
+    ----------
+    prior : Distribution
+        4000 draws are made of it, and about as many evaluations.
+
+    Raises
+    ------
+    ValueError
+        If its draws fall where its density is zero or not a number.
+    """
+    draws = prior.sample(_DRAWS, torch.Generator().manual_seed(0)).double()
+    _check_own_draws(prior, draws)
+    support: list[Any] = list(prior.support)
+    notes, ragged, abrupt = [], [], []
+    for j, entry in enumerate(support):
+        if entry != "real":
+            continue
+        label = f"column {j}" if prior.names is None else repr(prior.names[j])
+        ends: list[float | None] = [None, None]
+        for side, sign in enumerate((-1.0, 1.0)):
+            found = _ends(prior, draws, j, sign)
+            if len(found) == 0:
+                if _stops_abruptly(sign * draws[:, j]):
+                    abrupt.append(label)
+            elif float(found.max() - found.min()) <= _SAME * (span := float(draws[:, j].max() - draws[:, j].min())):
+                end = float((sign * found).max() * sign)
+                ends[side] = 0.0 if abs(end) < _SAME * span else end  # bisection approaches zero without reaching it
+            else:
+                ragged.append(label)
+        if ends != [None, None]:
+            support[j] = (-float("inf") if ends[0] is None else ends[0], float("inf") if ends[1] is None else ends[1])
+            notes.append(f"the prior declares no support; its density ends {label} at {support[j]}, which is taken as its support")
+    return Edges(support, tuple(notes), tuple(_messages(ragged, abrupt)))
+
+
+def _check_own_draws(prior: Distribution, draws: Tensor) -> None:
+    """A prior's draws are where its density is."""
+    values = prior.log_prob(draws)
+    lost = ~(values > _FORBIDDEN)
+    if lost.any():
+        raise ValueError(
+            f"Expected a prior whose draws lie where its density is; {int(lost.sum())} of {len(draws)} draws of sample() have "
+            f"log_prob -inf or NaN, the first at {draws[lost][0].tolist()}. Check that sample and log_prob describe one distribution."
+        )
+
+
+def _ends(prior: Distribution, draws: Tensor, j: int, sign: float) -> Tensor:
+    """Where the density ends on lines along column j from the outermost draws: one number a line, empty if it does not end."""
+    order = (sign * draws[:, j]).argsort(descending=True)[:_OUTERMOST]
+    rows = draws[order]
+    inside = rows[:, j].clone()
+    outside = inside + sign * _REACH * (draws[:, j].max() - draws[:, j].min())
+
+    def forbidden(values: Tensor) -> Tensor:
+        moved = rows.clone()
+        moved[:, j] = values
+        return ~(prior.log_prob(moved) > _FORBIDDEN)
+
+    if not bool(forbidden(outside).all()):
+        return outside[:0]
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (inside + outside)
+        out = forbidden(middle)
+        inside, outside = torch.where(out, inside, middle), torch.where(out, middle, outside)
+    return outside
+
+
+def _stops_abruptly(values: Tensor) -> bool:
+    """Whether draws pile up at their largest value as those of a density with an edge do."""
+    middle, late = torch.quantile(values, torch.tensor([0.95, 0.995], dtype=values.dtype)).tolist()
+    return float(values.max()) - late < _ABRUPT * (late - middle)
+
+
+def _messages(ragged: list[str], abrupt: list[str]) -> list[str]:
+    messages = []
+    if ragged:
+        messages.append(
+            f"The prior's density ends along {', '.join(dict.fromkeys(ragged))}, but at places that depend on the other parameters: its "
+            "support is no box. Draws outside are rejected, which costs time and an error in log_prob; "
+            "parameters in which the support is a box avoid both."
+        )
+    if abrupt:
+        messages.append(
+            f"The prior's draws seem to end abruptly along {', '.join(dict.fromkeys(abrupt))}, but its log_prob is finite beyond and no "
+            "support is declared: posteriors may leak over the edge. Declare it: "
+            "from_pair(sample, log_prob, features, support=[(low, high), ...])."
+        )
+    return messages

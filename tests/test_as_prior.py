@@ -1,0 +1,92 @@
+"""Priors from other libraries, from functions, and what is found out about functions."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from sbi_flows.distributions import BoxUniform, as_prior
+
+
+def box(low, high):
+    low, high = torch.tensor(low).double(), torch.tensor(high).double()
+
+    def sample(n, generator):
+        return low + (high - low) * torch.rand(n, len(low), generator=generator, dtype=torch.float64)
+
+    def log_prob(x):
+        inside = ((x >= low) & (x <= high)).all(-1)
+        return torch.where(inside, -torch.log(high - low).sum(), -math.inf)
+
+    return sample, log_prob
+
+
+PRIORS = {
+    "ours": (BoxUniform([0.0, 0.0], [1.0, 1.0]), [(0, 1), (0, 1)]),
+    "scipy": (scipy.stats.norm(1, 2), ["real"]),
+    "scipy list": ([scipy.stats.uniform(2, 3), scipy.stats.gamma(2)], [(2, 5), (0, math.inf)]),
+    "scipy multivariate": (scipy.stats.multivariate_normal([0, 1]), ["real", "real"]),
+    "torch": (torch.distributions.Uniform(torch.zeros(2), torch.ones(2)), [(0, 1), (0, 1)]),
+    "mixed list": ([torch.distributions.Exponential(1.0), scipy.stats.norm()], [(0, math.inf), "real"]),
+    "functions": (box([-1.0, 3.0], [1.0, 9.0]), [(-1, 1), (3, 9)]),
+}
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_supports_are_read_or_found(name):
+    given, support = PRIORS[name]
+    prior = as_prior(given)
+    for found, expected in zip(prior.support, support, strict=True):
+        assert found == expected if isinstance(expected, str) else found == pytest.approx(expected)
+    draws = prior.sample(50, torch.Generator().manual_seed(0))
+    assert torch.isfinite(prior.log_prob(draws)).all()
+
+
+def test_names_come_from_a_dict():
+    assert as_prior({"a": scipy.stats.norm(), "b": torch.distributions.Gamma(2.0, 1.0)}).names == ("a", "b")
+
+
+def test_an_end_found_in_functions_is_noted():
+    assert "ends column 0" in as_prior(box([0.0], [1.0])).notes[0]
+
+
+def test_underflow_is_not_taken_for_an_end():
+    """exp(-x^2 / 2) is zero in float64 beyond 38, where a normal has no edge."""
+
+    def log_prob(x):
+        return torch.log(torch.exp(-0.5 * x[:, 0] ** 2) / math.sqrt(2 * math.pi))
+
+    prior = as_prior((lambda n, generator: torch.randn(n, 1, generator=generator, dtype=torch.float64), log_prob))
+    assert prior.support == ["real"]
+
+
+def test_a_support_that_is_no_box_is_told():
+    sample, log_prob = box([0.0, 0.0], [1.0, 1.0])
+
+    def triangle(x):
+        return torch.where(x[:, 0] < x[:, 1], log_prob(x) + math.log(2), -math.inf)
+
+    with pytest.warns(UserWarning, match="support is no box"):
+        prior = as_prior((lambda n, generator: sample(n, generator).sort(-1).values, triangle))
+    assert prior.support[0] == pytest.approx((0, math.inf)) and not prior.box
+
+
+def test_draws_that_stop_where_the_density_goes_on_are_told():
+    sample, _ = box([0.0], [1.0])
+    with pytest.warns(UserWarning, match="posteriors may leak over the edge. Declare it"):
+        as_prior((sample, lambda x: torch.zeros(len(x))))
+
+
+def test_functions_that_contradict_each_other():
+    sample, _ = box([0.0], [1.0])
+    with pytest.raises(ValueError, match=r"draws lie where its density is; .* of 4000 draws"):
+        as_prior((sample, box([0.5], [1.0])[1]))
+
+
+def test_what_is_no_prior():
+    with pytest.raises(TypeError, match=r"Expected a prior: .* got int"):
+        as_prior(3)
+    with pytest.raises(ValueError, match=r"sample\(2\) of shape \(2, d\)"):
+        as_prior((lambda n: np.zeros((n, 2, 2)), lambda x: x))
