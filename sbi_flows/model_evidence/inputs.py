@@ -16,6 +16,10 @@ from sbi_flows.weights import autocorrelation_time, kish_ess
 LogPosterior = Callable[[np.ndarray], np.ndarray]
 
 MIN_DRAWS = 100
+ARVIZ_VALUES = (
+    "log-posterior values were read from sample_stats.lp. Stan leaves constants out of it, Stan and PyMC put the Jacobian of their own "
+    "coordinates in: if one of them wrote it, pass log_posterior instead"
+)
 LOG_POSTERIOR_COLUMNS = ("log_posterior", "lp", "log_prob", "lnprob")
 
 
@@ -108,7 +112,8 @@ def read_draws(
         )
     if chain_ids is not None:
         chain, (x, log_p) = _by_chain(chain_ids, x, log_p)
-    draws = Draws(x, chain, names, log_p, function, ensemble)
+    from_arviz = hasattr(samples, "posterior") and log_posterior is None
+    draws = Draws(x, chain, names, log_p, function, ensemble, notes=(ARVIZ_VALUES,) if from_arviz else ())
     if weights is not None:
         draws = _resampled(draws, weights, random_state)
     return _checked_posterior(draws)

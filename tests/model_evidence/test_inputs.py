@@ -49,6 +49,7 @@ def test_chains_record_and_arviz_agree(x):
     np.testing.assert_array_equal(direct.x, through_arviz.x)
     np.testing.assert_array_equal(direct.log_p, through_arviz.log_p)
     assert direct.names == through_arviz.names == ("a", "b")
+    assert any("sample_stats.lp" in note for note in through_arviz.notes) and not direct.notes
 
 
 def test_arviz_vector_variables_become_numbered_columns(x):
