@@ -15,8 +15,10 @@ from sbi_flows.bijections.support import ColumnSupport
 from sbi_flows.bijections.unconstrain import Unconstrain
 from sbi_flows.distributions import Distribution
 
-# Rows evaluated at once where no gradient is kept: large enough to hide overheads, small enough for the cache.
+# Rows evaluated at once where no gradient is kept: on a CPU large enough to hide overheads and small enough for the cache, elsewhere
+# enough to fill the device.
 ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE_ON_DEVICE = 2**18
 
 
 class Flow(nn.Module):
@@ -114,7 +116,7 @@ class Flow(nn.Module):
         Supports and standardisation are computed in float64 whatever the flow's dtype, so float64 rows may have large offsets.
         """
         x, context = self._checked(x, context)
-        if torch.is_grad_enabled() or len(x) <= ROWS_AT_ONCE:
+        if torch.is_grad_enabled() or len(x) <= _rows_at_once(x):
             return self._log_prob(x, context)
         return torch.cat([self._log_prob(*rows) for rows in _pieces(x, context)])
 
@@ -204,7 +206,12 @@ class Flow(nn.Module):
         return context.to(self._anchor.device)
 
 
+def _rows_at_once(x: Tensor) -> int:
+    return ROWS_AT_ONCE if x.device.type == "cpu" else ROWS_AT_ONCE_ON_DEVICE
+
+
 def _pieces(x: Tensor, context: Tensor | None):
-    for start in range(0, max(len(x), 1), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
+    size = _rows_at_once(x)
+    for start in range(0, max(len(x), 1), size):
+        rows = slice(start, start + size)
         yield x[rows], context if context is None or context.shape[0] == 1 else context[rows]
