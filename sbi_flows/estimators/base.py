@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from sbi_flows import flows
 from sbi_flows._random import RandomState, seed_from
+from sbi_flows._threads import CALL, threads_for
 from sbi_flows._validation import as_float, choose, positive, resolve_device, torch_dtype
 from sbi_flows.bijections.support import ColumnSupport, parse_support
 from sbi_flows.estimators.columns import check_modelled, check_support
@@ -199,7 +201,8 @@ class FlowEstimator(BaseEstimator):
         for start in range(0, len(y), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
             given = None if context is None else self._tensor(context[rows])
-            pieces.append(self.flow_.log_prob(self._tensor(y[rows]), given).double().cpu().numpy())
+            with self._threads(len(y[rows])):
+                pieces.append(self.flow_.log_prob(self._tensor(y[rows]), given).double().cpu().numpy())
         return np.concatenate(pieces)
 
     @torch.no_grad()
@@ -211,8 +214,12 @@ class FlowEstimator(BaseEstimator):
         for start in range(0, n, _ROWS_AT_ONCE):
             size = min(_ROWS_AT_ONCE, n - start)
             given = None if context is None else self._tensor(context[start : start + size])
-            pieces.append(draw(self.flow_, size, given, generator).double().cpu().numpy())
+            with self._threads(size):
+                pieces.append(draw(self.flow_, size, given, generator).double().cpu().numpy())
         return np.concatenate(pieces) if pieces else np.empty((0, self.flow_.features))
+
+    def _threads(self, rows: int) -> AbstractContextManager[None]:
+        return threads_for(rows * sum(parameter.numel() for parameter in self.flow_.parameters()), CALL)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return as_float(array, "X").to(next(self.flow_.parameters()).device, data_dtype(self.flow_))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from sbi_flows._random import seed_from, torch_generator
+from sbi_flows._threads import CALL, one_thread, threads_for
 from sbi_flows.distributions import NormalMixture, StandardNormal
 from sbi_flows.flows import Flow, nsf
 from sbi_flows.model_evidence.inputs import Draws
@@ -93,8 +94,14 @@ def cross_fit(draws: Draws, support: Any, random_state: Any) -> list[FittedDensi
     varies after the first.
     """
     fold = fold_of(draws)
-    generator = torch_generator(seed_from(random_state))
     folds = [np.flatnonzero(fold == k) for k in (0, 1)]
+    with one_thread():
+        flows = _fit(draws, folds, support, torch_generator(seed_from(random_state)))
+    return [_from_flow(flow.double(), test_rows=folds[k], train_rows=folds[1 - k]) for k, flow in enumerate(flows)]
+
+
+def _fit(draws: Draws, folds: list[np.ndarray], support: Any, generator: torch.Generator) -> list[Flow]:
+    """A flow a fold; of a size at which a second thread gains nothing."""
     x = torch.as_tensor(draws.x)
     log_p = torch.as_tensor(draws.log_p)
 
@@ -117,7 +124,7 @@ def cross_fit(draws: Draws, support: Any, random_state: Any) -> list[FittedDensi
             patience=max(3, max_steps // (2 * steps)),
             random_state=seed_from(generator),
         )
-    return [_from_flow(flow.double(), test_rows=folds[k], train_rows=folds[1 - k]) for k, flow in enumerate(flows)]
+    return flows
 
 
 def _misfit(seen: torch.Tensor, unseen: torch.Tensor) -> float:
@@ -177,16 +184,17 @@ def _rows(folds: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _from_flow(flow: Flow, test_rows: np.ndarray, train_rows: np.ndarray) -> FittedDensity:
     flow.eval()
+    weights = sum(parameter.numel() for parameter in flow.parameters())
 
     def log_prob(x: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
+        with torch.no_grad(), threads_for(len(x) * weights, CALL):
             parts = [flow.log_prob(part) for part in torch.as_tensor(x, dtype=torch.float64).split(EVALUATION_CHUNK)]
         return torch.cat(parts).numpy()
 
     def sample(n: int, seed: int) -> np.ndarray:
         generator = torch_generator(seed)
         sizes = [EVALUATION_CHUNK] * (n // EVALUATION_CHUNK) + [n % EVALUATION_CHUNK]
-        with torch.no_grad():
+        with torch.no_grad(), threads_for(n * weights, CALL):
             return torch.cat([flow.sample(size, generator=generator, dtype=torch.float64) for size in sizes if size]).numpy()
 
     return FittedDensity(log_prob, sample, test_rows, train_rows)

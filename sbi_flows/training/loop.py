@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sbi_flows._random import RandomState, torch_generator
+from sbi_flows._threads import CALL, threads_for
 from sbi_flows._validation import choose, positive
 from sbi_flows.losses import Loss, nll
 from sbi_flows.results import FitHistory, Reliability
@@ -250,7 +251,8 @@ class _Fit:
         for batch in self.source.epoch(self.stack.members, n_steps, self.generator):
             rate = self.settings["learning_rate"] * self._rate(state.n_steps / total)
             state.n_steps += 1
-            self._step(batch, rate, sums)
+            with threads_for(self.stack.multiply_adds(batch)):
+                self._step(batch, rate, sums)
         total_loss, n_good = sums.cpu().numpy()  # the epoch's one look at the device, besides validation's
         n_bad = n_steps - n_good
         state.n_skipped = state.n_skipped + n_bad
@@ -282,7 +284,7 @@ class _Fit:
         """Mean validation loss of each member's averaged weights and its rows without one; ``None`` where no rows are held out."""
         members = self.stack.members
         with self.stack.holding(self.average):
-            parts = [_validation_sums(self.stack.losses(batch, self.generator), batch.weights) for batch in self.source.validation(members)]
+            parts = [self._validation_part(batch) for batch in self.source.validation(members)]
         if not parts:
             return None, np.zeros(members)
         stacked = torch.stack(parts).cpu().numpy()
@@ -290,6 +292,10 @@ class _Fit:
         worst = stacked[:, 4].max(axis=0)
         penalty = np.where(n_bad > 0, bad_weight * (np.where(np.isfinite(worst), worst, np.inf) + _BAD_ROW_PENALTY), 0.0)
         return (total + penalty) / weight, n_bad
+
+    def _validation_part(self, batch) -> Tensor:
+        with threads_for(self.stack.multiply_adds(batch), CALL):
+            return _validation_sums(self.stack.losses(batch, self.generator), batch.weights)
 
     def _judge(self, loss: np.ndarray, bad: np.ndarray, *, held_out: bool, blank: np.ndarray) -> None:
         """Record an epoch's validation, keep improved weights, and see which members are done."""

@@ -60,6 +60,10 @@ class StackedFlows:
         parameters = dict(zip(self._keys, self._leaves, strict=True))
         return call(parameters, self._constants, tuple(batch), generator)
 
+    def multiply_adds(self, batch: Batch) -> int:
+        """The size of one evaluation of ``batch`` by all members, roughly: one multiply-add a row and parameter."""
+        return batch.x.shape[-2] * self.values.numel()
+
     def backward(self, losses: Tensor) -> None:
         """Put the gradient of each member's own loss, ``losses (members,)``, into its row of ``gradient``."""
         gradients = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True, materialize_grads=True)

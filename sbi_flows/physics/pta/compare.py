@@ -16,7 +16,7 @@ from sbi_flows.physics.pta.figures import spectrum_figure
 from sbi_flows.physics.pta.free_spectrum import FreeSpectrum
 from sbi_flows.physics.pta.models import DEFAULT_MODELS, MODELS, get_model
 from sbi_flows.physics.pta.pipeline import Job, ModelResult, run_model, stored_result
-from sbi_flows.physics.pta.workers import Outcome, run_here, run_jobs, usable_cores
+from sbi_flows.physics.pta.workers import Outcome, run_here, run_jobs
 from sbi_flows.plots import evidence_bars, save_figure
 
 if TYPE_CHECKING:
@@ -173,8 +173,7 @@ def compare(
     n_jobs = min(n_jobs, len(waiting))
     try:
         if n_jobs > 1:
-            threads = max(1, usable_cores() // n_jobs)
-            run_jobs(run_model, waiting, n_jobs, threads, lambda job, text: tell(job.model, text), receive)
+            run_jobs(run_model, waiting, n_jobs, lambda job, text: tell(job.model, text), receive)
         else:
             run_here(run_model, waiting, lambda job, text: tell(job.model, text), receive)
     finally:

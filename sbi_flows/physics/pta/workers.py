@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -13,6 +15,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
+
+_GRACE = 10.0  # seconds a process has to clean up when it is told to end
 
 Job = TypeVar("Job")
 Stage = Callable[[str], None]
@@ -36,11 +40,10 @@ def run_jobs(
     function: Callable[[Job, Stage], Any],
     jobs: Sequence[Job],
     n_jobs: int,
-    n_threads: int,
     on_stage: Callable[[Job, str], None],
     on_outcome: Callable[[Outcome[Job]], None],
 ) -> None:
-    """Run ``function(job, stage)`` for every job, ``n_jobs`` at a time, each in a process with ``n_threads`` threads.
+    """Run ``function(job, stage)`` for every job, ``n_jobs`` at a time, each in a process with one thread.
 
     Parameters
     ----------
@@ -48,7 +51,7 @@ def run_jobs(
         Importable by name; it may call ``stage(text)`` to say where it is.
     jobs : sequence
         Picklable, begun in this order.
-    n_jobs, n_threads : int
+    n_jobs : int
     on_stage, on_outcome : callable
         Called in this process as messages arrive.
 
@@ -64,7 +67,7 @@ def run_jobs(
 
     def start_process() -> None:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(function, theirs, n_threads), daemon=True)
+        process = context.Process(target=_work, args=(function, theirs), daemon=True)
         process.start()
         theirs.close()
         give(ours, process)
@@ -104,6 +107,8 @@ def run_jobs(
         for process, _ in running.values():
             process.terminate()
         for process, _ in running.values():
+            process.join(_GRACE)
+            process.kill()
             process.join()
 
 
@@ -113,9 +118,10 @@ def run_here(
     on_stage: Callable[[Job, str], None],
     on_outcome: Callable[[Outcome[Job]], None],
 ) -> None:
-    """The same in this process, one job after another."""
-    for job in jobs:
-        on_outcome(_attempt(function, job, partial(on_stage, job)))
+    """The same in this process, one job after another, on one thread as well."""
+    with _one_thread():
+        for job in jobs:
+            on_outcome(_attempt(function, job, partial(on_stage, job)))
 
 
 def _attempt(function, job, stage: Stage) -> Outcome:
@@ -128,13 +134,22 @@ def _attempt(function, job, stage: Stage) -> Outcome:
         return Outcome(job, error=f"{type(error).__name__} in {where.name} ({Path(where.filename).name}:{where.lineno}): {error}")
 
 
-def _work(function, connection: Connection, n_threads: int) -> None:
+def _work(function, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    torch.set_num_threads(n_threads)
-    with threadpool_limits(n_threads):
+    # An ordinary exit runs the clean-up of semaphores and temporary files, which a signal's default would skip.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with _one_thread():
         while (job := connection.recv()) is not None:
             outcome = _attempt(function, job, lambda text: connection.send(("stage", text)))
             connection.send(("error", outcome.error) if outcome.error is not None else ("result", outcome.result))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for torch and for the linear algebra of numpy and scipy: a model's arrays are too small for two."""
+    from threadpoolctl import threadpool_limits
+
+    from sbi_flows._threads import one_thread
+
+    with one_thread(), threadpool_limits(1):
+        yield

@@ -1,0 +1,88 @@
+"""Small work runs on one torch thread, large work and user code on as many as torch was given, and afterwards all is as before."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from sbi_flows import FlowDensity, evidence
+from sbi_flows._threads import one_thread, threads_for
+from sbi_flows.flows import Flow
+
+X = np.random.default_rng(0).normal(size=(400, 2))
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("work", "threads"), [(10, 1), (2**40, 2)])
+def test_the_size_of_the_work_decides(work, threads):
+    with threads_for(work):
+        assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
+
+
+def test_holds_nest_and_an_error_restores():
+    with pytest.raises(KeyError), one_thread():
+        with one_thread():
+            pass
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == 2
+
+
+def test_holds_of_two_python_threads_do_not_disturb_each_other():
+    holding, leave, found = threading.Event(), threading.Event(), []
+
+    def second():
+        torch.set_num_threads(2)
+        with one_thread():
+            holding.set()
+            leave.wait(10)
+        found.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=second)
+    with one_thread():
+        thread.start()
+        assert holding.wait(10)
+    assert torch.get_num_threads() == 2
+    leave.set()
+    thread.join()
+    assert found == [2]
+    assert torch.get_num_threads() == 2
+
+
+def test_a_small_fit_and_its_evaluation_use_one_thread(monkeypatch):
+    seen = []
+    for name in ("log_prob", "sample"):
+
+        def spy(*arguments, method=getattr(Flow, name), **more):
+            seen.append(torch.get_num_threads())
+            return method(*arguments, **more)
+
+        monkeypatch.setattr(Flow, name, spy)
+    model = FlowDensity(flow="realnvp", layers=2, max_epochs=1, random_state=0).fit(X)
+    in_fit = len(seen)
+    model.log_prob(X)
+    model.sample(10, random_state=0)
+    assert len(seen) == in_fit + 2 > 3
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == 2
+
+
+def test_the_users_log_posterior_keeps_its_threads():
+    seen = set()
+
+    def log_posterior(x):
+        seen.add(torch.get_num_threads())
+        return -0.5 * (x**2).sum(axis=1)
+
+    evidence(X, log_posterior, random_state=0)
+    assert seen == {2}
+    assert torch.get_num_threads() == 2
