@@ -60,13 +60,16 @@ def test_holds_of_two_python_threads_do_not_disturb_each_other():
 
 def test_a_small_fit_and_its_evaluation_use_one_thread(monkeypatch):
     seen = []
-    for name in ("log_prob", "sample"):
 
-        def spy(*arguments, method=getattr(Flow, name), **more):
+    def spied(method):
+        def spy(*arguments, **more):
             seen.append(torch.get_num_threads())
             return method(*arguments, **more)
 
-        monkeypatch.setattr(Flow, name, spy)
+        return spy
+
+    monkeypatch.setattr(Flow, "log_prob", spied(Flow.log_prob))
+    monkeypatch.setattr(Flow, "sample", spied(Flow.sample))
     model = FlowDensity(flow="realnvp", layers=2, max_epochs=1, random_state=0).fit(X)
     in_fit = len(seen)
     model.log_prob(X)

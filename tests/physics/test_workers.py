@@ -74,9 +74,9 @@ def test_ctrl_c_ends_the_processes_and_passes_on():
 def hold_a_semaphore(job, stage):
     import multiprocessing
 
-    job = multiprocessing.get_context("spawn").RLock()  # what a progress bar makes
-    stage("holding")
-    time.sleep(60)
+    with multiprocessing.get_context("spawn").RLock():  # what a progress bar makes
+        stage("holding")
+        time.sleep(60)
 
 
 INTERRUPTED = """
