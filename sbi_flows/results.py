@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,10 @@ class Chains:
         ln L + ln prior, and ln L, both normalised.
     ensemble : bool
         True when the "chains" are walkers of one ensemble (emcee): they are then not independent of each other.
+    stats : mapping of str to ndarray (chain, draw)
+        What the sampler reports of its steps, such as ``acceptance``.
+    reliability : Reliability or None
+        Whether the chains have converged, where that was looked at.
     """
 
     samples: np.ndarray
@@ -62,10 +67,17 @@ class Chains:
     log_posterior: np.ndarray | None = None
     log_likelihood: np.ndarray | None = None
     ensemble: bool = False
+    stats: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    reliability: Reliability | None = None
 
     @property
     def features(self) -> int:
         return self.samples.shape[-1]
+
+    def __repr__(self) -> str:
+        chains, draws, _ = self.samples.shape
+        verdict = "" if self.reliability is None else f"   {self.reliability}"
+        return f"Chains({chains} chains of {draws} draws: {', '.join(self.names)}){verdict}"
 
     def to_dataframe(self) -> pandas.DataFrame:
         """All draws as rows, columns named as the parameters."""
@@ -74,14 +86,16 @@ class Chains:
         return pd.DataFrame(self.samples.reshape(-1, self.features), columns=list(self.names))
 
     def to_arviz(self) -> arviz.InferenceData:
-        """ArviZ object with one variable a parameter and ``lp`` in ``sample_stats`` where the log-posterior is known."""
+        """ArviZ object with one variable a parameter; ``sample_stats`` holds ``lp``, where known, and ``stats``."""
         import arviz as az
 
         posterior = {name: self.samples[..., i] for i, name in enumerate(self.names)}
-        stats = {} if self.log_posterior is None else {"lp": self.log_posterior}
+        stats = dict(self.stats) if self.log_posterior is None else {"lp": self.log_posterior, **self.stats}
         groups: dict[str, Any] = {"posterior": posterior, "sample_stats": stats} if stats else {"posterior": posterior}
-        # ArviZ 1.x takes one mapping of groups, 0.x one keyword a group.
-        return az.from_dict(groups) if int(az.__version__.split(".")[0]) >= 1 else az.from_dict(**groups)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="More chains", category=UserWarning)  # many short chains are meant so
+            # ArviZ 1.x takes one mapping of groups, 0.x one keyword a group.
+            return az.from_dict(groups) if int(az.__version__.split(".")[0]) >= 1 else az.from_dict(**groups)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,20 @@
+"""Markov chains of many rows at once: kernels, and ``run_chains`` that runs them."""
+
+from sbi_flows.samplers.convergence import Convergence, convergence
+from sbi_flows.samplers.independent import IndependentMetropolis, IndependentState
+from sbi_flows.samplers.kernel import Info, Kernel, metropolis
+from sbi_flows.samplers.random_walk import RandomWalk, RandomWalkState
+from sbi_flows.samplers.run import run_chains
+
+__all__ = [
+    "Convergence",
+    "IndependentMetropolis",
+    "IndependentState",
+    "Info",
+    "Kernel",
+    "RandomWalk",
+    "RandomWalkState",
+    "convergence",
+    "metropolis",
+    "run_chains",
+]

@@ -1,0 +1,82 @@
+"""Running chains in a file: what is drawn so far, and everything needed to go on from there to the same bits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+_KIND = "sbi_flows chains"
+_VERSION = 1
+
+
+def save_run(path: Path, description: dict, done: int, arrays: dict[str, np.ndarray], state: Any, stream: Tensor) -> None:
+    """Replace the file by the present state of a run, atomically: killed at any moment, it leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            file.attrs.update({"kind": _KIND, "version": _VERSION, "description": json.dumps(description), "done": done})
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array)
+            file.create_dataset("generator", data=stream.numpy())
+            _write_state(file.create_group("state"), state)
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def load_run(path: Path, description: dict, state: Any, generator: torch.Generator) -> tuple[int, dict[str, np.ndarray], Any]:
+    """Steps done, the arrays and the kernel's state; the generator is set to where it was. ``state`` shows its structure.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, is no such file, or holds another run.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("kind") != _KIND:
+                raise ValueError(f"{path} is an HDF5 file, but not one written by run_chains. Give another path.")
+            if file.attrs["version"] > _VERSION:
+                raise ValueError(f"{path} has layout version {file.attrs['version']}; this sbi_flows reads up to {_VERSION}. Upgrade it.")
+            _check_same(path, json.loads(file.attrs["description"]), description)
+            arrays = {name: np.array(item) for name, item in file.items() if isinstance(item, h5py.Dataset) and name != "generator"}
+            restored = _read_state(file["state"], state)
+            generator.set_state(torch.from_numpy(np.array(file["generator"])))
+            return int(file.attrs["done"]), arrays, restored
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path} is damaged, or is not an HDF5 file ({error}). Delete it to start afresh.") from error
+
+
+def _check_same(path: Path, kept: dict, wanted: dict) -> None:
+    different = [
+        f"{key} was {kept.get(key)!r} and is {wanted.get(key)!r}"
+        for key in sorted({*kept, *wanted})
+        if kept.get(key) != wanted.get(key)
+    ]
+    if different:
+        raise ValueError(f"{path} holds another run: {'; '.join(different)}. Delete it to start afresh, or give another path.")
+
+
+def _write_state(group: h5py.Group, state: Any) -> None:
+    for name, value in zip(state._fields, state, strict=True):
+        if isinstance(value, Tensor):
+            group.create_dataset(name, data=value.numpy())
+        else:
+            _write_state(group.create_group(name), value)
+
+
+def _read_state(group: h5py.Group, template: Any) -> Any:
+    values = [
+        torch.from_numpy(np.array(group[name])) if isinstance(value, Tensor) else _read_state(group[name], value)
+        for name, value in zip(template._fields, template, strict=True)
+    ]
+    return type(template)(*values)

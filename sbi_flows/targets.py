@@ -1,0 +1,432 @@
+"""What samplers sample: unnormalised log-densities of whole batches, and the ways to make one from another."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_flows._random import torch_generator
+from sbi_flows.bijections.spline import wrap
+from sbi_flows.bijections.support import SupportEntry, parse_support
+from sbi_flows.bijections.unconstrain import LARGEST_QUANTILE, Unconstrain
+from sbi_flows.distributions import Distribution
+from sbi_flows.distributions.base import grammar
+from sbi_flows.flows import Flow
+
+LogDensity = Callable[[Tensor], Tensor]
+_PRIOR_DRAWS = 1000  # enough to place a half-line's reference distribution, which only has to be of the right order
+_PRIOR_SEED = 0  # any: the draws set a scale, not a result
+
+
+class Target(ABC):
+    """An unnormalised log-density over ``features`` columns, evaluated in batches, in float64.
+
+    Make one with :func:`posterior`, :func:`from_log_prob`, :func:`tempered`, :func:`unconstrained` or :func:`pulled_back`.
+
+    Parameters
+    ----------
+    features : int
+    names : sequence of str, optional
+        Parameter names; ``x0, x1, ...`` by default.
+    support : optional
+        See :func:`sbi_flows.bijections.support.parse_support`; real by default.
+    prior : Distribution, optional
+
+    Attributes
+    ----------
+    features : int
+    names : tuple of str
+    support : list
+        One entry a column in the support grammar.
+    prior : Distribution or None
+    """
+
+    def __init__(
+        self, features: int, names: Sequence[str] | None = None, support: Any = None, prior: Distribution | None = None
+    ):
+        if names is not None and len(names) != features:
+            raise ValueError(f"Expected {features} names, one a column; got {len(names)}: {', '.join(names)}.")
+        self.features = features
+        self.names = tuple(f"x{i}" for i in range(features)) if names is None else tuple(map(str, names))
+        self.prior = prior
+        self._columns = parse_support(support, features, self.names)
+
+    @property
+    def support(self) -> list[SupportEntry]:
+        return [grammar(column) for column in self._columns]
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Natural log of the density up to a constant, ``(n,)`` for ``x (n, d)``; -inf outside the support."""
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """ln L ``(n,)`` of ``x (n, d)`` inside the support, for targets that have a prior."""
+        raise TypeError("This target has no likelihood of its own: make it with posterior(log_likelihood, prior).")
+
+    def log_prob_and_grad(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``log_prob`` ``(n,)`` and its gradient ``(n, d)``, zero where the density is."""
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            value = self.log_prob(x)
+            if not value.requires_grad:
+                raise ValueError(_no_gradient("log_prob"))
+            (gradient,) = torch.autograd.grad(value.sum(), x)
+        return value.detach(), torch.where(torch.isfinite(value)[:, None], gradient, 0.0)
+
+    @property
+    def user(self) -> Target:
+        """The target in the user's own parameters, from which this one was mapped: here itself."""
+        return self
+
+    def to_user(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The point in the user's own parameters ``(n, d)`` and ``ln |det|`` of that map ``(n,)``: here x itself and zeros."""
+        return x, x.new_zeros(len(x))
+
+    def from_user(self, x: Tensor) -> Tensor:
+        """The inverse of :meth:`to_user`."""
+        return x
+
+    def _checked(self, x: Tensor) -> Tensor:
+        x = torch.as_tensor(x)
+        if x.ndim != 2 or x.shape[1] != self.features:
+            hint = "For a single point pass x[None]." if x.ndim == 1 and len(x) == self.features else "Rows are points."
+            raise ValueError(f"Expected x of shape (n, {self.features}); got {tuple(x.shape)}. {hint}")
+        return x.double()
+
+
+class LogProbTarget(Target):
+    """A log-density given as a function; made by :func:`from_log_prob`."""
+
+    def __init__(self, log_prob: LogDensity, features: int, names: Sequence[str] | None, support: Any):
+        super().__init__(features, names, support)
+        self._density = log_prob
+
+    def log_prob(self, x):
+        x = self._checked(x)
+        return _where_inside(self._density, x, _inside(x, self._columns), "log_prob")
+
+
+class PosteriorTarget(Target):
+    """ln L + ln prior; made by :func:`posterior`."""
+
+    prior: Distribution
+
+    def __init__(self, log_likelihood: LogDensity, prior: Distribution, names: Sequence[str] | None):
+        super().__init__(prior.features, names or prior.names, prior.support, prior)
+        self._likelihood = log_likelihood
+
+    def log_likelihood(self, x):
+        return _where_inside(self._likelihood, self._checked(x), None, "log_likelihood")
+
+    def log_prob(self, x):
+        x = self._checked(x)
+        log_prior = self.prior.log_prob(x)
+        inside = torch.isfinite(log_prior)
+        return log_prior + _where_inside(self._likelihood, x, inside, "log_likelihood")
+
+
+class TemperedTarget(Target):
+    """A target's likelihood to a power; made by :func:`tempered`."""
+
+    def __init__(self, target: Target, inverse_temperature: float):
+        super().__init__(target.features, target.names, target.support, target.prior)
+        self._target, self.inverse_temperature = target, inverse_temperature
+
+    def log_likelihood(self, x):
+        return self.inverse_temperature * self._target.log_likelihood(x)
+
+    def log_prob(self, x):
+        log_prob = self._target.log_prob(x)
+        if self.prior is None:
+            return self.inverse_temperature * log_prob
+        log_prior = self.prior.log_prob(x)
+        # Outside the prior both are -inf, and their difference is not a number.
+        excess = torch.where(torch.isfinite(log_prior), log_prob - log_prior, 0.0)
+        return log_prior + self.inverse_temperature * excess
+
+
+class UnconstrainedTarget(Target):
+    """A target seen from the real line (angles: from [-pi, pi)); made by :func:`unconstrained`."""
+
+    def __init__(self, target: Target, rows: Tensor):
+        circular = ["circular" if column.kind == "circular" else "real" for column in target._columns]
+        super().__init__(target.features, target.names, circular)
+        self.target = target
+        self.map = Unconstrain(target._columns)
+        self.map.fit(rows)
+        self._bounded = torch.tensor([column.kind not in ("real", "circular") for column in target._columns])
+
+    @property
+    def user(self):
+        return self.target.user
+
+    def log_likelihood(self, x):
+        return self.target.log_likelihood(self.to_user(x)[0])
+
+    def log_prob(self, x):
+        x = self._checked(x)
+        # Further out the map repeats its last value: without an end there the density would never fall off.
+        beyond = ((x.abs() > LARGEST_QUANTILE) & self._bounded).any(-1)
+        theta, log_det = self.map.inverse_and_log_det(x)
+        return torch.where(beyond, -math.inf, self.target.log_prob(theta) + log_det)
+
+    def to_user(self, x):
+        theta, log_det = self.map.inverse_and_log_det(x)
+        theta, more = self.target.to_user(theta)
+        return theta, log_det + more
+
+    def from_user(self, x):
+        return self.map.forward_and_log_det(self.target.from_user(x))[0]
+
+
+class PulledBackTarget(Target):
+    """A target seen from the latent space of a flow; made by :func:`pulled_back`."""
+
+    def __init__(self, target: Target, flow: Flow):
+        circular = ["circular" if column.kind == "circular" else "real" for column in flow.support.support]
+        super().__init__(target.features, [f"z{i}" for i in range(target.features)], circular)
+        self.target = target
+        # A copy in float64: a density mapped through a float32 flow would be a staircase to gradients and small steps.
+        self.flow = copy.deepcopy(flow).double().requires_grad_(False).eval()
+
+    @property
+    def user(self):
+        return self.target.user
+
+    def log_likelihood(self, x):
+        return self.target.log_likelihood(self.to_user(x)[0])
+
+    def log_prob(self, x):
+        theta, log_det = self.flow.from_base(self._checked(x))
+        return self.target.log_prob(theta) + log_det
+
+    def to_user(self, x):
+        theta, log_det = self.flow.from_base(self._checked(x))
+        theta, more = self.target.to_user(theta)
+        return theta, log_det + more
+
+    def from_user(self, x):
+        return self.flow.to_base(self.target.from_user(self._checked(x)))[0]
+
+
+# --- Ways to make a target ----------------------------------------------------------------------------------------------------
+
+
+def posterior(log_likelihood: LogDensity, prior: Distribution, *, names: Sequence[str] | None = None) -> Target:
+    """The posterior of a likelihood and a prior.
+
+    Parameters
+    ----------
+    log_likelihood : callable
+        ``(n, d)`` float64 tensor to ``(n,)``: ln L, evaluated only where the prior has density. For numpy functions see
+        :func:`from_numpy`.
+    prior : Distribution
+    names : sequence of str, optional
+        Those of the prior by default.
+
+    Examples
+    --------
+    >>> from sbi_flows.distributions import BoxUniform
+    >>> target = posterior(lambda x: -0.5 * x.square().sum(-1), BoxUniform([-5.0], [5.0], names=["mu"]))
+    >>> target.log_prob(torch.tensor([[0.0], [6.0]], dtype=torch.float64))
+    tensor([-2.3026,    -inf], dtype=torch.float64)
+    """
+    if not callable(log_likelihood):
+        raise TypeError(f"Expected log_likelihood to be a function of a tensor (n, d); got a {type(log_likelihood).__name__}.")
+    if not isinstance(prior, Distribution):
+        raise TypeError(
+            f"Expected a prior of sbi_flows.distributions; got a {type(prior).__name__}. "
+            "Convert others with from_scipy, from_torch or from_pair."
+        )
+    return PosteriorTarget(log_likelihood, prior, names)
+
+
+def from_log_prob(
+    log_prob: LogDensity, features: int, *, names: Sequence[str] | None = None, support: Any = None
+) -> Target:
+    """A target from a log-density alone.
+
+    Parameters
+    ----------
+    log_prob : callable
+        ``(n, d)`` float64 tensor to ``(n,)``, up to a constant; evaluated only inside the support.
+    features : int
+    names, support : optional
+        As in :class:`Target`.
+
+    Examples
+    --------
+    >>> from_log_prob(lambda x: torch.cos(x[:, 0]), 1, support="circular").support
+    [('circular', -3.141592653589793, 3.141592653589793)]
+    """
+    if not callable(log_prob):
+        raise TypeError(f"Expected log_prob to be a function of a tensor (n, d); got a {type(log_prob).__name__}.")
+    return LogProbTarget(log_prob, features, names, support)
+
+
+def tempered(target: Target, inverse_temperature: float) -> Target:
+    """The prior times the likelihood to a power, or the whole density to a power where the target has no prior.
+
+    Examples
+    --------
+    >>> hot = tempered(from_log_prob(lambda x: -x.square().sum(-1), 1), 0.5)
+    >>> hot.log_prob(torch.ones(1, 1))
+    tensor([-0.5000], dtype=torch.float64)
+    """
+    if not (math.isfinite(inverse_temperature) and inverse_temperature >= 0):
+        raise ValueError(f"Expected a finite inverse_temperature of at least 0; got {inverse_temperature!r}.")
+    return TemperedTarget(target, float(inverse_temperature))
+
+
+def unconstrained(target: Target, rows: Tensor | None = None) -> Target:
+    """The same density over real columns (and angles on [-pi, pi)), Jacobian included; ``target`` itself where it is so already.
+
+    Parameters
+    ----------
+    target : Target
+    rows : Tensor (n, d), optional
+        Points of about the scale of the target: they place the reference distributions of half-lines and heavy tails. Draws of the
+        prior by default, where there is one.
+
+    Examples
+    --------
+    >>> flat = from_log_prob(lambda x: torch.zeros(len(x)), 1, support=(0, 1))
+    >>> unconstrained(flat).support
+    ['real']
+    """
+    standard = ("real", -math.inf, math.inf), ("circular", -math.pi, math.pi)
+    if all((column.kind, column.low, column.high) in standard for column in target._columns):
+        return target
+    if rows is None:
+        rows = torch.zeros(1, target.features, dtype=torch.float64)
+        if target.prior is not None:
+            rows = target.prior.sample(_PRIOR_DRAWS, torch_generator(_PRIOR_SEED))
+    return UnconstrainedTarget(target, rows)
+
+
+def pulled_back(target: Target, flow: Flow) -> Target:
+    """The density of the flow's latent variable when its data follow the target: nearly the flow's base if the flow is good.
+
+    Parameters
+    ----------
+    target : Target
+    flow : Flow
+        Without context; a float64 copy of it is used.
+
+    Examples
+    --------
+    >>> from sbi_flows.flows import realnvp
+    >>> pulled_back(from_log_prob(lambda x: -x.square().sum(-1), 2), realnvp(2)).names
+    ('z0', 'z1')
+
+    References
+    ----------
+    Hoffman, Sountsov, Dillon, Langmore, Tran & Vasudevan 2019, "NeuTra-lizing bad geometry in Hamiltonian Monte Carlo using neural
+    transport", arXiv:1903.03704.
+    """
+    if flow.features != target.features or flow.context_features:
+        raise ValueError(
+            f"Expected a flow of {target.features} features without context to pull the target back through; "
+            f"got one of {flow.features} with {flow.context_features} context features."
+        )
+    return PulledBackTarget(target, flow)
+
+
+def from_numpy(function: Callable, grad: Callable | None = None, *, vectorized: bool = True) -> LogDensity:
+    """A numpy function as a function of tensors, for :func:`posterior` and :func:`from_log_prob`.
+
+    Parameters
+    ----------
+    function : callable
+        ``(n, d)`` float64 array to ``(n,)``, or ``(d,)`` to a number with ``vectorized=False``.
+    grad : callable, optional
+        Its gradient: ``(n, d)`` to ``(n, d)``, or ``(d,)`` to ``(d,)``. Without it gradients raise an error.
+    vectorized : bool
+        Whether the functions take many rows at once.
+
+    Examples
+    --------
+    >>> f = from_numpy(lambda theta: -0.5 * theta @ theta, vectorized=False)
+    >>> f(torch.ones(2, 3))
+    tensor([-1.5000, -1.5000], dtype=torch.float64)
+    """
+
+    def evaluate(call: Callable, x: Tensor) -> Tensor:
+        array = x.detach().cpu().double().numpy()
+        result = call(array) if vectorized else np.array([call(row) for row in array])
+        return torch.as_tensor(np.asarray(result, dtype=np.float64), device=x.device)
+
+    class Wrapped(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return evaluate(function, x)
+
+        @staticmethod
+        def backward(ctx, upstream):
+            if grad is None:
+                raise ValueError(_no_gradient("the numpy function"))
+            (x,) = ctx.saved_tensors
+            return upstream[:, None] * evaluate(grad, x)
+
+    return Wrapped.apply
+
+
+# --- Evaluation ---------------------------------------------------------------------------------------------------------------
+
+
+def circular_columns(target: Target) -> Tensor:
+    """Which columns are angles, ``(d,)`` bool. Kernels see them on [-pi, pi) (:func:`unconstrained`)."""
+    return torch.tensor([column.kind == "circular" for column in target._columns])
+
+
+def wrap_angles(x: Tensor, circular: Tensor) -> Tensor:
+    """``x (n, d)`` with its ``circular`` columns brought back to [-pi, pi)."""
+    return torch.where(circular, wrap(x), x) if bool(circular.any()) else x
+
+
+def _where_inside(function: LogDensity, x: Tensor, inside: Tensor | None, name: str) -> Tensor:
+    """``function`` at the rows inside (None: all of them), -inf at the others: outside, a formula may have no value."""
+    if inside is None or bool(inside.all()):
+        return _evaluated(function, x, name)
+    values = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    if not bool(inside.any()):
+        # Zero times x keeps the result attached to x, for whoever asks for gradients of nothing.
+        return values + (0.0 * x).nan_to_num().sum(-1)
+    return values.index_put((inside,), _evaluated(function, x[inside], name))
+
+
+def _evaluated(function: LogDensity, x: Tensor, name: str) -> Tensor:
+    values = function(x)
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"Expected {name} to return a tensor; got a {type(values).__name__}. Wrap a numpy function as from_numpy(function)."
+        )
+    if tuple(values.shape) != (len(x),):
+        raise ValueError(
+            f"Expected {name}(x) of shape ({len(x)},) for x of shape {tuple(x.shape)}; got {tuple(values.shape)}. "
+            "It takes many points at once, one a row; for a numpy function of one point pass from_numpy(function, vectorized=False)."
+        )
+    if x.requires_grad and torch.is_grad_enabled() and not values.requires_grad:
+        raise ValueError(_no_gradient(name))
+    return values.double()
+
+
+def _no_gradient(name: str) -> str:
+    return (
+        f"{name} has no gradient: write it in torch, or pass from_numpy(function, grad=...). "
+        "Random walks and flow proposals need none."
+    )
+
+
+def _inside(x: Tensor, columns) -> Tensor:
+    ends = [(c.low, c.high) if c.kind != "circular" else (-math.inf, math.inf) for c in columns]
+    low, high = torch.tensor(ends, dtype=x.dtype, device=x.device).unbind(-1)
+    return ((x >= low) & (x <= high)).all(-1)

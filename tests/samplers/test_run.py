@@ -1,0 +1,140 @@
+"""``run_chains``: same seed same bits, a killed run goes on as if nothing had happened, and bad input is told."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from sbi_flows.distributions import BoxUniform
+from sbi_flows.samplers import RandomWalk, convergence, run_chains
+from sbi_flows.targets import from_log_prob, posterior
+
+SETTINGS = {"n_steps": 30, "n_warmup": 20, "thin": 3, "random_state": 7}
+
+
+def target(log_likelihood=lambda x: -0.5 * x.square().sum(-1)):
+    return posterior(log_likelihood, BoxUniform([-3.0, -1.0], [3.0, 1.0], names=["a", "b"]))
+
+
+def start(n=12, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, size=(n, 2))
+
+
+def test_shapes_names_and_densities():
+    chains = run_chains(RandomWalk(), target(), start(), **SETTINGS)
+    assert chains.samples.shape == (12, 10, 2) and chains.names == ("a", "b")
+    rows = torch.from_numpy(chains.samples.reshape(-1, 2))
+    np.testing.assert_allclose(chains.log_posterior.ravel(), target().log_prob(rows), atol=1e-10)
+    np.testing.assert_allclose(chains.log_likelihood.ravel(), target().log_likelihood(rows), atol=1e-10)
+    assert chains.stats["acceptance"].shape == (12, 10) and 0 < chains.stats["acceptance"].mean() < 1
+    assert "lp" in chains.to_arviz().sample_stats
+
+
+def test_same_seed_same_bits():
+    first, again = (run_chains(RandomWalk(), target(), start(), **SETTINGS) for _ in range(2))
+    np.testing.assert_array_equal(first.samples, again.samples)
+    other = run_chains(RandomWalk(), target(), start(), **{**SETTINGS, "random_state": 8})
+    assert (first.samples != other.samples).any()
+
+
+@pytest.mark.parametrize("calls", [5, 21, 35], ids=["in warm-up", "after warm-up", "between draws"])
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, calls):
+    whole = run_chains(RandomWalk(), target(), start(), **SETTINGS)
+    left = calls
+
+    def dies(x):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return -0.5 * x.square().sum(-1)
+
+    path = tmp_path / "run.h5"
+    with pytest.raises(KeyboardInterrupt):
+        run_chains(RandomWalk(), target(dies), start(), **SETTINGS, path=path)
+    resumed = run_chains(RandomWalk(), target(), start(), **SETTINGS, path=path, save_seconds=0)
+    np.testing.assert_array_equal(resumed.samples, whole.samples)
+    np.testing.assert_array_equal(resumed.log_posterior, whole.log_posterior)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.h5"]
+
+
+def test_a_finished_run_is_read_back(tmp_path):
+    path = tmp_path / "run.h5"
+    first = run_chains(RandomWalk(), target(), start(), **SETTINGS, path=path)
+    before = path.stat().st_mtime_ns
+    again = run_chains(RandomWalk(), target(), start(), **SETTINGS, path=path)
+    np.testing.assert_array_equal(first.samples, again.samples)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_files_of_other_runs_and_damaged_ones_are_refused(tmp_path):
+    path = tmp_path / "run.h5"
+    run_chains(RandomWalk(), target(), start(), **SETTINGS, path=path)
+    with pytest.raises(ValueError, match="another run: n_draws was 10 and is 20"):
+        run_chains(RandomWalk(), target(), start(), **{**SETTINGS, "n_steps": 60}, path=path)
+    with pytest.raises(ValueError, match="another run: init"):
+        run_chains(RandomWalk(), target(), start(seed=1), **SETTINGS, path=path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is damaged"):
+        run_chains(RandomWalk(), target(), start(), **SETTINGS, path=path)
+    with h5py.File(path, "w") as file:
+        file["x"] = 1
+    with pytest.raises(ValueError, match="not one written by run_chains"):
+        run_chains(RandomWalk(), target(), start(), **SETTINGS, path=path)
+    with pytest.raises(FileNotFoundError, match="existing folder"):
+        run_chains(RandomWalk(), target(), start(), **SETTINGS, path=tmp_path / "no" / "run.h5")
+
+
+def test_holes_in_the_target_are_counted():
+    with_holes = target(lambda x: torch.where(x[:, 0] > 0.5, torch.nan, 0.0))
+    chains = run_chains(RandomWalk(), with_holes, -abs(start()), **SETTINGS)
+    assert np.isfinite(chains.log_posterior).all() and (chains.samples[..., 0] <= 0.5).all()
+    assert any("log-density of NaN" in note for note in chains.reliability.notes)
+
+
+BAD = {
+    "one chain": ({"init": [0.0, 0.0]}, r"pass init\[None\]"),
+    "outside": ({"init": [[0.0, 0.0], [0.0, 2.0]]}, "1 of 2 do not, the first is row 1"),
+    "nothing kept": ({"n_steps": 2}, "keep no draw"),
+    "no steps": ({"n_steps": 0}, "n_steps to be a whole number above 0"),
+    "negative": ({"n_warmup": -1}, "n_warmup"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case):
+    change, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        run_chains(RandomWalk(), target(), **{"init": start(), **SETTINGS, **change})
+
+
+def test_convergence_of_good_draws():
+    draws = np.random.default_rng(0).normal(size=(4, 400, 2))
+    good = convergence(draws, ["a", "b"])
+    assert good.reliability.ok and (good.rhat < 1.01).all() and (good.ess_bulk > 1200).all()
+    assert convergence(draws[:1].repeat(2, axis=1), ["a", "b"]).rhat.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda x: x + np.array([0.0, 1.0, 0.0, 0.0])[:, None, None] * [0, 1], "most about b"),
+        (lambda x: x[:, :20], "effective sample size"),
+        (lambda x: x[:, :3], "too few to see"),
+        (lambda x: np.concatenate([x[:3], np.zeros_like(x[:1])]), "1 of 4 chains never moved"),
+        (lambda x: np.zeros_like(x), "4 of 4 chains never moved"),
+    ],
+)
+def test_convergence_of_bad_draws(change, reason):
+    draws = change(np.random.default_rng(0).normal(size=(4, 400, 2)))
+    verdict = convergence(draws, ["a", "b"]).reliability
+    assert not verdict.ok and any(reason in text for text in verdict.reasons)
+
+
+def test_convergence_sees_angles_across_the_seam():
+    draws = np.random.default_rng(0).normal(size=(4, 400, 1)) * 0.1 + np.pi
+    wrapped = np.angle(np.exp(1j * draws))
+    assert convergence(wrapped, ["phase"], circular=[True]).reliability.ok
+    apart = wrapped.copy()
+    apart[0] = np.angle(np.exp(1j * (draws[0] + 1)))
+    assert not convergence(apart, ["phase"], circular=[True]).reliability.ok
