@@ -30,7 +30,7 @@ class RandomWalkState(NamedTuple):
         Cholesky factor of the covariance.
     log_scale : Tensor ()
         Log of the step relative to the covariance.
-    count : Tensor ()
+    weight : Tensor ()
         Draws behind the covariance.
     n_adaptations : Tensor ()
     archive : Tensor (m, d)
@@ -43,7 +43,7 @@ class RandomWalkState(NamedTuple):
     covariance: Tensor
     factor: Tensor
     log_scale: Tensor
-    count: Tensor
+    weight: Tensor
     n_adaptations: Tensor
     archive: Tensor
 
@@ -98,7 +98,7 @@ class RandomWalk:
             covariance=covariance,
             factor=_cholesky(covariance),
             log_scale=torch.tensor(math.log(2.38 / math.sqrt(d)), dtype=torch.float64),
-            count=torch.tensor(float(_PSEUDO_DRAWS * d), dtype=torch.float64),
+            weight=torch.tensor(float(_PSEUDO_DRAWS * d), dtype=torch.float64),
             n_adaptations=torch.tensor(0.0, dtype=torch.float64),
             archive=x[:1].expand(2, d).clone(),
         )
@@ -127,7 +127,7 @@ class RandomWalk:
         log_scale = state.log_scale + t**-_LEARNING_DECAY * (info.acceptance.mean() - self._wanted(d))
         mean, covariance = _moments(state.position, state.mean, circular_columns(target))
         # Four times the share of the new draws: weights then grow as time cubed, and the way in is forgotten.
-        gain = min(1.0, 4 * n / (float(state.count) + n))
+        gain = min(1.0, 4 * n / (float(state.weight) + n))
         shift = wrap_angles((mean - state.mean)[None], circular_columns(target))[0]
         covariance = (1 - gain) * (state.covariance + gain * torch.outer(shift, shift)) + gain * covariance
         last = done >= 1 and self.jumps > 0 and n >= 10
@@ -136,7 +136,7 @@ class RandomWalk:
             covariance=covariance,
             factor=_cholesky(covariance),
             log_scale=log_scale,
-            count=state.count + n,
+            weight=state.weight + n,
             n_adaptations=t,
             archive=state.position.clone() if last else state.archive,
         )

@@ -7,7 +7,7 @@ import torch
 
 from sbi_flows.distributions import BoxUniform
 from sbi_flows.samplers import RandomWalk, convergence, run_chains
-from sbi_flows.targets import from_log_prob, posterior
+from sbi_flows.targets import posterior
 
 SETTINGS = {"n_steps": 30, "n_warmup": 20, "thin": 3, "random_state": 7}
 
