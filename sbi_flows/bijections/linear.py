@@ -8,9 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from sbi_flows.bijections.base import Bijection, Boundary, Rows, merge_rows
+from sbi_flows.bijections.regression import ridge
 
 # A whitened direction is never stretched by more than this over its column's own scale: duplicated columns must not explode.
 MIN_RELATIVE_SCALE = 1e-6
+# Regression on more context columns than this would cost seconds before the first step.
+MOST_REGRESSORS = 512
 
 
 class LULinear(Bijection):
@@ -91,7 +94,10 @@ class Permutation(Bijection):
 
 
 class Whiten(Boundary):
-    """``z = W (x - mean)``, W lower triangular; buffers set by :meth:`fit`, the identity until then.
+    """``z = W (x - mean - slope @ context)``, W lower triangular; buffers set by :meth:`fit`, the identity until then.
+
+    The slope is that of a ridge regression, so what is left for training is the part that is not linear in the context: where
+    the truth is a linear Gaussian model, nothing.
 
     Parameters
     ----------
@@ -100,14 +106,18 @@ class Whiten(Boundary):
         The columns whitened; the others pass unchanged. All by default.
     method : str
         "whiten" (unit covariance), "standard" (unit variances only) or "none".
+    context : int
+        Columns of the context.
     """
 
     mean: Tensor
+    slope: Tensor
+    context_ends: Tensor
     matrix: Tensor
     inverse_matrix: Tensor
     log_det: Tensor
 
-    def __init__(self, features: int, columns: Sequence[int] | None = None, method: str = "whiten"):
+    def __init__(self, features: int, columns: Sequence[int] | None = None, method: str = "whiten", context: int = 0):
         super().__init__()
         if method not in ("whiten", "standard", "none"):
             raise ValueError(f"Expected scaling 'whiten', 'standard' or 'none'; got {method!r}.")
@@ -117,13 +127,18 @@ class Whiten(Boundary):
         self.register_buffer("matrix", torch.eye(features, dtype=torch.float64))
         self.register_buffer("inverse_matrix", torch.eye(features, dtype=torch.float64))
         self.register_buffer("log_det", torch.zeros((), dtype=torch.float64))
+        self._context = context
+        if context:
+            self.register_buffer("slope", torch.zeros(features, context, dtype=torch.float64))
+            self.register_buffer("context_ends", torch.zeros(2, context, 1, dtype=torch.float64))
 
-    def fit(self, x: Tensor, weights: Tensor | None = None) -> None:
-        """Set mean and matrix from rows ``x (n, d)`` with weights ``(n,)``.
+    def fit(self, x: Tensor, weights: Tensor | None = None, context: Tensor | None = None) -> None:
+        """Set slope, mean and matrix from rows ``x (n, d)`` with weights ``(n,)`` and standardised ``context (n, c)``.
 
         A constant column keeps scale one. A column that is (nearly) a linear combination of those before it is stretched as if
         its unexplained part were ``MIN_RELATIVE_SCALE`` of its standard deviation. With fewer than two
-        rows a column the columns are scaled one by one.
+        rows a column the columns are scaled one by one. One range beyond the rows' context on either side the regression ends and
+        stays constant. There is none on more than ``MOST_REGRESSORS`` context columns.
         """
         if self.method == "none" or not self._columns:
             return
@@ -131,6 +146,12 @@ class Whiten(Boundary):
         mean = torch.zeros(d, dtype=torch.float64, device=x.device)
         root = torch.eye(d, dtype=torch.float64, device=x.device)
         some = x[:, self._columns].double()
+        if self._context and context is not None and context.shape[1] <= MOST_REGRESSORS:
+            context = context.double()
+            self.slope[self._columns] = ridge(some, context, weights)
+            low, high = context.amin(0), context.amax(0)
+            self.context_ends.copy_(torch.stack([2 * low - high, 2 * high - low])[..., None])
+            some = some - self._explained(context).mT[:, self._columns]
         own_mean, own_root = moments(some, weights, correlated=self.method == "whiten")
         index = torch.tensor(self._columns, device=x.device)
         mean[index] = own_mean
@@ -142,10 +163,18 @@ class Whiten(Boundary):
         self.log_det.copy_(-torch.log(root.diagonal()).sum())
 
     def forward_and_log_det(self, x, context=None):
-        return (self.matrix @ (x.double() - self.mean).mT).mT, self.log_det.expand(x.shape[0])
+        return (self.matrix @ ((x.double() - self.mean).mT - self._explained(context))).mT, self.log_det.expand(x.shape[0])
 
     def inverse_and_log_det(self, z, context=None):
-        return (self.inverse_matrix @ z.double().mT).mT + self.mean, -self.log_det.expand(z.shape[0])
+        x = (self.inverse_matrix @ z.double().mT + self._explained(context)).mT + self.mean
+        return x, -self.log_det.expand(z.shape[0])
+
+    def _explained(self, context: Tensor | None) -> Tensor | float:
+        """What the regression predicts, ``(d, n)`` or ``(d, 1)``; zero without a context."""
+        if context is None or not self._context:
+            return 0.0
+        low, high = self.context_ends
+        return self.slope @ torch.minimum(torch.maximum(context.double().mT, low), high)
 
 
 def moments(x: Tensor, weights: Tensor | None, correlated: bool) -> tuple[Tensor, Tensor]:

@@ -115,7 +115,11 @@ class EmbeddedFlow(nn.Module):
         self.location.copy_(mean)
         self.scale.copy_(torch.where(spread > 0, spread, 1.0))
         with torch.no_grad():
-            self.flow.fit_scaling(x, self._embed(context.to(self.location)), weights)
+            embedded = self._embed(context.to(self.location))
+            if isinstance(self.flow, Flow):
+                self.flow.fit_scaling(x, embedded, weights, regress=False)
+            else:
+                self.flow.fit_scaling(x, embedded, weights)
 
     def log_prob(self, x: Tensor, context: Tensor) -> Tensor:
         """``(n,)``."""

@@ -65,7 +65,7 @@ class Flow(nn.Module):
         self.context_features = context
         self.spec = dict(spec or {})
         self.support = Unconstrain(support)
-        self.scaling = Whiten(self.features, [i for i, c in enumerate(support) if c.kind != "circular"], scaling)
+        self.scaling = Whiten(self.features, [i for i, c in enumerate(support) if c.kind != "circular"], scaling, context)
         self.bijection = bijection
         self.base = base
         self.context_scaling = Whiten(context, method="standard") if context else None
@@ -74,11 +74,14 @@ class Flow(nn.Module):
     # --- Fitting the standardisation ---------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def fit_scaling(self, x: Tensor, context: Tensor | None = None, weights: Tensor | None = None) -> Flow:
+    def fit_scaling(
+        self, x: Tensor, context: Tensor | None = None, weights: Tensor | None = None, *, regress: bool = True
+    ) -> Flow:
         """Set the standardisation from data.
 
-        Columns that are not angles are whitened (or scaled) after the support map, context columns scaled one by one. A constant
-        column keeps scale one; a duplicated one is floored (:meth:`sbi_flows.bijections.linear.Whiten.fit`).
+        Columns that are not angles are whitened (or scaled) after the support map and after their ridge regression on the context,
+        context columns scaled one by one. A constant column keeps scale one; a duplicated one is floored
+        (:meth:`sbi_flows.bijections.linear.Whiten.fit`).
 
         Parameters
         ----------
@@ -87,6 +90,8 @@ class Flow(nn.Module):
         context : Tensor (n, c), optional
         weights : Tensor (n,), optional
             Non-negative weights.
+        regress : bool
+            False where the context will change its meaning, as the output of an untrained network does.
 
         Raises
         ------
@@ -103,9 +108,12 @@ class Flow(nn.Module):
         w = None if weights is None else weights.to(x.device)[keep].double()
         inside = x[keep]
         self.support.fit(inside, w)
-        self.scaling.fit(self.support.forward_and_log_det(inside.double())[0], w)
+        given = None
         if context is not None and self.context_scaling is not None and context.shape[0] == len(keep):
-            self.context_scaling.fit(context[keep].double(), w)
+            given = context[keep].double()
+            self.context_scaling.fit(given, w)
+            given, _ = self.context_scaling.forward_and_log_det(given)
+        self.scaling.fit(self.support.forward_and_log_det(inside.double())[0], w, given if regress else None)
         return self
 
     # --- Density -----------------------------------------------------------------------------------------------------------
@@ -132,14 +140,16 @@ class Flow(nn.Module):
     def to_base(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent ``(n, d)`` and ``ln |det dz/dx|`` ``(n,)`` of rows inside the support."""
         y, log_support = self.support.forward_and_log_det(x)
-        y, log_scaling = self.scaling.forward_and_log_det(y)
-        z, log_det = self.bijection.forward_and_log_det(y.to(self._anchor.dtype), self._scaled(context))
+        given = self._scaled(context)
+        y, log_scaling = self.scaling.forward_and_log_det(y, given)
+        z, log_det = self.bijection.forward_and_log_det(y.to(self._anchor.dtype), self._rounded(given))
         return z, log_support + log_scaling + log_det
 
     def from_base(self, z: Tensor, context: Tensor | None = None, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Data ``(n, d)``, of ``dtype`` or else the latent rows', and ``ln |det dx/dz|`` ``(n,)``."""
-        y, log_det = self.bijection.inverse_and_log_det(z, self._scaled(context))
-        y, log_scaling = self.scaling.inverse_and_log_det(y)
+        given = self._scaled(context)
+        y, log_det = self.bijection.inverse_and_log_det(z, self._rounded(given))
+        y, log_scaling = self.scaling.inverse_and_log_det(y, given)
         x, log_support = self.support.inverse_and_log_det(y.to(dtype or z.dtype))
         return x, log_support + log_scaling + log_det
 
@@ -181,7 +191,10 @@ class Flow(nn.Module):
     def _scaled(self, context: Tensor | None) -> Tensor | None:
         if context is None or self.context_scaling is None:
             return None
-        return self.context_scaling.forward_and_log_det(context)[0].to(self._anchor.dtype)
+        return self.context_scaling.forward_and_log_det(context)[0]
+
+    def _rounded(self, context: Tensor | None) -> Tensor | None:
+        return None if context is None else context.to(self._anchor.dtype)
 
     def _checked(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if x.ndim != 2 or x.shape[1] != self.features:
