@@ -169,10 +169,10 @@ class Whiten(Boundary):
         x = (self.inverse_matrix @ z.double().mT + self._explained(context)).mT + self.mean
         return x, -self.log_det.expand(z.shape[0])
 
-    def _explained(self, context: Tensor | None) -> Tensor | float:
-        """What the regression predicts, ``(d, n)`` or ``(d, 1)``; zero without a context."""
+    def _explained(self, context: Tensor | None) -> Tensor:
+        """What the regression predicts, ``(d, n)`` or ``(d, 1)``; zeros without a context."""
         if context is None or not self._context:
-            return 0.0
+            return torch.zeros_like(self.mean)[:, None]
         low, high = self.context_ends
         return self.slope @ torch.minimum(torch.maximum(context.double().mT, low), high)
 
