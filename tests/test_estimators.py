@@ -618,3 +618,26 @@ def test_on_the_gpu():
     fitted = FlowDensity(**FAST, n_members=2, device="cuda").fit(rows())
     assert next(fitted.flow_.parameters()).device.type == "cuda"
     assert np.isfinite(fitted.log_prob(fitted.sample(10, random_state=0))).all()
+
+
+def test_warm_start_goes_on_from_the_old_weights():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 1))
+    y = X + 0.1 * rng.normal(size=(400, 1))
+    model = ConditionalFlow(flow="maf", layers=1, max_epochs=20, random_state=0, warm_start=True).fit(X, y)
+    first = model.score(X, y)
+    scaling = model.flow_.scaling.mean.clone()
+    model.set_params(max_epochs=1, learning_rate=1e-6).fit(X + 1.0, y + 1.0)
+    assert model.score(X, y) == pytest.approx(first, abs=0.01)
+    assert torch.equal(model.flow_.scaling.mean, scaling)
+    with pytest.raises(ValueError, match=r"like those of the first fit .* got 1, 1 and 2"):
+        model.set_params(n_members=2).fit(X, y)
+
+
+def test_the_split_knows_no_units_and_keeps_old_rows_on_their_side():
+    rows = np.random.default_rng(0).normal(size=(1000, 2))
+    training, validation = split_rows(rows, 0.1, 0)
+    for other in (rows * [1e6, -1e-6], np.hstack([rows, rows[:, :1] ** 2])):
+        np.testing.assert_array_equal(split_rows(other, 0.1, 0)[1], validation)
+    longer = split_rows(np.vstack([rows, rows[:500] + 1]), 0.1, 0)[1]
+    assert np.isin(longer[longer < 1000], training).sum() < 15        # a tenth of the rows, drawn anew, would be 90

@@ -55,6 +55,7 @@ class FlowEstimator(BaseEstimator):
         progress: bool = False,
         callbacks: Sequence[Callable] = (),
         checkpoint: str | Path | None = None,
+        warm_start: bool = False,
     ):
         self.flow = flow
         self.layers = layers
@@ -73,6 +74,7 @@ class FlowEstimator(BaseEstimator):
         self.progress = progress
         self.callbacks = callbacks
         self.checkpoint = checkpoint
+        self.warm_start = warm_start
 
     # --- Fitting -----------------------------------------------------------------------------------------------------------
 
@@ -96,10 +98,13 @@ class FlowEstimator(BaseEstimator):
             y, weights = y[used], weights[used]
             context = None if context is None else context[used]
         seeds = np.random.SeedSequence(seed_from(self.random_state)).generate_state(self.n_members + 2)
-        members: list[Any] = [
-            self._build(y.shape[1], 0 if context is None else context.shape[1], names, embedding, int(seed)).to(dtype)
-            for seed in seeds[2:]
-        ]
+        widths = y.shape[1], 0 if context is None else context.shape[1]
+        goes_on = bool(self.warm_start) and hasattr(self, "flow_")
+        members: list[Any] = (
+            self._continued(*widths)
+            if goes_on
+            else [self._build(*widths, names, embedding, int(seed)).to(dtype) for seed in seeds[2:]]
+        )
         density = members[0].flow if isinstance(members[0], EmbeddedFlow) else members[0]
         reasons, more = check_modelled(y, name, names, str(data_dtype(density)).removeprefix("torch."))
         notes = [*notes, *more, *check_support(y, _support_of(density), name, names)]
@@ -108,7 +113,8 @@ class FlowEstimator(BaseEstimator):
         )
         parts = [None if part is None else as_float(part, name) for part in (y, context, weights)]
         for member in members:
-            member.fit_scaling(*parts)
+            if not goes_on:
+                member.fit_scaling(*parts)
             member.to(device)
         x, given, row_weights = parts
         history = train(
@@ -131,6 +137,18 @@ class FlowEstimator(BaseEstimator):
         self.flow_.requires_grad_(False).eval()
         for message in reliability.reasons:
             warnings.warn(message, UserWarning, stacklevel=3)
+
+    def _continued(self, features: int, context: int) -> list[Any]:
+        """Copies of the fitted members, to be trained further; their standardisation stays that of the first fit."""
+        members = list(self.flow_.flows) if isinstance(self.flow_, FlowEnsemble) else [self.flow_]
+        fitted = members[0].features, members[0].context_features, len(members)
+        if fitted != (features, context, self.n_members):
+            raise ValueError(
+                f"Expected data and n_members like those of the first fit to go on from it: {fitted[0]} modelled columns, {fitted[1]} "
+                f"of the condition, {fitted[2]} members; got {features}, {context} and {self.n_members}. "
+                "Set warm_start=False to start afresh."
+            )
+        return [copy.deepcopy(member).requires_grad_(True).train() for member in members]
 
     def _build(self, features: int, context: int, names: Sequence[str] | None, embedding: nn.Module | None, seed: int) -> Any:
         if embedding is None:
@@ -231,14 +249,18 @@ def _support_of(flow: Any) -> tuple[ColumnSupport, ...]:
 
 
 def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation row numbers; rows that are copies of each other stay on one side."""
+    """Training and validation row numbers; rows that are copies of each other stay on one side.
+
+    With the same seed, rows appended to the data leave nearly all others on their side, so that a fit that goes on with more data is
+    judged by rows it was not trained on.
+    """
     n = len(rows)
     n_validation = min(max(round(fraction * n), 1), n - 1) if fraction > 0 else 0
-    rng = np.random.default_rng(seed)
     # Copies are found by a random projection: equal rows have equal sums, others differ for sure enough.
-    keys = rows @ rng.normal(size=rows.shape[1])
-    _, group = np.unique(keys, return_inverse=True)
-    order = rng.permutation(group.max() + 1)[group]
+    keys = rows @ np.random.default_rng([seed, 1]).normal(size=rows.shape[1])
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    # Each group draws its lot at its first row: neither the units of the data nor rows appended later change the lots of others.
+    order = np.random.default_rng(seed).random(n)[first][group]
     ranked = np.argsort(order, kind="stable")
     if 0 < n_validation < n:
         # Move the cut to the next border between groups.

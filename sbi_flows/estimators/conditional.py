@@ -16,6 +16,7 @@ from sbi_flows._validation import check_finite, check_weights, positive
 from sbi_flows.estimators.base import FlowEstimator
 from sbi_flows.estimators.columns import check_condition
 from sbi_flows.estimators.files import complete, load_estimator, save_estimator
+from sbi_flows.results import FitHistory
 
 _FLOATS = [np.float64, np.float32]
 
@@ -32,7 +33,7 @@ class ConditionalFlow(FlowEstimator):
         Where the columns of y live, in the grammar of :class:`FlowDensity`.
     flow, layers, hidden, n_members, max_epochs, batch_size, learning_rate, schedule, validation_fraction, patience, device, dtype
         As in :class:`FlowDensity`.
-    random_state, progress, callbacks, checkpoint
+    random_state, progress, callbacks, checkpoint, warm_start
         As in :class:`FlowDensity`.
 
     Attributes
@@ -82,6 +83,7 @@ class ConditionalFlow(FlowEstimator):
         progress: bool = False,
         callbacks: Sequence[Callable] = (),
         checkpoint: str | Path | None = None,
+        warm_start: bool = False,
     ):
         super().__init__(
             flow=flow,
@@ -101,6 +103,7 @@ class ConditionalFlow(FlowEstimator):
             progress=progress,
             callbacks=callbacks,
             checkpoint=checkpoint,
+            warm_start=warm_start,
         )
         self.embedding = embedding
 
@@ -176,14 +179,7 @@ class ConditionalFlow(FlowEstimator):
         An embedding's weights are in the file, its code is not. Parameters that are code (a flow function, callbacks, an
         embedding) are left out.
         """
-        check_is_fitted(self)
-        facts = {
-            "names": self._names(),
-            "n_features_in": self.n_features_in_,
-            "target_names": self._target_names(),
-            "n_targets": self.n_targets_,
-        }
-        save_estimator(path, "ConditionalFlow", self.flow_, self.history_, self.get_params(deep=False), facts)
+        save_estimator(path, "ConditionalFlow", self.flow_, self.history_, self.get_params(deep=False), self.facts())
 
     @classmethod
     def load(cls, path: str | Path, embedding: nn.Module | None = None) -> ConditionalFlow:
@@ -204,12 +200,29 @@ class ConditionalFlow(FlowEstimator):
             raise ValueError(f"Expected embedding to be a torch module or None; got {embedding!r}.")
         with complete(path):
             flow, history, parameters, facts = load_estimator(path, "ConditionalFlow", embedding)
-            model = cls(**parameters) if embedding is None else cls(**parameters, embedding=embedding)
-            model.flow_, model.history_ = flow, history
-            model.n_features_in_, model.n_targets_ = facts["n_features_in"], facts["n_targets"]
-            model.target_names_ = None if facts["target_names"] is None else np.array(facts["target_names"], dtype=object)
-            if facts["names"] is not None:
-                model.feature_names_in_ = np.array(facts["names"], dtype=object)
+            return cls.from_facts(flow, history, parameters, facts, embedding)
+
+    def facts(self) -> dict[str, Any]:
+        """What a file must hold besides flow, history and parameters: columns and their names."""
+        check_is_fitted(self)
+        return {
+            "names": self._names(),
+            "n_features_in": self.n_features_in_,
+            "target_names": self._target_names(),
+            "n_targets": self.n_targets_,
+        }
+
+    @classmethod
+    def from_facts(
+        cls, flow: Any, history: FitHistory, parameters: dict[str, Any], facts: dict[str, Any], embedding: nn.Module | None = None
+    ) -> ConditionalFlow:
+        """The fitted estimator again from the parts of a file."""
+        model = cls(**parameters) if embedding is None else cls(**parameters, embedding=embedding)
+        model.flow_, model.history_ = flow, history
+        model.n_features_in_, model.n_targets_ = facts["n_features_in"], facts["n_targets"]
+        model.target_names_ = None if facts["target_names"] is None else np.array(facts["target_names"], dtype=object)
+        if facts["names"] is not None:
+            model.feature_names_in_ = np.array(facts["names"], dtype=object)
         return model
 
     def _condition(self, X) -> np.ndarray:

@@ -56,6 +56,9 @@ class FlowDensity(FlowEstimator):
         Called after every epoch with an ``EpochReport``; returning True ends the fit.
     checkpoint : path, optional
         File in which the running fit is kept. A killed fit started again the same way resumes from it, to the same bits.
+    warm_start : bool
+        Whether ``fit`` on a fitted estimator goes on from its weights. The standardisation then stays that of the first fit, and with the
+        same ``random_state`` rows that were held out before still are.
 
     Attributes
     ----------

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
-from sbi_flows._random import RandomState
-from sbi_flows._validation import as_float
-from sbi_flows.distributions import Distribution
+from sbi_flows._random import RandomState, seed_from
+from sbi_flows.bijections.support import parse_support
+from sbi_flows.distributions import Distribution, as_prior
+from sbi_flows.distributions.files import prior_from_data, prior_to_data
 from sbi_flows.estimators import ConditionalFlow
-from sbi_flows.inference.posterior import FlowPosterior
+from sbi_flows.estimators.files import complete, load_estimator, save_estimator
+from sbi_flows.inference.observations import Observations
+from sbi_flows.inference.posterior import FlowPosterior, inside
+from sbi_flows.inference.simulations import Simulations, in_order, read_names, read_simulations, read_theta
 from sbi_flows.results import FitHistory, Reliability
+
+# With fewer the held-out tenth, which decides when to stop, is a handful of rows.
+_FEW = 200
+_MANY_FAILED = 0.1
+_KIND = "NPE"
+
+
+def default_estimator() -> ConditionalFlow:
+    """What ``NPE`` fits when it is not told otherwise."""
+    return ConditionalFlow()
 
 
 class NPE(BaseEstimator):
@@ -21,20 +40,29 @@ class NPE(BaseEstimator):
 
     Parameters
     ----------
-    prior : Distribution
-        What the parameters were drawn from; see :mod:`sbi_flows.distributions`.
+    prior
+        What the parameters were drawn from: anything that :func:`sbi_flows.distributions.as_prior` reads. Its support is that of the
+        flow, so no draw ever leaves it and the density is normalised inside; where it is no box, draws outside are rejected.
     estimator : ConditionalFlow, optional
         Unfitted; a clone of it is fitted. Its support is taken from the prior. Spline flows by default;
-        ``ConditionalFlow(flow="cnf")`` makes it flow-matching posterior estimation.
+        ``ConditionalFlow(flow="cnf")`` makes it flow-matching posterior estimation, ``n_members`` an ensemble, ``embedding`` learns
+        summaries.
     random_state : int, generator or None
         Seeds the fit; None leaves the estimator's own.
 
     Attributes
     ----------
     estimator_ : ConditionalFlow
+        Fitted to theta given the rows that ``observations_`` makes of x.
     history_ : FitHistory
+        Of the last fit; its ``reliability`` is part of every posterior's.
     prior_ : Distribution
+    observations_ : Observations
+        How x became finite, well-scaled numbers.
     theta_names_ : tuple of str
+        From the prior, or theta's columns, or ``theta_0, ...``.
+    n_simulations_ : int
+        Simulations the fit rests on.
 
     Examples
     --------
@@ -57,50 +85,128 @@ class NPE(BaseEstimator):
     estimator_: ConditionalFlow
     history_: FitHistory
     prior_: Distribution
+    observations_: Observations
     theta_names_: tuple[str, ...]
+    n_simulations_: int
+    _simulations: Simulations | None  # all so far; None after loading
+    _x_names: list[str] | None
+    _rejects: bool
 
     def __init__(self, prior: Any, estimator: ConditionalFlow | None = None, *, random_state: RandomState = None):
         self.prior = prior
         self.estimator = estimator
         self.random_state = random_state
 
+    # --- Fitting -----------------------------------------------------------------------------------------------------------
+
     def fit(self, theta, x) -> NPE:
-        """Learn from simulations.
+        """Learn from simulations; called again, add simulations to those before and go on from the weights learned.
 
         Parameters
         ----------
         theta : array_like or DataFrame (n, d)
-            Parameters, drawn from the prior.
+            Parameters drawn from the prior. ``(n,)`` will do for one.
         x : array_like or DataFrame (n, ...)
-            What the simulator made of each.
+            What the simulator made of each; every simulation has the same shape. NaN marks missing values. A simulation that is NaN
+            throughout, or infinite anywhere, has failed: it is left out, counted and reported.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            Shapes that do not match, parameters outside the prior, x constant throughout, or no simulation that succeeded.
+
+        Warns
+        -----
+        UserWarning
+            For fewer than 200 simulations, many failed ones, and whatever the estimator finds amiss.
         """
-        self.prior_ = self.prior
-        names = [str(name) for name in theta.columns] if hasattr(theta, "columns") else self.prior_.names
-        self.theta_names_ = tuple(names or (f"theta_{i}" for i in range(self.prior_.features)))
-        theta, x = as_float(theta, "theta").double().numpy(), as_float(x, "x").double().numpy()
-        self._event_shape = x.shape[1:]
-        estimator = ConditionalFlow() if self.estimator is None else clone(self.estimator)
-        estimator.set_params(support=self.prior_.support)
-        if self.random_state is not None:
-            estimator.set_params(random_state=self.random_state)
-        self.estimator_ = estimator.fit(x.reshape(len(x), -1), theta)
-        self.history_ = estimator.history_
+        again = hasattr(self, "history_")
+        estimator = self.estimator_.set_params(warm_start=True) if again else self._prepare(theta, x)
+        new = read_simulations(theta, in_order(x, self._x_names, "x"), self.prior_, self.theta_names_)
+        if again:
+            self.observations_.rows_of(new.x)
+        else:
+            network = isinstance(estimator.embedding, nn.Module)
+            self.observations_ = Observations(keep_layout=network).fit(new.x, self._x_names)
+        simulations = new if self._simulations is None else self._simulations.followed_by(new)
+        rows = self.observations_.transform(simulations.x)
+        self.estimator_ = estimator.fit(rows, pd.DataFrame(simulations.theta, columns=list(self.theta_names_)))
+        self._simulations = simulations
+        self.n_simulations_ = len(simulations)
+        self._rejects = not self.prior_.box and self._leaks(rows)
+        self.history_ = self._with_remarks(self.estimator_.history_, simulations)
         return self
 
+    def _prepare(self, theta: Any, x: Any) -> ConditionalFlow:
+        """What the first fit decides: the prior, names, and the estimator with its support and seed."""
+        self.prior_ = as_prior(self.prior)
+        self.theta_names_ = _parameter_names(self.prior_, read_names(theta))
+        self._x_names = read_names(x)
+        self._simulations = None
+        estimator = default_estimator() if self.estimator is None else clone(self.estimator)
+        if not isinstance(estimator, ConditionalFlow):
+            raise TypeError(f"Expected estimator to be a ConditionalFlow or None; got {type(estimator).__name__}.")
+        if estimator.support is not None:
+            raise ValueError(f"Expected an estimator without support=, which the prior decides; got support={estimator.support!r}.")
+        support = [column.entry for column in parse_support(self.prior_.support, self.prior_.features)]
+        seed = seed_from(estimator.random_state if self.random_state is None else self.random_state)
+        # A fixed seed keeps held-out rows held out when more simulations are added.
+        return estimator.set_params(support=support, random_state=seed)
+
+    def _with_remarks(self, history: FitHistory, simulations: Simulations) -> FitHistory:
+        n, failed = len(simulations), simulations.n_failed
+        reasons, notes = [], [*self.prior_.notes, *self.observations_.notes]
+        if n < _FEW:
+            reasons.append(
+                f"{n} simulations are few: the posterior may be little more than the prior, or too narrow. Simulate more (1000 is a "
+                "start), and check it by diagnostics.sbc"
+            )
+        if failed:
+            what = f"{failed} of {n + failed} simulations failed and were left out"
+            if failed > _MANY_FAILED * (n + failed):
+                reasons.append(
+                    f"{what}: the posterior is that of a model in which what fails is impossible; look at one failed simulation to see why"
+                )
+            else:
+                notes.append(what)
+        for reason in reasons:
+            warnings.warn(reason, UserWarning, stacklevel=3)
+        own = history.reliability
+        return dataclasses.replace(history, reliability=Reliability.from_reasons([*own.reasons, *reasons], [*own.notes, *notes]))
+
+    def _leaks(self, rows: np.ndarray) -> bool:
+        """Whether any of some posterior draws at simulated observations falls where the prior's density is zero."""
+        some = rows[:: max(1, len(rows) // 100)]
+        draws = self.estimator_.sample(some, 100, random_state=0)
+        return not inside(self.prior_, draws.reshape(-1, self.prior_.features)).all()
+
+    # --- Use ---------------------------------------------------------------------------------------------------------------
+
     def posterior(self, x_o) -> FlowPosterior:
-        """The posterior given ``x_o``, of the shape of one simulation, or ``(m, ...)`` for a batch of m observations."""
-        check_is_fitted(self)
-        x = as_float(x_o, "x_o").double().cpu().numpy()
-        single = x.shape == self._event_shape
-        rows = (x[None] if single else x).reshape(1 if single else len(x), -1)
-        history = self.history_.reliability
-        reliability = Reliability(history.ok, history.reasons, history.notes)
+        """The posterior given an observation, or given each of a batch.
+
+        Parameters
+        ----------
+        x_o : array_like
+            Of the shape of one simulation, or ``(m, ...)`` for m observations at once.
+
+        Raises
+        ------
+        ValueError
+            If x_o has another shape, is infinite, or misses what no simulation missed.
+        """
+        check_is_fitted(self, "history_")
+        x, single = self.observations_.rows_of(in_order(x_o, self._x_names, "x_o"), "x_o")
+        fitted = self.history_.reliability
+        reliability = Reliability.from_reasons([*fitted.reasons, *self.observations_.reasons(x)], fitted.notes)
+        rows = self.observations_.transform(x)
+        observed, m = (x[0], None) if single else (x, len(x))
         return FlowPosterior(
-            self.estimator_, rows, self.prior_, self.theta_names_, x, reliability, None if single else len(rows)
+            self.estimator_, rows, self.prior_, self.theta_names_, observed, reliability, m, rejects=self._rejects
         )
 
     def sample(self, x, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
@@ -110,7 +216,74 @@ class NPE(BaseEstimator):
     def log_prob(self, theta, x) -> np.ndarray:
         """Log posterior density of ``theta (n, d)`` given the x of the same row ``(n, ...)``, or one x for all: ``(n,)``."""
         posterior = self.posterior(x)
-        theta = as_float(theta, "theta").double().numpy()
+        theta = read_theta(theta, self.prior_, self.theta_names_)
         if posterior.n_observations is None:
             return posterior.log_prob(theta)
+        if len(theta) != posterior.n_observations:
+            raise ValueError(
+                f"Expected as many rows of theta as of x, or a single x; got {len(theta)} and {posterior.n_observations}. "
+                "For every theta under every x use posterior(x).log_prob(theta)."
+            )
         return posterior.log_prob(theta[:, None])[:, 0]
+
+    # --- Files -------------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write what was learned to one file (safetensors with a JSON header; no pickle).
+
+        Simulations are not in it, nor is what is code: an embedding network's (its weights are), and a prior's unless it is made of
+        ``BoxUniform``, ``MultivariateNormal`` and ``Product``.
+        """
+        check_is_fitted(self, "history_")
+        facts = {
+            **self.estimator_.facts(),
+            "prior": prior_to_data(self.prior_),
+            "theta_names": list(self.theta_names_),
+            "x_names": self._x_names,
+            "observations": self.observations_.to_data(),
+            "n_simulations": self.n_simulations_,
+            "rejects": self._rejects,
+        }
+        save_estimator(path, _KIND, self.estimator_.flow_, self.history_, self.estimator_.get_params(deep=False), facts)
+
+    @classmethod
+    def load(cls, path: str | Path, *, prior: Any = None, embedding: nn.Module | None = None) -> NPE:
+        """Read a file of :meth:`save`, onto the CPU. Loading runs no code.
+
+        ``fit`` goes on from the weights with the simulations it is given then: pass the old ones again beside the new.
+
+        Parameters
+        ----------
+        path : str or Path
+        prior : optional
+            The prior it was fitted with, where that is code.
+        embedding : nn.Module, optional
+            The network it was fitted with, if it was.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file is missing, truncated, altered, newer than this package, or its prior or embedding is not given.
+        """
+        with complete(path):
+            flow, history, parameters, facts = load_estimator(path, _KIND, embedding)
+            if prior is None and facts["prior"] is None:
+                raise ValueError(f"{path} was fitted with a prior that is code and not in the file: pass it as prior=.")
+            npe = cls(prior_from_data(facts["prior"]) if prior is None else prior)
+            npe.prior_ = as_prior(npe.prior)
+            npe.estimator_ = ConditionalFlow.from_facts(flow, history, parameters, facts, embedding)
+            columns = parse_support(npe.prior_.support, npe.prior_.features)
+            if columns != parse_support(npe.estimator_.support, npe.estimator_.n_targets_):
+                raise ValueError(f"Expected the prior that {path} was fitted with; got one of support {npe.prior_.support}.")
+            npe.history_, npe.theta_names_, npe._x_names = history, tuple(facts["theta_names"]), facts["x_names"]
+            npe.observations_ = Observations.from_data(facts["observations"])
+            npe.n_simulations_, npe._rejects, npe._simulations = facts["n_simulations"], facts["rejects"], None
+        return npe
+
+
+def _parameter_names(prior: Distribution, columns: list[str] | None) -> tuple[str, ...]:
+    if prior.names is not None:
+        return tuple(prior.names)
+    if columns is not None and len(columns) == prior.features:
+        return tuple(columns)
+    return tuple(f"theta_{i}" for i in range(prior.features))

@@ -406,5 +406,5 @@ def _verdict(state: FitState) -> Reliability:
             "look at them, or give support= with ends that contain the data"
         )
     if not state.failed.any() and (state.best_epoch < 0).any() and not np.isnan(state.validation_loss).all():
-        notes.append("training did not lower the validation loss: the weights before training, a Gaussian fit, were kept")
+        notes.append("training did not lower the validation loss: the weights before training were kept")
     return Reliability.from_reasons(reasons, notes)

@@ -1,11 +1,14 @@
 """NPE against posteriors that are known, and what it says to bad input."""
 
+import math
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from sbi_flows import NPE, ConditionalFlow
-from sbi_flows.distributions import BoxUniform, MultivariateNormal
+from sbi_flows import NPE, ConditionalFlow, FlowDensity
+from sbi_flows.distributions import BoxUniform, MultivariateNormal, from_pair
 
 
 def conjugate(n, seed=0):
@@ -66,3 +69,206 @@ def test_no_draw_leaves_the_prior():
     npe = NPE(prior, ConditionalFlow(layers=1, hidden=(16,), max_epochs=3), random_state=0).fit(theta, x)
     draws = npe.sample([1.5, -2.0], 20_000, random_state=0)
     assert np.isfinite(prior.log_prob(torch.from_numpy(draws)).numpy()).all()
+
+
+# --- More than one fit, files ------------------------------------------------------------------------------------------------
+
+
+QUICK = {"flow": "maf", "layers": 1, "hidden": (8,), "max_epochs": 2}
+
+
+def quick(prior, **settings):
+    return NPE(prior, ConditionalFlow(**{**QUICK, **settings}), random_state=0)
+
+
+def uniform_problem(n=400, columns=2):
+    prior = BoxUniform([0.0] * columns, [1.0] * columns)
+    theta = prior.sample(n, torch.Generator().manual_seed(0)).numpy()
+    return prior, theta, theta + 0.1 * np.random.default_rng(0).normal(size=theta.shape)
+
+
+def test_a_second_fit_adds_simulations_and_goes_on():
+    prior, theta, x = conjugate(2000)
+    npe = quick(prior, max_epochs=20).fit(theta[:1000], x[:1000])
+    scaling = npe.estimator_.flow_.scaling.mean.clone()
+    before = npe.log_prob(theta[1000:], x[1000:]).mean()
+    npe.estimator_.set_params(max_epochs=1, learning_rate=1e-4)
+    npe.fit(theta[1000:], x[1000:])
+    assert npe.n_simulations_ == 2000
+    assert npe.log_prob(theta[1000:], x[1000:]).mean() > before - 0.01
+    assert torch.equal(npe.estimator_.flow_.scaling.mean, scaling)
+
+
+def test_saved_and_loaded(tmp_path):
+    prior, theta, x = uniform_problem()
+    x[::9, 0] = np.nan
+    npe = quick(prior).fit(theta, x)
+    npe.save(tmp_path / "npe")
+    loaded = NPE.load(tmp_path / "npe")
+    np.testing.assert_array_equal(loaded.log_prob(theta[:50], x[:50]), npe.log_prob(theta[:50], x[:50]))
+    assert loaded.theta_names_ == npe.theta_names_ and loaded.posterior(x[1]).reliability == npe.posterior(x[1]).reliability
+    assert loaded.fit(theta, x).n_simulations_ == 400
+
+
+def test_priors_that_are_code_are_given_back_in(tmp_path):
+    import scipy.stats
+
+    prior, theta, x = uniform_problem(columns=1)
+    npe = quick([scipy.stats.uniform(0, 1)]).fit(theta, x)
+    npe.save(tmp_path / "npe")
+    with pytest.raises(ValueError, match=r"prior that is code .* pass it as prior="):
+        NPE.load(tmp_path / "npe")
+    with pytest.raises(ValueError, match=r"prior that .* was fitted with; got one of support \[\(0.0, 2.0\)\]"):
+        NPE.load(tmp_path / "npe", prior=scipy.stats.uniform(0, 2))
+    assert NPE.load(tmp_path / "npe", prior=prior).sample(x[0], 3, random_state=0).shape == (3, 1)
+
+
+def test_data_frames_in_names_out():
+    _, theta, x = uniform_problem()
+    prior = BoxUniform([0.0, 0.0], [1.0, 1.0], names=["a", "b"])
+    theta, x = pd.DataFrame(theta, columns=["a", "b"]), pd.DataFrame(x, columns=["u", "v"])
+    npe = quick(prior).fit(theta[["b", "a"]], x)
+    posterior = npe.posterior(x[["v", "u"]].iloc[0])
+    assert posterior.names == ("a", "b") and list(posterior.to_dataframe(5, random_state=0).columns) == ["a", "b"]
+    np.testing.assert_array_equal(posterior.sample(5, random_state=0), npe.sample(x.to_numpy()[0], 5, random_state=0))
+    with pytest.raises(ValueError, match="columns of theta to be a, b; got a, c"):
+        quick(prior).fit(theta.rename(columns={"b": "c"}), x)
+
+
+# --- Units, noise, missing values --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [1e6, 1e-6])
+def test_units_do_not_matter(factor):
+    """Same seed, same data in other units: the same draws but for the rounding that multiplication by the factor leaves."""
+    prior, theta, x = uniform_problem()
+    scaled = BoxUniform([0.0, 0.0], [factor, factor])
+    draws = quick(prior).fit(theta, x).sample(x[0], 500, random_state=0)
+    for other, own, observed in ((prior, theta, x * factor), (scaled, theta * factor, x)):
+        again = quick(other).fit(own, observed).sample(observed[0], 500, random_state=0)
+        np.testing.assert_allclose(again / np.ptp(own), draws / np.ptp(theta), atol=1e-3)
+
+
+def test_a_column_of_cauchy_noise_does_little_harm():
+    """The mean log posterior at fresh pairs falls by less than 0.05 nats; unscaled, the noise would cost whole nats."""
+    prior, theta, x = conjugate(3000)
+    noise = np.random.default_rng(1).standard_cauchy(len(x))
+    clean = quick(prior, max_epochs=30).fit(theta[:2000], x[:2000]).log_prob(theta[2000:], x[2000:]).mean()
+    noisy = np.column_stack([x, noise])
+    assert quick(prior, max_epochs=30).fit(theta[:2000], noisy[:2000]).log_prob(theta[2000:], noisy[2000:]).mean() > clean - 0.05
+
+
+def test_missing_values_leave_what_the_others_say():
+    """With x_1 missing the posterior of theta_1 is its prior N(0, 1), that of theta_0 is unchanged N(0.8 x_0, 0.2)."""
+    prior, theta, x = conjugate(4000)
+    x[np.random.default_rng(0).random(len(x)) < 0.3, 1] = np.nan
+    npe = quick(prior, hidden=(32,), max_epochs=40).fit(theta, x)
+    draws = npe.sample([1.0, np.nan], 5000, random_state=0)
+    np.testing.assert_allclose(draws.mean(0), [0.8, 0.0], atol=0.12)
+    np.testing.assert_allclose(draws.std(0), [0.2**0.5, 1.0], atol=0.12)
+    with pytest.raises(ValueError, match=r"x_o misses x\[0\], which no simulation missed"):
+        npe.posterior([np.nan, 1.0])
+
+
+def test_a_prior_whose_support_is_no_box():
+    """Triangle a < b: no draw outside, and the density integrates to one over it (grid of 200 x 200: 2 % at the diagonal)."""
+
+    def sample(n, generator):
+        return torch.rand(n, 2, generator=generator, dtype=torch.float64).sort(-1).values
+
+    def log_prob(x):
+        inside = (x[:, 0] < x[:, 1]) & (x >= 0).all(-1) & (x <= 1).all(-1)
+        return torch.where(inside, math.log(2), -math.inf)
+
+    prior = from_pair(sample, log_prob, 2, support=[(0, 1), (0, 1)])
+    theta = prior.sample(1000, torch.Generator().manual_seed(0)).numpy()
+    x = theta + 0.5 * np.random.default_rng(0).normal(size=theta.shape)
+    npe = quick(prior, max_epochs=10).fit(theta, x)
+    posterior = npe.posterior([0.5, 0.5])
+    assert 0.1 < posterior.acceptance[0] < 0.99 and "lie inside the prior's support" in str(posterior.reliability)
+    draws = posterior.sample(3000, random_state=0)
+    assert draws.shape == (3000, 2) and (draws[:, 0] < draws[:, 1]).all()
+    grid = (np.arange(200) + 0.5) / 200
+    points = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
+    assert np.exp(posterior.log_prob(points)).mean() == pytest.approx(1, abs=0.04)
+    assert (posterior.log_prob(points[points[:, 0] > points[:, 1]]) == -np.inf).all()
+    assert npe.sample(x[:3], 7, random_state=0).shape == (3, 7, 2)
+
+
+# --- Bad input ---------------------------------------------------------------------------------------------------------------
+
+
+def test_one_parameter_and_one_observable():
+    prior, theta, x = uniform_problem(columns=1)
+    npe = quick(prior).fit(theta[:, 0], x[:, 0])
+    assert npe.posterior(0.5).sample(4, random_state=0).shape == (4, 1)
+    assert npe.posterior([[0.5], [0.6]]).sample(4, random_state=0).shape == (2, 4, 1)
+    assert np.isfinite(npe.posterior(0.5).map(random_state=0)).all()
+    assert npe.log_prob(theta[:5, 0], x[:5]).shape == (5,)
+
+
+def test_twenty_simulations_warn():
+    prior, theta, x = uniform_problem(20)
+    with pytest.warns(UserWarning, match="20 simulations are few"):
+        npe = quick(prior).fit(theta, x)
+    assert not npe.posterior(x[0]).reliability.ok
+
+
+def test_parameters_outside_the_prior():
+    prior, theta, x = uniform_problem()
+    theta[7, 1] = 1.5
+    with pytest.raises(ValueError, match=r"theta drawn from the prior; 1 of 400 rows .* first row 7: theta_0 = .*, theta_1 = 1.5"):
+        quick(prior).fit(theta, x)
+
+
+def test_failed_simulations_are_left_out_and_counted():
+    prior, theta, x = uniform_problem()
+    x[3], x[5, 0] = np.nan, np.inf
+    assert "2 of 400 simulations failed and were left out" in quick(prior).fit(theta, x).history_.reliability.notes
+    x[:100] = np.nan
+    with pytest.warns(UserWarning, match="100 of 400 simulations failed .* look at one failed simulation"):
+        quick(prior).fit(theta, x)
+    with pytest.raises(ValueError, match="at least two simulations that succeeded; got 0 of 400"):
+        quick(prior).fit(theta, np.full_like(x, np.nan))
+
+
+def test_constant_simulations():
+    prior, theta, x = uniform_problem()
+    with pytest.raises(ValueError, match=r"all 2 of its columns are constant.*Does the simulator use its parameters"):
+        quick(prior).fit(theta, np.ones_like(x))
+    npe = quick(prior).fit(theta, np.column_stack([x, np.ones(len(x))]))
+    assert "x[2] the same in all simulations" in str(npe.history_.reliability)
+    assert "x_o lies outside the range of the simulations in x[2]" in str(npe.posterior([0.5, 0.5, 2.0]).reliability)
+
+
+@pytest.mark.parametrize(
+    ("theta", "x", "message"),
+    [
+        (np.zeros(2), np.zeros((1, 2)), r"theta of shape \(n, 2\) to match the prior; got \(2,\).*theta\[None\]"),
+        (np.zeros((5, 3)), np.zeros((5, 2)), r"theta of shape \(n, 2\)"),
+        (np.zeros((5, 2)), np.zeros((4, 2)), r"one simulation for each of the 5 rows of theta; got x of shape \(4, 2\)"),
+    ],
+)
+def test_wrong_shapes(theta, x, message):
+    with pytest.raises(ValueError, match=message):
+        quick(BoxUniform([0, 0], [1, 1])).fit(theta, x)
+
+
+def test_wrong_observations(gaussian):
+    with pytest.raises(ValueError, match=r"x_o of shape \(2,\) like one simulation, or \(m, 2\) for m observations; got \(3,\)"):
+        gaussian.posterior(np.zeros(3))
+    with pytest.raises(ValueError, match=r"finite x_o .* infinite values in x\[1\]"):
+        gaussian.posterior([0.0, np.inf])
+    with pytest.raises(ValueError, match="as many rows of theta as of x, or a single x; got 3 and 2"):
+        gaussian.log_prob(np.zeros((3, 2)), np.zeros((2, 2)))
+    verdict = gaussian.posterior([0.0, 50.0]).reliability
+    assert not verdict.ok and "outside the range of the simulations in x[1]" in verdict.reasons[-1]
+    assert gaussian.posterior([0.0, 1.0]).reliability.ok
+
+
+def test_wrong_estimators():
+    prior, theta, x = uniform_problem()
+    with pytest.raises(TypeError, match="estimator to be a ConditionalFlow or None; got FlowDensity"):
+        NPE(prior, FlowDensity()).fit(theta, x)
+    with pytest.raises(ValueError, match="without support=, which the prior decides"):
+        NPE(prior, ConditionalFlow(support="real")).fit(theta, x)

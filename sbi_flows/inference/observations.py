@@ -1,0 +1,298 @@
+"""How observations become finite, well-scaled numbers: missing values by mask, heavy tails by maps chosen from the data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sbi_flows._validation import as_float
+
+_ROWS_TO_LOOK_AT = 5000
+_STAGES = 3
+# A map must bring a column this many nats a row nearer to a normal, or the column is left linear.
+_WORTH = 0.05
+# x_o may lie this share of the simulations' range beyond it. A new draw of the same distribution lies beyond the range of n others
+# at all in 2 / n of cases.
+_MARGIN = 0.1
+_ROUNDING = 1e-13
+LINEAR, ASINH, LOG = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One elementwise map a column, then standardisation.
+
+    Attributes
+    ----------
+    kind : ndarray of int (c,)
+        ``LINEAR``, ``ASINH`` (of the distance from the median in units of half the central 68 %) or ``LOG`` (of the modulus of columns
+        of one sign).
+    location, scale : ndarray (c,)
+        Taken off and divided by before ``ASINH``.
+    mean, spread : ndarray (c,)
+        Taken off and divided by at the end.
+    """
+
+    kind: np.ndarray
+    location: np.ndarray
+    scale: np.ndarray
+    mean: np.ndarray
+    spread: np.ndarray
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        y = np.array(x)
+        asinh, log = self.kind == ASINH, self.kind == LOG
+        y[:, asinh] = np.arcsinh((y[:, asinh] - self.location[asinh]) / self.scale[asinh])
+        # A value on the wrong side of zero, which no simulation had, counts as the smallest number there is.
+        signed = y[:, log] * np.sign(self.location[log])
+        y[:, log] = np.log(np.where(np.isnan(signed), signed, np.maximum(signed, np.finfo(np.float64).tiny)))
+        return (y - self.mean) / self.spread
+
+
+class Observations:
+    """From x as the simulator gives it to the rows ``(n, k)`` that an estimator is conditioned on.
+
+    Every column is mapped by the one among linear, asinh and log (up to three in turn) under which the simulations are nearest to a normal
+    by likelihood, and standardised: the result does not depend on units, and a column of Cauchy noise does no harm. Missing values
+    (NaN) become 0, with a column of zeros and ones for each column that misses some. Columns that are the same in all simulations are left
+    out. An embedding network that needs the layout of the data takes these rows: with ``keep_layout`` no column is left out, so that the
+    first c columns are x flattened.
+
+    Parameters
+    ----------
+    keep_layout : bool
+
+    Attributes
+    ----------
+    event_shape : tuple of int
+        Shape of one simulation.
+    n_columns : int
+        Columns of the result, k.
+    notes : tuple of str
+        Columns left out, columns with missing values.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0, 7.0], [2.0, 7.0], [np.nan, 7.0], [3.0, 7.0]])
+    >>> rows = Observations().fit(x).transform(x)
+    >>> rows.shape, rows[2].tolist()
+    ((4, 2), [0.0, 1.0])
+    """
+
+    event_shape: tuple[int, ...]
+    notes: tuple[str, ...]
+
+    def __init__(self, keep_layout: bool = False):
+        self.keep_layout = keep_layout
+
+    # --- Fitting -----------------------------------------------------------------------------------------------------------
+
+    def fit(self, x: np.ndarray, names: Sequence[str] | None = None) -> Observations:
+        """Choose the maps from simulations.
+
+        Parameters
+        ----------
+        x : ndarray (n, ...)
+            Float64; NaN marks what is missing.
+        names : sequence of str, optional
+            Column names, where x has two axes.
+
+        Raises
+        ------
+        ValueError
+            If no column varies.
+        """
+        self.event_shape = x.shape[1:]
+        self.names = None if names is None else [str(name) for name in names]
+        flat = x.reshape(len(x), -1)
+        missing = np.isnan(flat)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # columns that are missing throughout are dealt with below
+            low, high = np.nanmin(flat, axis=0), np.nanmax(flat, axis=0)
+        constant = ~(high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high)))
+        if constant.all():
+            raise ValueError(
+                f"Expected x to vary from simulation to simulation; all {len(constant)} of its columns are constant, so nothing can be "
+                "learned from them. Does the simulator use its parameters?"
+            )
+        self._constant = np.where(constant, low, np.nan)
+        self._kept = np.flatnonzero(~constant | self.keep_layout)
+        self._masked = np.flatnonzero(missing.any(axis=0) & ~constant)
+        self.notes = self._describe(constant, missing)
+        values = np.where(constant, 0.0, flat)[:, self._kept]
+        thinned = values[:: max(1, len(values) // _ROWS_TO_LOOK_AT)]
+        self._stages: list[Stage] = []
+        for _ in range(_STAGES):
+            stage = _choose(thinned)
+            self._stages.append(stage)
+            if not stage.kind.any():
+                break
+            thinned, values = stage(thinned), stage(values)
+        self._low, self._high = self._ranges(flat)
+        return self
+
+    def _ranges(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = self._map(flat)
+        return np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)
+
+    def _describe(self, constant: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
+        notes = []
+        if constant.any():
+            notes.append(f"x: {self._labels(np.flatnonzero(constant))} the same in all simulations, so nothing can be learned from there")
+        if len(self._masked):
+            share = missing[:, self._masked].mean(axis=0).max()
+            notes.append(f"x: {self._labels(self._masked)} missing in up to {share:.1%} of the simulations; a mask tells the network")
+        return tuple(notes)
+
+    # --- Use ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def n_columns(self) -> int:
+        return len(self._kept) + len(self._masked)
+
+    def rows_of(self, x: Any, name: str = "x") -> tuple[np.ndarray, bool]:
+        """``x`` as float64 ``(m, *event_shape)``, and whether it was a single observation without the leading axis.
+
+        Raises
+        ------
+        ValueError
+            If x has another shape, misses what no simulation missed, or is infinite.
+        """
+        array = as_float(x, name).double().cpu().numpy()
+        shape = self.event_shape
+        if array.ndim == 0 and shape == (1,):
+            array = array[None]
+        single = array.shape == shape
+        if not single and array.shape[1:] != shape:
+            raise ValueError(
+                f"Expected {name} of shape {shape} like one simulation, or (m, {', '.join(map(str, shape))}) for m observations; "
+                f"got {array.shape}. Summarise it exactly as the simulations were."
+            )
+        rows = array[None] if single else array
+        flat = rows.reshape(len(rows), -1)
+        if np.isinf(flat).any():
+            where = np.flatnonzero(np.isinf(flat).any(axis=0))
+            raise ValueError(f"Expected finite {name} (NaN where it is missing); got infinite values in {self._labels(where)}.")
+        never = np.isnan(flat).any(axis=0)
+        never[self._masked] = False
+        never &= np.isnan(self._constant)
+        if never.any():
+            raise ValueError(
+                f"{name} misses {self._labels(np.flatnonzero(never))}, which no simulation missed, so that the network cannot know what to "
+                "make of it. Set x to NaN there in a share of the simulations, at random, and fit again."
+            )
+        return rows, single
+
+    def transform(self, x: np.ndarray) -> np.ndarray:
+        """``(n, *event_shape)`` to ``(n, k)``, finite."""
+        flat = x.reshape(len(x), -1)
+        values = self._map(flat)
+        return np.hstack([np.where(np.isnan(values), 0.0, values), np.isnan(flat[:, self._masked])])
+
+    def reasons(self, x: np.ndarray) -> list[str]:
+        """Why results for observations ``(m, *event_shape)`` should not be believed: they look like no simulation, column by column.
+
+        A cheap check; combinations of columns that no simulation shows are left to :mod:`sbi_flows.diagnostics`.
+        """
+        flat = x.reshape(len(x), -1)
+        values = self._map(flat)
+        span = self._high - self._low
+        beyond = ((values < self._low - _MARGIN * span) | (values > self._high + _MARGIN * span)).any(axis=0)
+        columns = self._kept[beyond].tolist()
+        new = ~np.isnan(self._constant) & (np.abs(flat - self._constant) > _ROUNDING * np.abs(self._constant)).any(axis=0)
+        columns += np.flatnonzero(new).tolist()
+        if not columns:
+            return []
+        return [
+            f"x_o lies outside the range of the simulations in {self._labels(np.unique(columns))}: the posterior there is a guess. "
+            "Check units and summaries, or widen the prior or the simulator so that it can make such data"
+        ]
+
+    def _map(self, flat: np.ndarray) -> np.ndarray:
+        values = flat[:, self._kept]
+        values = np.where(np.isnan(self._constant[self._kept]), values, 0.0)
+        for stage in self._stages:
+            values = stage(values)
+        return values
+
+    def _labels(self, columns: np.ndarray) -> str:
+        """A few columns by name, or by index in the shape of one simulation."""
+        def label(j: int) -> str:
+            if self.names is not None:
+                return repr(self.names[j])
+            index = np.unravel_index(j, self.event_shape) if self.event_shape else ()
+            return f"x[{', '.join(str(int(i)) for i in index)}]"
+
+        more = f" and {len(columns) - 3} more columns" if len(columns) > 3 else ""
+        return ", ".join(label(int(j)) for j in columns[:3]) + more
+
+    # --- Files -------------------------------------------------------------------------------------------------------------
+
+    def to_data(self) -> dict[str, Any]:
+        """Everything as lists and numbers; None stands for NaN."""
+        return {
+            "keep_layout": self.keep_layout,
+            "event_shape": list(self.event_shape),
+            "names": self.names,
+            "notes": list(self.notes),
+            "constant": [None if np.isnan(value) else value for value in self._constant.tolist()],
+            "kept": self._kept.tolist(),
+            "masked": self._masked.tolist(),
+            "low": self._low.tolist(),
+            "high": self._high.tolist(),
+            "stages": [{name: getattr(stage, name).tolist() for name in _STAGE_PARTS} for stage in self._stages],
+        }
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Observations:
+        """What :meth:`to_data` wrote."""
+        observations = cls(keep_layout=data["keep_layout"])
+        observations.event_shape, observations.names = tuple(data["event_shape"]), data["names"]
+        observations.notes = tuple(data["notes"])
+        observations._constant = np.array([np.nan if value is None else value for value in data["constant"]])
+        observations._kept, observations._masked = np.array(data["kept"], dtype=int), np.array(data["masked"], dtype=int)
+        observations._low, observations._high = np.array(data["low"]), np.array(data["high"])
+        observations._stages = [Stage(**{name: np.array(stage[name]) for name in _STAGE_PARTS}) for stage in data["stages"]]
+        return observations
+
+
+_STAGE_PARTS = ("kind", "location", "scale", "mean", "spread")
+
+
+def _choose(x: np.ndarray) -> Stage:
+    """The map of each column of ``x (n, c)`` under which it is nearest to a normal; NaN is left out."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        quantile = np.nanquantile if np.isnan(x).any() else np.quantile
+        low, location, high = quantile(x, [0.16, 0.5, 0.84], axis=0)
+        scale = (high - low) / 2
+        # More than two thirds of the values are the same: the others give the scale.
+        apart = np.where(x == location, np.nan, np.abs(x - location))
+        scale = np.where(scale > 0, scale, np.nanmedian(apart, axis=0))
+        scale = np.where(scale > 0, scale, 1.0)
+        distance = (x - location) / scale
+        bent = np.arcsinh(distance)
+        positive, negative = np.nanmin(x, axis=0) > 0, np.nanmax(x, axis=0) < 0
+        logs = np.log(np.where(positive | negative, np.abs(x), np.nan))
+        candidates = [distance, bent, logs]
+        # Log-likelihood a row of a normal fitted after the map, in units of `scale`, up to a common constant.
+        score = np.stack(
+            [
+                -np.log(np.nanstd(distance, axis=0)),
+                -np.log(np.nanstd(bent, axis=0)) - np.nanmean(0.5 * np.log1p(distance**2), axis=0),
+                -np.log(np.nanstd(logs, axis=0)) - np.nanmean(logs, axis=0) + np.log(scale),
+            ]
+        )
+        score = np.nan_to_num(score, nan=-np.inf, posinf=-np.inf)
+        score[LINEAR] += _WORTH
+        kind = score.argmax(axis=0)
+        location = np.where(kind == LOG, np.where(negative, -1.0, 1.0), location)
+        chosen = np.choose(kind, candidates)
+        mean, spread = np.nanmean(chosen, axis=0), np.nanstd(chosen, axis=0)
+        linear = kind == LINEAR
+        mean, spread = np.where(linear, location + scale * mean, mean), np.where(linear, scale * spread, spread)
+    return Stage(kind, location, scale, mean, np.where(spread > 0, spread, 1.0))

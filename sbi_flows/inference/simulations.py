@@ -1,0 +1,111 @@
+"""Pairs of parameters and simulations as users bring them: checked, named, failed ones kept out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sbi_flows._validation import as_float
+from sbi_flows.distributions import Distribution
+
+
+@dataclass(frozen=True)
+class Simulations:
+    """Parameters inside the prior and what the simulator made of them.
+
+    Attributes
+    ----------
+    theta : ndarray (n, d)
+    x : ndarray (n, ...)
+        NaN marks missing values.
+    n_failed : int
+        Rows that were left out.
+    """
+
+    theta: np.ndarray
+    x: np.ndarray
+    n_failed: int
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+    def followed_by(self, other: Simulations) -> Simulations:
+        """Both, these first."""
+        theta, x = np.concatenate([self.theta, other.theta]), np.concatenate([self.x, other.x])
+        return Simulations(theta, x, self.n_failed + other.n_failed)
+
+
+def read_names(values: Any) -> list[str] | None:
+    """Column names of a DataFrame, index of a Series, else None."""
+    if hasattr(values, "columns"):
+        return [str(name) for name in values.columns]
+    if hasattr(values, "index") and hasattr(values, "to_numpy"):
+        return [str(name) for name in values.index]
+    return None
+
+
+def in_order(values: Any, names: Sequence[str] | None, what: str) -> Any:
+    """A DataFrame's columns (a Series' entries) in the order of ``names``; anything else as it is."""
+    own = read_names(values)
+    if own is None or names is None or own == list(names):
+        return values
+    if sorted(own) != sorted(names):
+        raise ValueError(f"Expected the columns of {what} to be {', '.join(names)}; got {', '.join(own)}. Rename or select them.")
+    array = values.to_numpy()
+    return array[..., [own.index(name) for name in names]]
+
+
+def read_theta(theta: Any, prior: Distribution, names: Sequence[str] | None) -> np.ndarray:
+    """Parameters as float64 ``(n, d)``; one parameter may come as ``(n,)``."""
+    array = as_float(in_order(theta, names, "theta"), "theta").double().cpu().numpy()
+    d = prior.features
+    if array.ndim == 1 and d == 1:
+        array = array[:, None]
+    if array.ndim != 2 or array.shape[1] != d:
+        hint = "For a single parameter vector pass theta[None]." if array.shape == (d,) else "One column a parameter."
+        raise ValueError(f"Expected theta of shape (n, {d}) to match the prior; got {array.shape}. {hint}")
+    return array
+
+
+def read_simulations(theta: Any, x: Any, prior: Distribution, names: Sequence[str]) -> Simulations:
+    """Check pairs and leave failed ones out.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not match, parameters outside the prior, or no simulation that succeeded.
+    """
+    theta, x = read_theta(theta, prior, names), as_float(x, "x").double().cpu().numpy()
+    if x.ndim == 0 or len(x) != len(theta):
+        raise ValueError(
+            f"Expected one simulation for each of the {len(theta)} rows of theta; got x of shape {x.shape}. "
+            "The first axis of x counts simulations."
+        )
+    x = x[:, None] if x.ndim == 1 else x
+    flat = x.reshape(len(x), -1)
+    good = np.isfinite(theta).all(axis=1) & ~np.isinf(flat).any(axis=1) & ~np.isnan(flat).all(axis=1)
+    if good.sum() < 2:
+        raise ValueError(
+            f"Expected at least two simulations that succeeded; got {good.sum()} of {len(good)}: the others hold infinities, or NaN in "
+            "theta or throughout x. Run the simulator on one row of theta and look at what it returns."
+        )
+    _check_inside(theta, good, prior, names)
+    return Simulations(theta[good], x[good], int((~good).sum()))
+
+
+def _check_inside(theta: np.ndarray, good: np.ndarray, prior: Distribution, names: Sequence[str]) -> None:
+    outside = np.zeros(len(theta), dtype=bool)
+    outside[good] = ~np.isfinite(prior.log_prob(torch.from_numpy(theta[good])).cpu().numpy())
+    if not outside.any():
+        return
+    row = int(np.flatnonzero(outside)[0])
+    point = ", ".join(f"{name} = {value:g}" for name, value in zip(names[:6], theta[row], strict=False))
+    raise ValueError(
+        f"Expected theta drawn from the prior; {outside.sum()} of {len(theta)} rows lie where its density is zero, the first row {row}: "
+        f"{point}. Its support: {dict(zip(names, prior.support, strict=True))}. "
+        "Check the order and units of the columns, or give the prior that was used."
+    )
