@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sbi_flows import Evidence, Reliability, compare_models
 from sbi_flows.physics.pta import embedded_free_spectrum, pta_target
 from sbi_flows.physics.pta.figures import spectrum_figure
 from sbi_flows.plots import corner, evidence_bars, save_figure
+from sbi_flows.plots.summaries import _smoothing_kernel
 
 RNG = np.random.default_rng(0)
 
@@ -39,6 +41,48 @@ def test_evidence_bars_leave_out_models_without_a_factor(tmp_path):
     assert save_figure(figure, tmp_path / "evidence.pdf").stat().st_size > 5000
 
 
+def test_evidence_bars_take_what_compare_models_returns():
+    rows = pd.DataFrame({"log_z": [0.0], "log_z_err": [0.1], "ess": [0.9], "pareto_k": [0.1]}, index=["bridge"])
+    evidences = {
+        name: Evidence(log_z, 0.1, "bridge", 0.9, 0.1, Reliability(ok=True), rows) for name, log_z in (("flat", 0.0), ("tilted", 2.0))
+    }
+    axis = evidence_bars(compare_models(evidences, reference="flat"), titles={"flat": "flat space"}).axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["flat space", "tilted"]
+    assert axis.get_xlabel() == "ln Bayes factor against flat space"
+    with pytest.raises(ValueError, match="Expected a table with columns .*; log_bf_err missing"):
+        evidence_bars(pd.DataFrame({"log_bf": [1.0], "reliable": [True]}))
+
+
+def test_the_line_at_zero_runs_beneath_the_numbers():
+    table = pd.DataFrame({"model": ["a", "b"], "log_bf": [0.0, 1.0], "log_bf_err": [0.0, 0.1], "reliable": [True, True]})
+    axis = evidence_bars(table).axes[0]
+    (line,) = [line for line in axis.lines if list(line.get_xdata()) == [0, 0]]
+    assert all(text.get_zorder() > line.get_zorder() and text.get_bbox_patch() is not None for text in axis.texts)
+
+
+def test_corner_says_what_its_contours_hold_and_breaks_a_long_title():
+    figure = corner({"a": RNG.normal(size=(2000, 2))}, ["x", "y"], title="a title far longer than its panel is wide")
+    (legend,) = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
+    assert [t.get_text() for t in legend.get_texts()] == ["a", "68% of the draws", "95% of the draws"]
+    assert "\n" in legend.get_title().get_text()
+
+
+def test_contours_are_smoothed_along_the_draws_and_the_more_the_fewer_they_are():
+    x = RNG.normal(size=(3000, 1))
+    ridge = np.hstack([x, x + 0.1 * RNG.normal(size=(3000, 1))])
+
+    def covariance(ess):
+        kernel = _smoothing_kernel(ridge, [(-3, 3), (-3, 3)], 40, ess)
+        assert kernel.sum() == pytest.approx(1)
+        offset = np.arange(len(kernel)) - len(kernel) // 2
+        return np.einsum("ab,a,b->", kernel, offset, offset), kernel.sum(axis=1) @ offset**2
+
+    along, width = covariance(300)
+    assert 0.5 * width < along < width
+    assert covariance(30_000)[1] < 0.5 * width
+    corner({"few": ridge[:5]}, ["x", "y"], ranges=[(-3, 3), (-3, 3)])
+
+
 @pytest.mark.parametrize("n_bins", [1, 2, 14])
 @pytest.mark.parametrize("n_models", [1, 7])
 def test_spectrum_figure_for_any_number_of_bins_and_models(tmp_path, n_bins, n_models):
@@ -49,4 +93,5 @@ def test_spectrum_figure_for_any_number_of_bins_and_models(tmp_path, n_bins, n_m
         np.quantile(rho, [0.025, 0.16, 0.5, 0.84, 0.975], axis=0),
     )
     figure = spectrum_figure(embedded_free_spectrum().first(n_bins), bands)
+    assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["data", "95 %", "68 %", "median"]
     assert save_figure(figure, tmp_path / "spectrum.png").stat().st_size > 5000

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BAND_QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
+_VIOLIN_ALPHA = 0.55
 
 
 def spectrum_figure(data: FreeSpectrum, bands: Mapping[str, np.ndarray]) -> Figure:
@@ -44,10 +45,17 @@ def spectrum_figure(data: FreeSpectrum, bands: Mapping[str, np.ndarray]) -> Figu
     for axis in list(axes.flat)[len(bands) :]:
         axis.set_axis_off()
     if len(bands):
-        axes.flat[0].legend(fontsize=7, frameon=False, loc="lower left")
+        axes.flat[0].legend(handles=_legend(axes.flat[0]), fontsize=7, frameon=False, loc="lower left")
     figure.supxlabel(r"$\log_{10} f$ / Hz", fontsize=11)
     figure.supylabel(r"$\log_{10} \rho$ / s", fontsize=11)
     return figure
+
+
+def _legend(axis) -> list:
+    """What the panel's labels say, after the data's violins, of which there are many and one entry."""
+    from matplotlib.patches import Patch
+
+    return [Patch(color=GREY, alpha=_VIOLIN_ALPHA, linewidth=0, label="data"), *axis.get_legend_handles_labels()[0]]
 
 
 def _violins(axis, data: FreeSpectrum, x: np.ndarray) -> None:
@@ -56,7 +64,7 @@ def _violins(axis, data: FreeSpectrum, x: np.ndarray) -> None:
     for centre, width, log_density in zip(x, room, data.log_density, strict=True):
         density = np.exp(log_density)
         half = 0.45 * width * density / density.max()
-        axis.fill_betweenx(data.grid, centre - half, centre + half, color=GREY, alpha=0.55, linewidth=0)
+        axis.fill_betweenx(data.grid, centre - half, centre + half, color=GREY, alpha=_VIOLIN_ALPHA, linewidth=0)
 
 
 def _window(data: FreeSpectrum, bands: Mapping[str, np.ndarray]) -> tuple[float, float]:

@@ -240,7 +240,11 @@ def _write(folder: Path, target: FreeSpectrumTarget, reference: ReferenceRun, dr
         data.to_netcdf(str(partial))
         partial.replace(folder / "posterior.nc")
     labels = [parameter.label for parameter in target.model.parameters]
-    save_figure(corner({"MCMC": draws, "flow": flow_draws}, labels, title=target.model.title), folder / "corner.png")
+    # Both smoothed as the chains need it: what differs is then the draws and not the smoothing.
+    figure = corner(
+        {"MCMC": draws, "flow": flow_draws}, labels, title=target.model.title, ess=dict.fromkeys(("MCMC", "flow"), reference.ess)
+    )
+    save_figure(figure, folder / "corner.png")
     write_atomic(folder / "result.json", json.dumps(asdict(summary), indent=1).encode())
 
 
