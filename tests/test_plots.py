@@ -49,7 +49,7 @@ def test_evidence_bars_take_what_compare_models_returns():
     axis = evidence_bars(compare_models(evidences, reference="flat"), titles={"flat": "flat space"}).axes[0]
     assert [t.get_text() for t in axis.get_yticklabels()] == ["flat space", "tilted"]
     assert axis.get_xlabel() == "ln Bayes factor against flat space"
-    with pytest.raises(ValueError, match="Expected a table with columns .*; log_bf_err missing"):
+    with pytest.raises(ValueError, match=r"Expected a table with columns .*; log_bf_err missing"):
         evidence_bars(pd.DataFrame({"log_bf": [1.0], "reliable": [True]}))
 
 

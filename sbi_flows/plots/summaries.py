@@ -164,8 +164,8 @@ def _contours(axis: Axes, pair: np.ndarray, ends: Sequence[tuple[float, float]],
 def _smoothing_kernel(pair: np.ndarray, ends: Sequence[tuple[float, float]], bins: int, ess: float) -> np.ndarray:
     """A normal distribution on the cells, with the shape of the draws and the width of Scott's rule for their number.
 
-    Its shape follows their correlation, so a thin ridge is smoothed along and not across. A fifth less than the rule, which is meant for one
-    normal mode: posteriors bend and split.
+    Its shape follows their correlation, so a thin ridge is smoothed along and not across. The width is a fifth below the rule's, which
+    is meant for one normal mode: posteriors bend and split.
     """
     per_cell = np.asarray(ends, dtype=np.float64) @ [-1 / bins, 1 / bins]
     inside = np.all([(column >= low) & (column <= high) for column, (low, high) in zip(pair.T, ends, strict=True)], axis=0)
