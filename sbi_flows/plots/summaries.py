@@ -142,7 +142,7 @@ def _marginal(axis: Axes, x: np.ndarray, ends: tuple[float, float], bins: int, k
 def _contours(axis: Axes, pair: np.ndarray, ends: Sequence[tuple[float, float]], bins: int, ess: float, k: int) -> None:
     from scipy.ndimage import convolve
 
-    counts, edges_x, edges_y = np.histogram2d(*pair.T, bins=bins, range=ends)
+    counts, edges_x, edges_y = np.histogram2d(pair[:, 0], pair[:, 1], bins=bins, range=[*ends])
     # Reflection keeps the mass that smoothing would carry over a hard prior edge.
     density = convolve(counts, _smoothing_kernel(pair, ends, bins, ess), mode="reflect")
     ranked = np.sort(density.ravel())[::-1]
