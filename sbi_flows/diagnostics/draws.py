@@ -85,8 +85,8 @@ def posterior_draws(
     ...     def sample(self, x, n_samples, random_state=None):
     ...         noise = np.random.default_rng(random_state).normal(size=(len(x), n_samples, 1))
     ...         return x[:, None] / 2 + np.sqrt(0.5) * noise
-    >>> posterior_draws(Exact(), np.zeros((3, 1)), np.zeros((3, 1)), 10, random_state=0).draws.shape
-    (3, 10, 1)
+    >>> posterior_draws(Exact(), np.zeros((20, 1)), np.zeros((20, 1)), 10, random_state=0).draws.shape
+    (20, 10, 1)
     """
     positive("n_draws", n_draws, integer=True)
     labels = parameter_names(estimator, theta, names)
@@ -174,9 +174,9 @@ class _Turned:
 
 
 def as_observations(x: Any) -> Any:
-    """Observations ``(n, ...)`` as an array, or the DataFrame itself, whose column names an estimator may want to see."""
+    """Observations as an array, or the DataFrame itself, whose column names an estimator may want to see."""
     if hasattr(x, "iloc"):
-        return x
+        return x if np.ndim(x) == 2 else x.to_numpy()
     array = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
     if array.ndim == 0:
         raise ValueError(f"Expected observations x of shape (n, ...); got the single value {x!r}.")

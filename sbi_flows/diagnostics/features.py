@@ -38,7 +38,7 @@ class Scaling:
         # Columns that are mostly one value still tell something by the rest.
         spread = np.where(spread > 0, spread, np.nanstd(filled, axis=0))
         kept = (spread > 1e-12 * np.abs(median)) & (spread > 0)
-        return cls(median, np.where(kept, spread, 1.0), kept, ~known.all(axis=0) & known.any(axis=0))
+        return cls(median, np.where(kept, spread, 1.0), kept, ~known.all(axis=0))
 
     def __call__(self, x: Any) -> np.ndarray:
         """``(n, c')`` finite numbers; a missing value is put at the median."""

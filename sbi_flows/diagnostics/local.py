@@ -1,0 +1,234 @@
+"""Local C2ST: is the posterior right at one observation, judged by simulations only?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sbi_flows._random import RandomState, numpy_generator
+from sbi_flows._validation import positive
+from sbi_flows.diagnostics.draws import PosteriorDraws, PosteriorEstimator, as_observations, as_posterior_estimator, posterior_draws
+from sbi_flows.diagnostics.features import Scaling, leading_components
+from sbi_flows.diagnostics.ranks import FALSE_ALARM
+from sbi_flows.results import Reliability
+
+# Draws of each observation that measure the posterior's centre and spread; one more is the draw put beside the truth.
+MOMENT_DRAWS = 64
+X_COMPONENTS = 8
+RANDOM_FEATURES = 200
+PENALTIES = 10.0 ** np.arange(-3, 3)
+
+
+@dataclass(frozen=True)
+class LocalC2ST:
+    """Whether truth and posterior draws can be told apart at one observation.
+
+    Attributes
+    ----------
+    statistic : float
+        Mean square of the classifier's preference (0 none, 1 certain) over posterior draws at ``x_o``.
+    p_value : float
+        From exchanging truth and draw at random in every simulation: exact when the posterior is right everywhere.
+    null : ndarray (n_permutations,)
+    theta : ndarray (n, d)
+        Posterior draws at ``x_o``.
+    preference : ndarray (n,)
+        Signed, between about -1 and 1: where it is positive the posterior has too little mass, where negative too much.
+    reliability : Reliability
+    """
+
+    statistic: float
+    p_value: float
+    null: np.ndarray = field(repr=False)
+    theta: np.ndarray = field(repr=False)
+    preference: np.ndarray = field(repr=False)
+    reliability: Reliability
+
+    def __repr__(self) -> str:
+        return f"LocalC2ST(statistic={self.statistic:.3g}, p={self.p_value:.2g})   {self.reliability}"
+
+
+def local_c2st(
+    estimator: PosteriorEstimator,
+    theta: Any,
+    x: Any,
+    x_o: Any,
+    *,
+    n_draws: int = 1000,
+    n_permutations: int = 999,
+    false_alarm: float = FALSE_ALARM,
+    random_state: RandomState = None,
+) -> LocalC2ST:
+    """Local classifier two-sample test of the posterior at ``x_o``.
+
+    A classifier learns to tell pairs (theta, x) from pairs (draw of the posterior given x, x); where it has a preference at ``x_o``, the
+    posterior is wrong there. The classifier is ridge regression on random cosines, squares and products of the standardised parameters
+    and of x, so its null distribution over a thousand exchanges of truth and draw costs one matrix product, not a thousand fits.
+
+    Parameters
+    ----------
+    estimator
+        Has ``sample(x, n_samples, random_state)``.
+    theta : array_like or DataFrame (m, d)
+        Parameters drawn from the prior.
+    x : array_like or DataFrame (m, ...)
+        Their simulations, not used in training.
+    x_o : array_like (...) or (1, ...)
+        One observation.
+    n_draws : int
+        Posterior draws at ``x_o`` over which the preference is averaged.
+    n_permutations : int
+        The smallest p-value is one over this plus one.
+    false_alarm : float
+        Chance that an exact posterior is called not reliable.
+    random_state : optional
+
+    Returns
+    -------
+    LocalC2ST
+
+    Raises
+    ------
+    ValueError
+        When shapes do not match or draws are not finite.
+
+    Examples
+    --------
+    >>> class Narrow:
+    ...     def sample(self, x, n_samples, random_state=None):
+    ...         noise = np.random.default_rng(random_state).normal(size=(len(x), n_samples, 1))
+    ...         return x[:, None] / 2 + 0.5 * np.sqrt(0.5) * noise
+    >>> rng = np.random.default_rng(0)
+    >>> theta = rng.normal(size=(1000, 1))
+    >>> local_c2st(Narrow(), theta, theta + rng.normal(size=(1000, 1)), np.array([0.3]), random_state=0).reliability.ok
+    False
+
+    References
+    ----------
+    Linhart, Gramfort & Rodrigues 2023, "L-C2ST: local diagnostics for posterior approximations in simulation-based inference",
+    NeurIPS, arXiv:2306.03580.
+    """
+    rng = numpy_generator(random_state)
+    estimator = as_posterior_estimator(estimator)
+    posterior = posterior_draws(estimator, theta, x, MOMENT_DRAWS + 1, random_state=rng)
+    return local_c2st_of_draws(
+        estimator, posterior, x_o, n_draws=n_draws, n_permutations=n_permutations, false_alarm=false_alarm, random_state=rng
+    )
+
+
+def local_c2st_of_draws(
+    estimator: PosteriorEstimator,
+    posterior: PosteriorDraws,
+    x_o: Any,
+    *,
+    n_draws: int = 1000,
+    n_permutations: int = 999,
+    false_alarm: float = FALSE_ALARM,
+    random_state: RandomState = None,
+) -> LocalC2ST:
+    """:func:`local_c2st` from draws already made for the simulations, at least two of each."""
+    for name, value in (("n_draws", n_draws), ("n_permutations", n_permutations)):
+        positive(name, value, integer=True)
+    rng = numpy_generator(random_state)
+    row = one_observation(x_o, posterior.x)
+    at_x_o = np.asarray(estimator.sample(row, n_draws, random_state=rng), dtype=np.float64)[0]
+    # The draw put beside the truth is apart from those that measure centre and spread, or it would sit nearer to them than the truth.
+    rival, others = posterior.draws[:, 0], posterior.draws[:, 1:]
+    standardise = _Standardised(others, posterior.x, estimator.sample(row, others.shape[1], random_state=rng)[0], row)
+    features = _Features(rng, standardise(posterior.theta), standardise.x)
+    contrast = features(standardise(posterior.theta), standardise.x) - features(standardise(rival), standardise.x)
+    signs = np.concatenate([np.ones((len(rival), 1)), rng.choice([-1.0, 1.0], (len(rival), n_permutations))], axis=1)
+    weights = _ridge_by_cross_validation(contrast, signs)
+    preference = features(*standardise.at_x_o(at_x_o)) @ weights
+    statistics = np.mean(preference**2, axis=0)
+    p_value = float(np.mean(statistics >= statistics[0] * (1 - 1e-12)))
+    reasons = []
+    if p_value < false_alarm:
+        reasons.append(
+            f"at x_o truth and posterior draws can be told apart (local C2ST p={p_value:.2g}): train on more simulations near x_o, "
+            "for instance by sequential inference"
+        )
+    return LocalC2ST(float(statistics[0]), p_value, statistics[1:], at_x_o, preference[:, 0], Reliability.from_reasons(reasons))
+
+
+def one_observation(x_o: Any, x: Any) -> Any:
+    """``x_o`` as the one row ``(1, ...)`` of the form of ``x (m, ...)``."""
+    row = as_observations(x_o)
+    if hasattr(x, "iloc") and not hasattr(row, "iloc"):
+        import pandas as pd
+
+        row = pd.DataFrame(np.reshape(row, (1, -1)), columns=x.columns) if np.size(row) == x.shape[1] else row
+    if np.shape(row) == np.shape(x)[1:]:
+        row = row[None]
+    if np.shape(row) != (1, *np.shape(x)[1:]):
+        raise ValueError(f"Expected one observation x_o of shape {np.shape(x)[1:]} like a row of x; got {np.shape(x_o)}.")
+    return row
+
+
+class _Standardised:
+    """Parameters in units of the posterior's own centre and spread at their x; x by its leading components."""
+
+    def __init__(self, draws: np.ndarray, x: Any, draws_at_x_o: np.ndarray, x_o: Any):
+        centre, spread = draws.mean(axis=1), draws.std(axis=1)
+        floor = 1e-6 * np.ptp(draws, axis=(0, 1)) + 1e-300
+        self._centre, self._spread = centre, np.maximum(spread, floor)
+        self._centre_o = draws_at_x_o.mean(axis=0)
+        self._spread_o = np.maximum(draws_at_x_o.std(axis=0), floor)
+        scaling = Scaling.fit(x)
+        rows = scaling(x)
+        directions = leading_components(rows, X_COMPONENTS)
+        self.x = (rows - rows.mean(axis=0)) @ directions
+        self._x_o = (scaling(x_o) - rows.mean(axis=0)) @ directions
+
+    def __call__(self, theta: np.ndarray) -> np.ndarray:
+        return (theta - self._centre) / self._spread
+
+    def at_x_o(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return (theta - self._centre_o) / self._spread_o, np.repeat(self._x_o, len(theta), axis=0)
+
+
+class _Features:
+    """Functions of standardised parameters z and components of x, ``(n, k)``, scaled to unit variance over the simulations."""
+
+    def __init__(self, rng: np.random.Generator, z: np.ndarray, x: np.ndarray):
+        self._pairs = np.triu_indices(z.shape[1])
+        width = z.shape[1] + x.shape[1]
+        # Cosines that turn over about one standard deviation in z, and more slowly along x.
+        scale = np.concatenate([np.full(z.shape[1], 1.0), np.full(x.shape[1], 0.5)]) / np.sqrt(z.shape[1])
+        self._frequency = scale[:, None] * rng.normal(size=(width, RANDOM_FEATURES))
+        self._phase = rng.uniform(0, 2 * np.pi, RANDOM_FEATURES)
+        self._scale = np.ones(1)
+        spread = self(z, x).std(axis=0)
+        self._scale = np.where(spread > 0, spread, 1.0)
+
+    def __call__(self, z: np.ndarray, x: np.ndarray) -> np.ndarray:
+        # Squashed, so that a draw ten spreads away is remarkable but does not outweigh all others.
+        z = 3 * np.tanh(z / 3)
+        squares = (z[:, :, None] * z[:, None, :])[:, self._pairs[0], self._pairs[1]]
+        products = (z[:, :, None] * x[:, None, :]).reshape(len(z), -1)
+        cosines = np.cos(np.concatenate([z, x], axis=1) @ self._frequency + self._phase)
+        return np.concatenate([z, squares, products, cosines], axis=1) / self._scale
+
+
+def _ridge_by_cross_validation(contrast: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """Ridge weights ``(k, p)`` for every column of labels ``signs (m, p)``, each with its own penalty by generalised cross-validation.
+
+    Truth and rival of one pair have opposite labels, so the regression sees their difference. The choice of the penalty is part of the
+    procedure that is repeated under every exchange of labels, which keeps the p-value exact.
+    """
+    m = len(contrast)
+    left, singular, right = np.linalg.svd(contrast, full_matrices=False)
+    projected = left.T @ signs
+    outside = m - (projected**2).sum(axis=0)
+    best = np.full(signs.shape[1], np.inf)
+    weights = np.zeros((contrast.shape[1], signs.shape[1]))
+    for penalty in PENALTIES * m:
+        kept = singular**2 / (singular**2 + penalty)
+        error = (((1 - kept)[:, None] * projected) ** 2).sum(axis=0) + outside
+        score = error / (m - kept.sum()) ** 2
+        better = score < best
+        best[better] = score[better]
+        weights[:, better] = right.T @ ((kept / np.maximum(singular, 1e-300))[:, None] * projected[:, better])
+    return weights

@@ -1,0 +1,212 @@
+"""Misspecification: could the simulator have made this observation?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sbi_flows._random import RandomState, numpy_generator
+from sbi_flows._validation import positive
+from sbi_flows.diagnostics.draws import as_observations, take
+from sbi_flows.diagnostics.features import Scaling, flat_rows
+from sbi_flows.diagnostics.ranks import FALSE_ALARM
+from sbi_flows.diagnostics.uniformity import holm
+from sbi_flows.results import Reliability
+
+if TYPE_CHECKING:
+    import pandas
+
+NEIGHBOURS = 10
+SCORES = ("Mahalanobis distance", "distance to its neighbours", "largest column")
+
+
+@dataclass(frozen=True)
+class Misspecification:
+    """How unusual observations are among simulations.
+
+    Attributes
+    ----------
+    p_values : ndarray (m,)
+        One an observation: the share of held-out simulations at least as unusual. Uniform for observations the simulator could have made.
+    p_value : float
+        The smallest, adjusted for their number by Holm's method.
+    score : ndarray (m,)
+        Above 1 means beyond 99 % of the reference simulations in at least one of three distances.
+    calibration : ndarray (n,)
+        Scores of the held-out simulations.
+    columns : DataFrame
+        For the most unusual observation, one row a number of x: ``value, low, high`` (the central 99 % of simulations) and ``p_value``
+        (two-sided, of this column alone).
+    reliability : Reliability
+    """
+
+    p_values: np.ndarray
+    p_value: float
+    score: np.ndarray
+    calibration: np.ndarray = field(repr=False)
+    columns: pandas.DataFrame = field(repr=False)
+    reliability: Reliability
+
+    def __repr__(self) -> str:
+        return f"Misspecification({len(self.p_values)} observation(s), p={self.p_value:.2g})   {self.reliability}"
+
+
+def misspecification(
+    x: Any,
+    x_o: Any,
+    *,
+    embedding: Callable[[Any], np.ndarray] | None = None,
+    false_alarm: float = FALSE_ALARM,
+    max_rows: int = 10_000,
+    random_state: RandomState = None,
+) -> Misspecification:
+    """Does ``x_o`` lie where simulations lie? A posterior outside of its training data is an extrapolation.
+
+    Half of the simulations define what is usual: their Mahalanobis distance, the distance to their tenth neighbour and their largest
+    column, each in units of its own 99 % quantile. The other half calibrates the largest of the three.
+
+    Parameters
+    ----------
+    x : array_like or DataFrame (n, ...)
+        Simulations from the prior predictive distribution, such as the training data; NaN means missing. At least 200, for otherwise the
+        smallest possible p-value, 2 / n, is above the usual false-alarm rates.
+    x_o : array_like (...) or (m, ...)
+        The observation, or several.
+    embedding : callable, optional
+        Maps observations ``(n, ...)`` to ``(n, k)``: distances are then taken there, for instance in an estimator's trained summary space.
+    false_alarm : float
+        Chance that an observation the simulator made is called impossible. Exact, whatever the distribution of x.
+    max_rows : int
+        Simulations that are used, drawn at random.
+    random_state : optional
+
+    Returns
+    -------
+    Misspecification
+
+    Raises
+    ------
+    ValueError
+        When ``x_o`` has another shape than the rows of ``x``, or simulations are fewer than 40.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(1000, 2)) @ np.array([[1.0, 0.95], [0.0, 0.3]])
+    >>> misspecification(x, np.array([1.5, -1.5]), random_state=0).reliability.ok      # usual columns, impossible together
+    False
+
+    References
+    ----------
+    Schmitt, Bürkner, Köthe & Radev 2023, "Detecting model misspecification in amortized Bayesian inference with neural networks", GCPR,
+    arXiv:2112.08866. Vovk, Gammerman & Shafer 2005, "Algorithmic learning in a random world" (the calibration).
+    """
+    import pandas as pd
+
+    positive("max_rows", max_rows, integer=True)
+    x, observed = as_observations(x), as_observations(x_o)
+    observed = observed if np.ndim(observed) == np.ndim(x) else observed[None]
+    if np.shape(observed)[1:] != np.shape(x)[1:]:
+        raise ValueError(f"Expected x_o of shape {np.shape(x)[1:]} like a row of x, or several; got {np.shape(x_o)}.")
+    if np.isinf(flat_rows(observed)).any():
+        raise ValueError(f"Expected finite numbers in x_o, or NaN for missing ones; got inf in number {_first_inf(observed)}.")
+    if len(x) < 40:
+        raise ValueError(f"Expected at least 40 simulations to compare x_o with, better 1000; got {len(x)}. Simulate more from the prior.")
+    rng = numpy_generator(random_state)
+    kept = rng.permutation(len(x))[:max_rows]
+    reference, held_out = take(x, kept[: len(kept) // 2]), take(x, kept[len(kept) // 2 :])
+    usual = _Usual(_embedded(embedding, reference))
+    calibration = usual.score(_embedded(embedding, held_out)).max(axis=1)
+    scores = usual.score(_embedded(embedding, observed))
+    score = scores.max(axis=1)
+    impossible = np.zeros(len(observed), dtype=bool) if embedding is not None else usual.impossible(observed)
+    p_values = (1 + np.where(impossible, 0, (calibration >= score[:, None]).sum(axis=1))) / (1 + len(calibration))
+    p_value = float(holm(p_values).min())
+    worst = int(np.argmin(p_values))
+    table = _column_table(flat_rows(take(x, kept)), flat_rows(observed)[worst], getattr(x, "columns", None), pd)
+    notes = []
+    smallest = len(p_values) / (1 + len(calibration))
+    if smallest > false_alarm:
+        notes.append(
+            f"with {len(x)} simulations the smallest possible p-value is {smallest:.2g}: "
+            f"pass at least {int(np.ceil(2 * len(p_values) / false_alarm))}"
+        )
+    return Misspecification(
+        p_values, p_value, score, calibration, table, Reliability.from_reasons(_reasons(p_value, false_alarm, scores[worst], table), notes)
+    )
+
+
+class _Usual:
+    """Three distances from a reference sample, each in units of its 99 % quantile there; and what never varies in it."""
+
+    def __init__(self, reference: Any):
+        from scipy.spatial import KDTree
+        from sklearn.covariance import ledoit_wolf
+
+        self._scaling = Scaling.fit(reference)
+        rows = self._scaling(reference)
+        if rows.shape[1] == 0:
+            raise ValueError("Expected simulations that vary; got constant ones only. Look at what the simulator returns.")
+        self._centre = rows.mean(axis=0)
+        values, vectors = np.linalg.eigh(np.atleast_2d(ledoit_wolf(rows - self._centre, assume_centered=True)[0]))
+        self._root = vectors / np.sqrt(np.maximum(values, 1e-8 * values.max()))
+        self._tree = KDTree((rows - self._centre) @ self._root)
+        own = self._distances(reference, NEIGHBOURS + 1)
+        self._unit = np.maximum(np.quantile(own, 0.99, axis=0), 1e-300)
+
+    def score(self, x: Any) -> np.ndarray:
+        """``(n, 3)``."""
+        return self._distances(x, NEIGHBOURS) / self._unit
+
+    def impossible(self, x: Any) -> np.ndarray:
+        """Rows that differ where the reference is constant, or miss a value that it never misses, ``(n,)``."""
+        rows, scaling = flat_rows(x), self._scaling
+        differs = ~scaling.kept & ~np.isclose(rows, scaling.median, rtol=1e-9, atol=0.0)
+        return np.where(np.isnan(rows), ~scaling.missing, differs).any(axis=1)
+
+    def _distances(self, x: Any, neighbour: int) -> np.ndarray:
+        rows = self._scaling(x) - self._centre
+        whitened = rows @ self._root
+        near = self._tree.query(whitened, [neighbour])[0][:, 0]
+        return np.stack([np.linalg.norm(whitened, axis=1), near, np.abs(rows).max(axis=1)], axis=1)
+
+
+def _embedded(embedding: Callable[[Any], np.ndarray] | None, x: Any) -> Any:
+    if embedding is None:
+        return x
+    rows = embedding(x)
+    array = np.asarray(rows.detach().cpu() if hasattr(rows, "detach") else rows, dtype=np.float64)
+    if array.ndim != 2 or len(array) != len(x):
+        raise ValueError(f"Expected embedding(x) of shape ({len(x)}, k) for {len(x)} observations; got {array.shape}.")
+    return array
+
+
+def _column_table(rows: np.ndarray, observed: np.ndarray, names: Any, pd) -> pandas.DataFrame:
+    below = (rows < observed).sum(axis=0)
+    above = (rows > observed).sum(axis=0)
+    equal = len(rows) - below - above
+    p_value = np.minimum(1.0, 2 * (1 + np.minimum(below, above) + 0.5 * equal) / (1 + len(rows)))
+    low, high = np.nanquantile(np.where(np.isfinite(rows), rows, np.nan), [0.005, 0.995], axis=0)
+    labels = list(map(str, names)) if names is not None and len(names) == len(observed) else [f"x_{j}" for j in range(len(observed))]
+    columns = {"value": observed, "low": low, "high": high, "p_value": np.where(np.isfinite(observed), p_value, np.nan)}
+    return pd.DataFrame(columns, index=pd.Index(labels, name="column"))
+
+
+def _first_inf(observed: Any) -> int:
+    return int(np.flatnonzero(np.isinf(flat_rows(observed)).any(axis=0))[0])
+
+
+def _reasons(p_value: float, false_alarm: float, scores: np.ndarray, table: pandas.DataFrame) -> list[str]:
+    if p_value >= false_alarm:
+        return []
+    missing = table.value.isna()
+    strange = table[(table.p_value < false_alarm / len(table)) | (table.value < table.low) | (table.value > table.high) | missing]
+    labels = [f"{name} (missing)" if missing[name] else name for name in strange.sort_values("p_value").index[:5]]
+    where = ", ".join(labels) or "no single column, but their combination"
+    return [
+        f"x_o is unlike any simulation (p={p_value:.2g}, by the {SCORES[int(np.argmax(scores))]}; {where}): "
+        "its posterior is an extrapolation; mend the simulator or widen the prior"
+    ]

@@ -1,0 +1,172 @@
+"""Posterior predictive checks: do simulations from the posterior look like the observation?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sbi_flows._random import RandomState, numpy_generator
+from sbi_flows._validation import positive
+from sbi_flows.diagnostics.features import flat_rows
+from sbi_flows.diagnostics.outliers import misspecification
+from sbi_flows.diagnostics.ranks import FALSE_ALARM
+from sbi_flows.diagnostics.uniformity import holm
+from sbi_flows.results import Reliability
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class PosteriorPredictive:
+    """The observation beside simulations from its posterior.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row a summary: ``observed, median, low, high`` (central 95 %), ``p_value`` (two-sided), ``p_holm``.
+    p_value : float
+        The smallest p-value of summaries and of all numbers of x jointly, adjusted for their number by Holm's method.
+    joint_p_value : float
+        Share of simulations at least as far from the others as x_o is.
+    x : ndarray (n, c)
+        The summaries of the simulations that succeeded.
+    n_failed : int
+        Simulations that returned NaN or inf, kept out.
+    reliability : Reliability
+    """
+
+    table: pandas.DataFrame = field(repr=False)
+    p_value: float
+    joint_p_value: float
+    x: np.ndarray = field(repr=False)
+    n_failed: int
+    reliability: Reliability
+
+    def __repr__(self) -> str:
+        head = f"PosteriorPredictive({len(self.x)} simulations, {len(self.table)} summaries, p={self.p_value:.2g})"
+        return f"{head}   {self.reliability}"
+
+
+def posterior_predictive(
+    posterior: Any,
+    simulator: Callable[[np.ndarray], Any],
+    x_o: Any,
+    *,
+    n_samples: int = 1000,
+    summaries: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
+    names: Sequence[str] | None = None,
+    false_alarm: float = FALSE_ALARM,
+    random_state: RandomState = None,
+) -> PosteriorPredictive:
+    """Simulate from posterior draws and compare with ``x_o``.
+
+    Parameters
+    ----------
+    posterior
+        Has ``sample(n_samples, random_state) -> (n, d)``: what ``NPE.posterior(x_o)`` gives.
+    simulator : callable
+        ``(n, d)`` array of parameters to ``(n, ...)`` observations. To run a slow one on several cores or with a cache, wrap it:
+        ``lambda theta: simulate(simulator, theta, n_jobs=8)``.
+    x_o : array_like (...)
+        The observation.
+    n_samples : int
+    summaries : mapping of str to callable, optional
+        ``f(x (n, ...)) -> (n,)``; by default every number of x is one.
+    names : sequence of str, optional
+        Of the numbers of x, where these are the summaries.
+    false_alarm : float
+        An exact posterior is called not reliable at most about this often: the data are used twice, once for the posterior and once for
+        the check, which makes p-values larger than uniform.
+    random_state : optional
+
+    Returns
+    -------
+    PosteriorPredictive
+
+    Raises
+    ------
+    ValueError
+        When the simulator's output does not match ``x_o``, or fewer than 40 simulations succeed.
+
+    Examples
+    --------
+    >>> class Posterior:
+    ...     def sample(self, n_samples=1, random_state=None):
+    ...         return np.random.default_rng(random_state).normal(1.0, 0.1, size=(n_samples, 1))
+    >>> noise = np.random.default_rng(1)
+    >>> posterior_predictive(Posterior(), lambda theta: theta + noise.normal(size=(len(theta), 3)), [1.2, 0.5, 9.0]).reliability.ok
+    False
+
+    References
+    ----------
+    Gelman, Meng & Stern 1996, "Posterior predictive assessment of model fitness via realized discrepancies", Statistica Sinica 6.
+    """
+    import pandas as pd
+
+    positive("n_samples", n_samples, integer=True)
+    rng = numpy_generator(random_state)
+    theta = np.asarray(posterior.sample(n_samples, random_state=rng))
+    simulated = np.asarray(simulator(theta), dtype=np.float64)
+    observed = np.asarray(x_o.to_numpy() if hasattr(x_o, "to_numpy") else x_o, dtype=np.float64)
+    observed = observed[0] if observed.ndim > 1 and observed.shape[0] == 1 and observed.ndim == simulated.ndim else observed
+    if simulated.shape[:1] != (len(theta),) or simulated.shape[1:] != observed.shape:
+        raise ValueError(
+            f"Expected simulator(theta) of shape {(len(theta), *observed.shape)} for theta {theta.shape} and x_o {observed.shape}; "
+            f"got {simulated.shape}."
+        )
+    # A value missing from x_o tells nothing; the simulator is then not asked for it either.
+    known = np.isfinite(observed.reshape(-1))
+    finite = np.isfinite(flat_rows(simulated)[:, known]).all(axis=1)
+    n_failed = int((~finite).sum())
+    if finite.sum() < 40 or not known.any():
+        raise ValueError(f"Expected at least 40 finite simulations; {n_failed} of {len(theta)} are not. Look at the simulator's output.")
+    simulated = simulated[finite]
+    values, at_x_o, labels = _summaries(summaries, names, simulated, observed, known)
+    p_values = _two_sided(values, at_x_o)
+    varying = np.ptp(values, axis=0) > 0
+    joint = float(holm(p_values).min())
+    if varying.sum() > 1:
+        joint = misspecification(values[:, varying], at_x_o[varying], random_state=rng).p_value
+    adjusted = holm(np.append(p_values, joint))
+    low, median, high = np.quantile(values, [0.025, 0.5, 0.975], axis=0)
+    columns = {"observed": at_x_o, "median": median, "low": low, "high": high, "p_value": p_values, "p_holm": adjusted[:-1]}
+    table = pd.DataFrame(columns, index=pd.Index(labels, name="summary"))
+    p_value = float(adjusted.min())
+    reasons = []
+    if p_value < false_alarm:
+        strange = table[table.p_holm < false_alarm].sort_values("p_value").index[:5]
+        where = ", ".join(strange) or "no single summary, but their combination"
+        reasons.append(f"simulations from the posterior do not look like x_o: {where} (p={p_value:.2g}); the model or the posterior is wrong")
+    notes = [f"{n_failed} of {len(theta)} simulations were not finite and are left out"] if n_failed else []
+    return PosteriorPredictive(table, p_value, joint, values, n_failed, Reliability.from_reasons(reasons, notes))
+
+
+def _summaries(summaries, names, simulated, observed, known) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Summaries of simulations ``(n, k)`` and of the observation ``(k,)``, with their names."""
+    if summaries is None:
+        flat = flat_rows(simulated)
+        labels = [f"x_{j}" for j in range(flat.shape[1])] if names is None else [str(name) for name in names]
+        if len(labels) != flat.shape[1]:
+            raise ValueError(f"Expected {flat.shape[1]} names, one a number of x; got {len(labels)}.")
+        return flat[:, known], observed.reshape(-1)[known], [label for label, there in zip(labels, known, strict=True) if there]
+    together = np.concatenate([simulated, observed[None]])
+    columns = []
+    for name, function in summaries.items():
+        value = np.asarray(function(together), dtype=np.float64)
+        if value.shape != (len(together),) or not np.isfinite(value).all():
+            raise ValueError(f"Expected summary {name!r} to give one finite number a row, ({len(together)},); got {value.shape}.")
+        columns.append(value)
+    stacked = np.stack(columns, axis=1)
+    return stacked[:-1], stacked[-1], list(summaries)
+
+
+def _two_sided(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Two-sided p-values from the place of the observation among simulations; ties count half."""
+    below = (values < observed).sum(axis=0)
+    above = (values > observed).sum(axis=0)
+    tail = np.minimum(below, above) + 0.5 * (len(values) - below - above)
+    return np.minimum(1.0, 2 * (1 + tail) / (1 + len(values)))
