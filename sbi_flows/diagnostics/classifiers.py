@@ -116,7 +116,7 @@ def c2st(
     p_value = float(min(1.0, n_folds / middle * np.sort(p_values)[middle - 1]))
     reasons = []
     if p_value < false_alarm:
-        reasons.append(f"a classifier tells the samples apart with accuracy {accuracy:.3f} (p={p_value:.2g}): they are not one distribution")
+        reasons.append(f"a classifier tells the samples apart with accuracy {accuracy:.3f} (p={p_value:.2g}): not one distribution")
     low, high = max(0.0, accuracy - half), min(1.0, accuracy + half)
     return C2ST(accuracy, low, high, p_value, scores, len(x), classifier, Reliability.from_reasons(reasons, notes))
 

@@ -140,7 +140,7 @@ def posterior_predictive(
     if p_value < false_alarm:
         strange = table[table.p_holm < false_alarm].sort_values("p_value").index[:5]
         where = ", ".join(strange) or "no single summary, but their combination"
-        reasons.append(f"simulations from the posterior do not look like x_o: {where} (p={p_value:.2g}); the model or the posterior is wrong")
+        reasons.append(f"simulations from the posterior do not look like x_o: {where} (p={p_value:.2g}); model or posterior is wrong")
     notes = [f"{n_failed} of {len(theta)} simulations were not finite and are left out"] if n_failed else []
     return PosteriorPredictive(table, p_value, joint, values, n_failed, Reliability.from_reasons(reasons, notes))
 

@@ -158,7 +158,7 @@ def test_predictive_checks_see_a_wrong_posterior_and_a_wrong_model():
     result = posterior_predictive(At(Gaussian(shift=15.0), x_o), make_simulator(0), x_o, names=list("abc"), random_state=0)
     assert not result.reliability.ok
     assert result.table.index.tolist() == list("abc")
-    wrong = posterior_predictive(At(EXACT, x_o), lambda theta: np.zeros((len(theta), 3)) + [[3.0, 2.0, 9.0]], x_o, random_state=0)
+    wrong = posterior_predictive(At(EXACT, x_o), lambda theta: np.tile([3.0, 2.0, 9.0], (len(theta), 1)), x_o, random_state=0)
     assert "x_2" in wrong.reliability.reasons[0]
 
 

@@ -101,8 +101,8 @@ def test_joint_hellinger_of_gaussians(method):
 
 def test_wasserstein_distances_of_a_shift():
     x = normal(0, 300)
-    np.testing.assert_allclose(wasserstein(x, x + [1.0, 2.0]), [1.0, 2.0])
-    assert wasserstein2(x, x + [3.0, 4.0]) == pytest.approx(5.0)
+    np.testing.assert_allclose(wasserstein(x, x + np.array([1.0, 2.0])), [1.0, 2.0])
+    assert wasserstein2(x, x + np.array([3.0, 4.0])) == pytest.approx(5.0)
 
 
 @pytest.mark.parametrize("test", [c2st, mmd, hellinger_joint, wasserstein])
