@@ -7,14 +7,17 @@ import pytest
 import torch
 from properties import check_every_parameter_gets_a_gradient, check_vmap_equals_loop, midpoints, randomise
 
-from sbi_flows.flows import build, maf, nsf, realnvp
+from sbi_flows.flows import build, cnf, maf, nsf, realnvp
 
 FLOWS = {
     "realnvp": realnvp,
     "maf": maf,
     "nsf-autoregressive": nsf,
     "nsf-coupling": lambda *args, **options: nsf(*args, autoregressive=False, **options),
+    # As exact as the others: a fixed grid, fine enough for rounding to be what is left.
+    "cnf": lambda *args, **options: cnf(*args, **{"steps": 12, "tolerance": None, "embedding": 8, **options}),
 }
+DISCRETE = [name for name in FLOWS if name != "cnf"]
 SUPPORTS = {
     "real": None,
     "circular": "circular",

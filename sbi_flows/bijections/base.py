@@ -49,6 +49,11 @@ class Bijection(nn.Module, ABC):
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent to data: ``(n, d)`` and ``ln |det dx/dz|``, ``(n,)``."""
 
+    def forward_with_error(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`forward_and_log_det`, and the error ``(n,)`` of the log-density in nats: zero where the map is exact."""
+        z, log_det = self.forward_and_log_det(x, context)
+        return z, log_det, torch.zeros_like(log_det)
+
 
 class Boundary(Bijection):
     """A bijection between a user's columns and the network's: fixed numbers, set from data, that stay float64 whatever the flow's dtype.

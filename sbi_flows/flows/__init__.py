@@ -1,7 +1,8 @@
 """Flows: a bijection and a base density. Functions build them; :func:`build` rebuilds one from its spec."""
 
 from sbi_flows.flows.base import Flow
+from sbi_flows.flows.continuous import cnf
 from sbi_flows.flows.discrete import maf, nsf, realnvp
 from sbi_flows.flows.registry import ARCHITECTURES, build
 
-__all__ = ["ARCHITECTURES", "Flow", "build", "maf", "nsf", "realnvp"]
+__all__ = ["ARCHITECTURES", "Flow", "build", "cnf", "maf", "nsf", "realnvp"]

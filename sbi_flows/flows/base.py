@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sbi_flows.bijections.base import Bijection
+from sbi_flows.bijections.continuous import Continuous
 from sbi_flows.bijections.linear import Whiten
 from sbi_flows.bijections.support import ColumnSupport
 from sbi_flows.bijections.unconstrain import Unconstrain
@@ -116,6 +117,19 @@ class Flow(nn.Module):
         self.scaling.fit(self.support.forward_and_log_det(inside.double())[0], w, given if regress else None)
         return self
 
+    def choose_steps(self, x: Tensor, context: Tensor | None = None) -> Flow:
+        """After training, choose the integration steps of a continuous flow from the errors measured on rows ``x (n, d)``.
+
+        Rows outside the support are left out. Exact flows have nothing to choose.
+        """
+        if not isinstance(self.bijection, Continuous):
+            return self
+        x, context = self._checked(x, context)
+        inside = ~self.support.replace_outside(x)[0] & torch.isfinite(x).all(-1)
+        given = self._scaled(context if context is None or len(context) == 1 else context[inside])
+        self.bijection.choose_steps(self._standardised(x[inside], given)[0], self._rounded(given))
+        return self
+
     # --- Density -----------------------------------------------------------------------------------------------------------
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -134,16 +148,33 @@ class Flow(nn.Module):
         return torch.where(outside, -math.inf, self.base.log_prob(z) + log_det).to(x.dtype)
 
     def log_prob_error(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Error estimate of :meth:`log_prob`, ``(n,)``: zeros, since these bijections are exact."""
-        return x.new_zeros(x.shape[0])
+        """Estimated error of :meth:`log_prob` in nats, ``(n,)``: the integrator's for continuous flows, zero for exact ones."""
+        x, context = self._checked(x, context)
+        errors = [self._log_prob_error(*rows) for rows in _pieces(x, context)]
+        return torch.cat(errors)
+
+    def _log_prob_error(self, x, context):
+        outside, x = self.support.replace_outside(x)
+        given = self._scaled(context)
+        error = self.bijection.forward_with_error(self._standardised(x, given)[0], self._rounded(given))[2]
+        return torch.where(outside, 0.0, error).to(x.dtype)
+
+    def to_unconstrained(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Rows inside the support to what the trainable bijection sees, ``(n, d)`` in the flow's own dtype."""
+        x, context = self._checked(x, context)
+        return self._standardised(x, self._scaled(context))[0]
+
+    def _standardised(self, x, given):
+        y, log_support = self.support.forward_and_log_det(x)
+        y, log_scaling = self.scaling.forward_and_log_det(y, given)
+        return y.to(self._anchor.dtype), log_support + log_scaling
 
     def to_base(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent ``(n, d)`` and ``ln |det dz/dx|`` ``(n,)`` of rows inside the support."""
-        y, log_support = self.support.forward_and_log_det(x)
         given = self._scaled(context)
-        y, log_scaling = self.scaling.forward_and_log_det(y, given)
-        z, log_det = self.bijection.forward_and_log_det(y.to(self._anchor.dtype), self._rounded(given))
-        return z, log_support + log_scaling + log_det
+        y, log_boundary = self._standardised(x, given)
+        z, log_det = self.bijection.forward_and_log_det(y, self._rounded(given))
+        return z, log_boundary + log_det
 
     def from_base(self, z: Tensor, context: Tensor | None = None, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """Data ``(n, d)``, of ``dtype`` or else the latent rows', and ``ln |det dx/dz|`` ``(n,)``."""
@@ -152,6 +183,25 @@ class Flow(nn.Module):
         y, log_scaling = self.scaling.inverse_and_log_det(y, given)
         x, log_support = self.support.inverse_and_log_det(y.to(dtype or z.dtype))
         return x, log_support + log_scaling + log_det
+
+    def velocity(self, t: Tensor, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Velocity ``(n, d)`` of a continuous flow at times ``t`` () or (n,), noise at 0 and data at 1, and ``y (n, d)``.
+
+        ``y`` is where :meth:`to_unconstrained` leads, ``context (n, c)`` as for :meth:`log_prob`.
+
+        Raises
+        ------
+        TypeError
+            If the flow is not continuous.
+        """
+        return self.continuous.velocity(t, y, self._rounded(self._scaled(self._checked_context(context, y.shape[0]))))
+
+    @property
+    def continuous(self) -> Continuous:
+        """The bijection of a continuous flow; ``TypeError`` for any other."""
+        if not isinstance(self.bijection, Continuous):
+            raise TypeError(f"Expected a continuous flow, as cnf() builds; the bijection of this one is {type(self.bijection).__name__}.")
+        return self.bijection
 
     # --- Draws -------------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ def spec_of(function: Callable, arguments: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"Expected at least one layer; got layers={spec['layers']}.")
     spec["hidden"] = [int(width) for width in spec["hidden"]]
     spec["support"] = [column.entry for column in parse_support(spec["support"], spec["features"])]
-    spec["base"] = spec["base"] if isinstance(spec["base"], str) else dict(spec["base"])
+    if "base" in spec:
+        spec["base"] = spec["base"] if isinstance(spec["base"], str) else dict(spec["base"])
     return spec
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from sbi_flows.flows.base import Flow
+from sbi_flows.flows.continuous import cnf
 from sbi_flows.flows.discrete import maf, nsf, realnvp
 
-ARCHITECTURES: dict[str, Callable[..., Flow]] = {"realnvp": realnvp, "maf": maf, "nsf": nsf}
+ARCHITECTURES: dict[str, Callable[..., Flow]] = {"realnvp": realnvp, "maf": maf, "nsf": nsf, "cnf": cnf}
 
 
 def build(spec: Mapping[str, Any], generator: torch.Generator | None = None) -> Flow:

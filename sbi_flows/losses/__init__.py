@@ -2,5 +2,6 @@
 
 from sbi_flows.losses.base import Batch, Loss
 from sbi_flows.losses.likelihood import nll
+from sbi_flows.losses.matching import denoising_score_matching, flow_matching
 
-__all__ = ["Batch", "Loss", "nll"]
+__all__ = ["Batch", "Loss", "denoising_score_matching", "flow_matching", "nll"]
