@@ -147,6 +147,7 @@ class Flow(nn.Module):
         z, log_det = self.to_base(x, context)
         return torch.where(outside, -math.inf, self.base.log_prob(z) + log_det).to(x.dtype)
 
+    @torch.no_grad()
     def log_prob_error(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Estimated error of :meth:`log_prob` in nats, ``(n,)``: the integrator's for continuous flows, zero for exact ones."""
         x, context = self._checked(x, context)
