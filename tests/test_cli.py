@@ -1,5 +1,6 @@
 """The command line: bad input ends with a plain message and status 2, a run prints one table."""
 
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from sbi_flows import __version__
 from sbi_flows.cli.app import app, main
+from sbi_flows.cli.pta import _with_error
 from sbi_flows.physics.pta import embedded_free_spectrum
 
 
@@ -37,7 +39,7 @@ def folder(tmp_path):
     [
         (["--models", "smbhb,power_lw"], "Did you mean 'power_law'"),
         (["--data", "no/such/folder"], "freqs.npy, log10rhogrid.npy, density.npy missing"),
-        (["--bins", "15"], "between 1 and 14 bins"),
+        (["--bins", "15"], "embedded summary holds; got 15"),
         (["--bins", "0"], "between 1 and 14 bins"),
         (["--n-jobs", "0"], "n_jobs of at least 1"),
         (["--seed", "-1"], "seed of at least 0"),
@@ -57,6 +59,10 @@ def test_a_folder_of_wrong_shapes(monkeypatch, capsys, tmp_path, folder):
     code, _, err = run_main(monkeypatch, capsys, "pta", "compare", "--data", folder, "--output", tmp_path / "out")
     assert code == 2
     assert "(2, 6, 10)" in err
+    np.save(folder / "density.npy", np.zeros((1, 6, 10)))
+    _, _, err = run_main(monkeypatch, capsys, "pta", "compare", "--data", folder, "--output", tmp_path / "out")
+    assert "density (1, n_bins, n_grid); got (6,)" in err
+    assert "(1, 6, 10)" in err
 
 
 def test_an_output_that_is_a_file(monkeypatch, capsys, tmp_path):
@@ -72,7 +78,9 @@ def test_other_data_run_quickly_with_fewer_bins_than_14(monkeypatch, capsys, tmp
     code, out, _ = run_main(monkeypatch, capsys, "pta", "compare", *arguments)
     assert code == 0
     assert "6 bins of 14.6 years" in out
-    assert "smbhb" in out
+    assert re.search(r"smbhb +-[.0-9]+±[.0-9]*[1-9] +reference ", out)
+    assert "floor: what two samples of one distribution show" in out
+    assert "1 model finished" in out
     assert (tmp_path / "out" / "comparison.csv").is_file()
 
 
@@ -86,3 +94,23 @@ def test_models_and_version_are_listed():
 def test_help_needs_no_torch():
     script = "import sys; from sbi_flows.cli.app import app; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_help_shows_what_is_taken_where_nothing_is_given():
+    shown = CliRunner().invoke(app, ["pta", "compare", "--help"], env={"COLUMNS": "200"}).output
+    for default in ("NANOGrav 15-year, 14 bins", "ten models", "one a core"):
+        assert f"[default: ({default})]" in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (-18.24163, 0.00042, "-18.2416±0.0004"),
+        (-18.2416, 0.0123, "-18.242±0.012"),
+        (3.5, 0.0, "3.500"),
+        (3.5, None, "3.500"),
+        (None, None, "-"),
+    ],
+)
+def test_an_error_is_never_rounded_to_zero(value, error, text):
+    assert _with_error(value, error) == text

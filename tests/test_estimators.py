@@ -271,6 +271,16 @@ def test_embedding_is_trained_jointly():
         ConditionalFlow(**FAST, embedding="cnn").fit(X, y)
 
 
+def test_one_condition_must_be_a_column(conditional):
+    x, y = np.arange(20.0), np.arange(20.0)
+    with pytest.raises(ValueError, match=r"Expected X of shape \(n, c\), .*; got \(20,\). For one condition pass X\[:, None\]"):
+        ConditionalFlow(**FAST).fit(x, y)
+    with pytest.raises(ValueError, match=r"pass X\.to_frame\(\)"):
+        ConditionalFlow(**FAST).fit(pd.Series(x), y)
+    with pytest.raises(ValueError, match=r"For one row pass X\[None\]"):
+        conditional.sample(np.zeros(conditional.n_features_in_))
+
+
 def test_wrong_target_width(conditional):
     X, y = pairs(5)
     with pytest.raises(ValueError, match=r"Expected y of shape \(5, 2\), one row for each of X; got \(5, 1\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Annotated
@@ -38,14 +39,24 @@ def models() -> None:
 
 @app.command()
 def compare(
-    data: Annotated[Path | None, typer.Option(help="Folder of freqs.npy, log10rhogrid.npy, density.npy [NANOGrav 15].")] = None,
-    bins: Annotated[int | None, typer.Option(help="How many of the lowest frequency bins enter [14].")] = None,
-    models: Annotated[str | None, typer.Option(help="Names joined by commas, or 'all' [ten models; see 'pta models'].")] = None,
-    output: Annotated[Path, typer.Option(help="Folder for tables, figures and chains; finished models there are kept.")] = Path(
-        "pta-results"
-    ),
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of freqs.npy, log10rhogrid.npy, density.npy.", show_default="NANOGrav 15-year, 14 bins"),
+    ] = None,
+    bins: Annotated[int | None, typer.Option(help="How many of the lowest frequency bins enter.", show_default="14")] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(help="Names joined by commas, or 'all'; see 'sbi-flows pta models'.", show_default="ten models"),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for tables, figures and chains. Models finished there with the same settings are not run again and stay in "
+            "the tables; a folder of another seed, data, bins or --quick is refused."
+        ),
+    ] = Path("pta-results"),
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    n_jobs: Annotated[int | None, typer.Option("--n-jobs", help="Processes [one a core].")] = None,
+    n_jobs: Annotated[int | None, typer.Option("--n-jobs", help="Processes, of one thread each.", show_default="one a core")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer draws, for a first look.")] = False,
 ) -> None:
     """Rank models of the gravitational-wave background by their evidence."""
@@ -70,9 +81,17 @@ def compare(
     _print_table(console, result)
     for name, reason in result.skipped.items():
         console.print(f"Skipped {name}: {reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Models finished: {len(result.results)}, in {time.perf_counter() - began:.0f} s. Tables, figures, chains: {output}")
+    finished, seconds = len(result.results), time.perf_counter() - began
+    noun = "model" if finished == 1 else "models"
+    console.print(f"{finished} {noun} finished, this run in {seconds:.0f} s. Tables, figures, chains: {output}", soft_wrap=True)
     if not result.results:
         raise typer.Exit(1)
+
+
+_LEGEND = """ln Z ± one standard error; ln B = ln Z - ln Z of the reference, smbhb.
+H: Hellinger distance (0 to 1) of the flow's marginals from MCMC's, mean and
+largest over the parameters. floor: what two samples of one distribution show;
+an H near it is as good as it can be. s: seconds."""
 
 
 class _Board:
@@ -111,8 +130,11 @@ class _Board:
 
 def _print_table(console: Console, result) -> None:
     """One line a model, best first; it fits 80 columns, so reasons follow below."""
+    from sbi_flows.physics.pta.compare import REFERENCE
+
     years = result.data.span / (365.25 * 86400)
-    title = f"{len(result.data.frequencies)} bins of {years:.1f} years; ln B against smbhb; H: Hellinger, flow to MCMC"
+    n_bins = len(result.data.frequencies)
+    title = f"{n_bins} {'bin' if n_bins == 1 else 'bins'} of {years:.1f} years"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
     for heading in ("ln Z", "ln B", "H mean/max", "floor", "s"):
@@ -124,7 +146,7 @@ def _print_table(console: Console, result) -> None:
         table.add_row(
             record["model"],
             _with_error(record["log_z"], record["log_z_err"]),
-            _with_error(record["log_bf"], record["log_bf_err"]),
+            "reference" if record["model"] == REFERENCE else _with_error(record["log_bf"], record["log_bf_err"]),
             f"{_short(stored.hellinger_mean)}/{_short(stored.hellinger_max)}",
             _short(stored.hellinger_floor),
             f"{stored.seconds:.0f}",
@@ -132,11 +154,12 @@ def _print_table(console: Console, result) -> None:
         )
     if ranked:
         console.print(table)
+        console.print(_LEGEND, style="dim", highlight=False)
     for record in ranked:
         for reason in record["reasons"]:
             console.print(f"{record['model']}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
-    if ranked and "smbhb" not in result.results:
-        console.print("No ln B: add smbhb to --models.")
+    if ranked and REFERENCE not in result.results:
+        console.print(f"No ln B: add {REFERENCE} to --models.")
 
 
 def _short(distance: float) -> str:
@@ -145,6 +168,10 @@ def _short(distance: float) -> str:
 
 
 def _with_error(value: float | None, error: float | None) -> str:
+    """Three decimals, or as many as the error's first digit needs."""
     if value is None:
         return "-"
-    return f"{value:.3f}" if not error else f"{value:.3f}±{error:.3f}"
+    if not error:
+        return f"{value:.3f}"
+    decimals = min(max(3, math.ceil(-math.log10(error))), 8)
+    return f"{value:.{decimals}f}±{error:.{decimals}f}"

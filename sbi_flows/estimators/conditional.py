@@ -134,6 +134,7 @@ class ConditionalFlow(FlowEstimator):
         UserWarning
             When the fit cannot be relied on, or a column of y is discrete or too coarse for float32, or rows are too few.
         """
+        _check_width(X)
         names = _names_of(y)
         X, y = validate_data(
             self, X, y, dtype=_FLOATS, ensure_all_finite=False, ensure_min_samples=2, multi_output=True, y_numeric=True
@@ -227,6 +228,7 @@ class ConditionalFlow(FlowEstimator):
 
     def _condition(self, X) -> np.ndarray:
         check_is_fitted(self)
+        _check_width(X, self.n_features_in_)
         X = validate_data(self, X, dtype=_FLOATS, ensure_all_finite=False, reset=False)
         X = np.asarray(X, dtype=np.float64)
         check_finite(X, "X", self._names())
@@ -248,6 +250,16 @@ class ConditionalFlow(FlowEstimator):
         tags.target_tags.required = True
         tags.target_tags.multi_output = True
         return tags
+
+
+def _check_width(X: Any, width: int = 1) -> None:
+    """One condition is a column too, and one row of several is a row."""
+    shape = np.shape(X) if isinstance(X, list | tuple) else tuple(getattr(X, "shape", ()))
+    if len(shape) != 1:
+        return
+    column = "X.to_frame()" if hasattr(X, "to_frame") else "X[:, None]"
+    way = f"For one condition pass {column}." if width == 1 else "For one row pass X[None]."
+    raise ValueError(f"Expected X of shape (n, c), a row of conditions for each y; got {shape}. {way}")
 
 
 def _names_of(y: Any) -> list[str] | None:

@@ -1,6 +1,7 @@
 """The comparison: records, files, resumption, models left out, and one real quick run."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,7 @@ def test_records_hold_the_promised_columns(stub, tmp_path):
     assert all(tuple(r) == COLUMNS for r in records)
     assert records[0]["log_bf"] == pytest.approx(3.6)
     assert records[0]["log_bf_err"] == pytest.approx(0.03 * 2**0.5)
+    assert (records[0]["hellinger_floor"], records[0]["method"], records[0]["n_bins"]) == (0.5, "bridge", 14)
     assert (records[2]["log_bf"], records[2]["log_bf_err"]) == (0, 0)
     assert records[1]["reasons"] == ["a, reason", "another"]
     table = pd.read_csv(tmp_path / "comparison.csv")
@@ -67,15 +69,45 @@ def test_records_hold_the_promised_columns(stub, tmp_path):
     assert {"spectrum.png", "spectrum.pdf", "evidence.png", "evidence.pdf"} <= {p.name for p in tmp_path.iterdir()}
 
 
-def test_a_second_run_resumes_and_changed_settings_do_not_reuse(stub, tmp_path):
+def test_a_second_run_resumes_and_the_table_holds_all_that_is_finished(stub, tmp_path):
     compare(["smbhb", "power_law"], output=tmp_path)
-    compare(["smbhb", "power_law", "igw"], output=tmp_path)
+    told = []
+    result = compare(["igw", "smbhb"], output=tmp_path, on_stage=lambda *what: told.append(what))
     assert sorted(stub) == ["igw", "power_law", "smbhb"]
-    compare(["smbhb"], output=tmp_path, seed=1)
-    compare(["smbhb"], output=tmp_path, seed=1, n_bins=10)
-    data = embedded_free_spectrum()
-    compare(["smbhb"], FreeSpectrum(data.frequencies, data.grid, data.log_density - 1), output=tmp_path, seed=1, n_bins=10)
-    assert stub.count("smbhb") == 4
+    assert list(result.results) == ["igw", "smbhb", "power_law"]
+    assert ("smbhb", "done (from an earlier run)") in told
+    assert "power_law" not in dict(told)
+    records = json.loads((tmp_path / "comparison.json").read_text())
+    assert [(r["model"], r["log_bf"] is None) for r in records] == [("igw", False), ("smbhb", False), ("power_law", False)]
+
+
+OTHER = embedded_free_spectrum()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": 1}, "holds smbhb with other settings: seed 0 there and 1 now. Choose another --output"),
+        ({"n_bins": 10, "quick": True}, "n_bins 14 there and 10 now, quick False there and True now"),
+        ({"data": FreeSpectrum(OTHER.frequencies, OTHER.grid, OTHER.log_density - 1)}, "data embedded there and "),
+    ],
+)
+def test_results_of_other_settings_are_refused_not_overwritten(stub, tmp_path, settings, message):
+    compare(["smbhb"], output=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        compare(["power_law"], output=tmp_path, **settings)
+    assert stub == ["smbhb"]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_result_of_an_older_layout_is_computed_anew(stub, tmp_path):
+    compare(["smbhb"], output=tmp_path)
+    path = tmp_path / "models" / "smbhb" / "result.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "settings": {**stored["settings"], "layout": 0}}))
+    compare(["smbhb"], output=tmp_path)
+    assert stub == ["smbhb", "smbhb"]
 
 
 def test_a_damaged_result_is_computed_anew(stub, tmp_path):
@@ -128,7 +160,12 @@ def test_ctrl_c_keeps_what_is_finished(stub, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"models": []}, "at least one model"), ({"n_jobs": 0}, "n_jobs of at least 1"), ({"models": ["smbbh"]}, "Did you mean 'smbhb'")],
+    [
+        ({"models": []}, "at least one model"), ({"n_jobs": 0}, "n_jobs of at least 1"), ({"models": ["smbbh"]}, "Did you mean 'smbhb'"),
+        ({"models": ["sigw"]}, "Did you mean 'sigw_delta' or 'sigw_gauss' or 'sigw_box'"),
+        ({"models": ["bogus"]}, r"Unknown model 'bogus'\. The models are"),
+        ({"n_bins": 20}, "between 1 and 14 bins, as many as the embedded summary holds; got 20.*--data"),
+    ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -15,7 +15,7 @@ from sbi_flows.physics.pta.embedded import DEFAULT_BINS, embedded_free_spectrum,
 from sbi_flows.physics.pta.figures import spectrum_figure
 from sbi_flows.physics.pta.free_spectrum import FreeSpectrum
 from sbi_flows.physics.pta.models import DEFAULT_MODELS, MODELS, get_model
-from sbi_flows.physics.pta.pipeline import Job, ModelResult, run_model, stored_result
+from sbi_flows.physics.pta.pipeline import Job, ModelResult, finished_results, run_model
 from sbi_flows.physics.pta.workers import Outcome, run_here, run_jobs
 from sbi_flows.plots import evidence_bars, save_figure
 
@@ -34,6 +34,9 @@ COLUMNS = (
     "hellinger_mean",
     "hellinger_max",
     "seconds",
+    "hellinger_floor",
+    "method",
+    "n_bins",
 )
 
 
@@ -44,7 +47,7 @@ class Comparison:
     Attributes
     ----------
     results : dict of str to ModelResult
-        In the order asked for.
+        In the order asked for; after these, what earlier runs with the same settings finished in the output folder.
     skipped : dict of str to str
         Why a model has no result.
     data : FreeSpectrum
@@ -107,7 +110,8 @@ def compare(
     n_bins : int, optional
         How many of the lowest bins enter: 14, or all where there are fewer.
     output : path, optional
-        Folder for tables, figures and chains. Models finished there by a run with the same settings are not run again.
+        Folder for tables, figures and chains. Models that a run with the same settings finished there are not run again, and the
+        tables and figures hold them as well, asked for or not.
     seed : int
     n_jobs : int
         Processes. With more than one, a script must guard its start by ``if __name__ == "__main__":``.
@@ -123,7 +127,7 @@ def compare(
     Raises
     ------
     ValueError, FileNotFoundError
-        For an unknown model, or data of the wrong shape.
+        For an unknown model, data of the wrong shape, or an output folder with results of other settings.
     KeyboardInterrupt
         Passed on after what is finished has been written.
 
@@ -140,6 +144,11 @@ def compare(
     data = FreeSpectrum.from_folder(data) if isinstance(data, str | Path) else data
     full = embedded_free_spectrum() if data is None else data
     n_bins = min(DEFAULT_BINS, len(full.frequencies)) if n_bins is None else n_bins
+    if data is None and n_bins > len(full.frequencies):
+        raise ValueError(
+            f"Expected between 1 and {len(full.frequencies)} bins, as many as the embedded summary holds; got {n_bins}. For more give a "
+            "folder with all 30 bins of the NANOGrav 15-year release (Zenodo 10495907), or of another array: --data DIR."
+        )
     used = full.first(n_bins)
     folder = None if output is None else Path(output)
     tell = on_stage or (lambda model, stage: None)
@@ -147,13 +156,15 @@ def compare(
     if folder is not None:
         _make_folder(folder)
     jobs = {name: Job(name, data, n_bins, seed, quick, folder / "models" / name if folder else None) for name in names}
-    results = {name: stored for name, job in jobs.items() if (stored := stored_result(job)) is not None}
-    for name in results:
-        tell(name, "done (from an earlier run)")
+    results = {} if folder is None else finished_results(folder)
+    _check_settings(folder, results, jobs[names[0]])
+    for name in names:
+        if name in results:
+            tell(name, "done (from an earlier run)")
     skipped: dict[str, str] = {}
 
     def so_far() -> Comparison:
-        ordered = {name: results[name] for name in names if name in results}
+        ordered = {name: results[name] for name in dict.fromkeys([*names, *results]) if name in results}
         return Comparison(ordered, {name: skipped[name] for name in names if name in skipped}, used)
 
     def receive(outcome: Outcome[Job]) -> None:
@@ -191,6 +202,24 @@ def _make_folder(folder: Path) -> None:
         raise ValueError(f"Cannot write results to {folder}: {error.strerror}. Choose another --output.") from error
 
 
+def _check_settings(folder: Path | None, results: Mapping[str, ModelResult], job: Job) -> None:
+    """Results of other settings are neither mixed into a table nor overwritten: both would happen unseen."""
+    for name, stored in results.items():
+        now = {**job.settings, "model": name}
+        differing = [key for key in now if stored.settings.get(key) != now[key]]
+        if differing:
+            what = ", ".join(f"{key} {_short(stored.settings.get(key))} there and {_short(now[key])} now" for key in differing)
+            raise ValueError(
+                f"{folder} holds {name} with other settings: {what}. Choose another --output, or remove that folder if its results "
+                "are no longer wanted."
+            )
+
+
+def _short(setting) -> str:
+    """Checksums of data are long."""
+    return setting[:12] if isinstance(setting, str) else repr(setting)
+
+
 def _reachable(jobs: list[Job], receive: Callable[[Outcome[Job]], None]) -> list[Job]:
     """The jobs whose tables are at hand; a missing one is fetched here, once, before processes ask for it together."""
     ready = []
@@ -223,6 +252,9 @@ def _record(result: ModelResult, reference: ModelResult | None) -> dict:
         "hellinger_mean": result.hellinger_mean,
         "hellinger_max": result.hellinger_max,
         "seconds": result.seconds,
+        "hellinger_floor": result.hellinger_floor,
+        "method": result.method,
+        "n_bins": result.settings["n_bins"],
     }
     return {key: _plain(value) for key, value in values.items()}
 

@@ -66,13 +66,14 @@ class FreeSpectrum:
     def from_arrays(cls, frequencies, grid, log_density, source: str = "the free spectrum") -> FreeSpectrum:
         """Check the arrays and put them in order; a leading axis of one in ``log_density`` is dropped."""
         frequencies, grid, log_density = (np.asarray(a, dtype=np.float64) for a in (frequencies, grid, log_density))
+        came = tuple(array.shape for array in (frequencies, grid, log_density))
         if log_density.ndim == 3 and len(log_density) == 1:
             log_density = log_density[0]
         expected = (frequencies.size, grid.size)
         if frequencies.ndim != 1 or grid.ndim != 1 or log_density.shape != expected or grid.size < 4 or not frequencies.size:
             raise ValueError(
                 f"Expected in {source} frequencies (n_bins,), a grid (n_grid,) of at least 4 points and a density "
-                f"(1, n_bins, n_grid); got {frequencies.shape}, {grid.shape} and {log_density.shape}."
+                f"(1, n_bins, n_grid); got {came[0]}, {came[1]} and {came[2]}."
             )
         steps = np.diff(grid)
         if not (np.all(np.isfinite(grid)) and np.all(steps > 0) and np.ptp(steps) < 1e-3 * steps.mean()):

@@ -222,10 +222,12 @@ def get_model(name: str) -> Model:
     Raises
     ------
     ValueError
-        For an unknown name; the message suggests the nearest.
+        For an unknown name; the message suggests one that holds it or is spelt nearly so.
     """
     if name in MODELS:
         return MODELS[name]
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), MODELS, n=1, cutoff=0.4)
-    suggestion = f"Did you mean {near[0]!r}? " if near else ""
+    wanted = name.lower().replace("-", "_")
+    holding = [model for model in MODELS if len(wanted) > 2 and wanted in model]
+    near = holding or difflib.get_close_matches(wanted, MODELS, n=1)
+    suggestion = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(f"Unknown model {name!r}. {suggestion}The models are {', '.join(MODELS)}.")

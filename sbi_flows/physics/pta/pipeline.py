@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -57,7 +58,7 @@ class Job:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Plain data that decide the result; a stored result with other settings is not reused."""
+        """Plain data that decide the result; results of other settings do not share a folder."""
         return {
             "layout": LAYOUT,
             "sbi_flows": __version__,
@@ -173,15 +174,18 @@ def _flow(target: FreeSpectrumTarget, seed: int, effort: Effort) -> FlowDensity:
     )
 
 
-def stored_result(job: Job) -> ModelResult | None:
-    """The finished result of an earlier run with the same settings, or None."""
-    if job.folder is None or not (job.folder / "result.json").is_file():
-        return None
-    try:
-        stored = ModelResult(**json.loads((job.folder / "result.json").read_text()))
-    except (ValueError, TypeError):
-        return None  # damaged or of another layout: compute it anew
-    return stored if stored.settings == job.settings else None
+def finished_results(folder: Path) -> dict[str, ModelResult]:
+    """What earlier runs finished in ``folder/models``, by model; damaged results and those of another layout are as good as absent."""
+    found = {}
+    for name in MODELS:
+        path = folder / "models" / name / "result.json"
+        if not path.is_file():
+            continue
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            result = ModelResult(**json.loads(path.read_text()))
+            if result.model == name and result.settings["layout"] == LAYOUT:
+                found[name] = result
+    return found
 
 
 def _summary(
