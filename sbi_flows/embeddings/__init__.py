@@ -1,0 +1,21 @@
+"""Networks that summarise observations: vectors, sets of trials, time series, spectra, images, tokens."""
+
+from sbi_flows.embeddings.base import Embedding
+from sbi_flows.embeddings.choose import build_embedding, choose_embedding
+from sbi_flows.embeddings.dense import VectorEmbedding
+from sbi_flows.embeddings.grids import ImageEmbedding, SeriesEmbedding, SpectrumEmbedding
+from sbi_flows.embeddings.own import ShapedEmbedding
+from sbi_flows.embeddings.sets import SetEmbedding, TokenEmbedding
+
+__all__ = [
+    "Embedding",
+    "ImageEmbedding",
+    "SeriesEmbedding",
+    "SetEmbedding",
+    "ShapedEmbedding",
+    "SpectrumEmbedding",
+    "TokenEmbedding",
+    "VectorEmbedding",
+    "build_embedding",
+    "choose_embedding",
+]

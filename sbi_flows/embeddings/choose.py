@@ -1,0 +1,150 @@
+"""Which embedding suits data of a given shape, and back from plain data to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from sbi_flows._validation import choose
+from sbi_flows.embeddings.base import Embedding
+from sbi_flows.embeddings.dense import VectorEmbedding
+from sbi_flows.embeddings.grids import ImageEmbedding, SeriesEmbedding, SpectrumEmbedding
+from sbi_flows.embeddings.sets import SetEmbedding, TokenEmbedding
+
+EMBEDDINGS: dict[str, Callable[..., Embedding]] = {
+    "vector": VectorEmbedding,
+    "set": SetEmbedding,
+    "series": SeriesEmbedding,
+    "spectrum": SpectrumEmbedding,
+    "image": ImageEmbedding,
+    "token": TokenEmbedding,
+}
+# Up to here the conditioners of a flow deal with the columns themselves.
+_FEW_COLUMNS = 128
+_ROWS_TO_LOOK_AT = 2000
+# Standard errors that order may seem to matter by chance: 1e-6 for one comparison, less than 1e-4 for all of a hundred trials.
+_SURE = 5.0
+
+
+def choose_embedding(
+    shape: Sequence[int], kind: str = "auto", *, x: np.ndarray | None = None, missing: Sequence[int] = ()
+) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """The spec of an embedding for observations of ``shape``; :func:`build_embedding` makes the network.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Shape of one observation.
+    kind : {"auto", "vector", "set", "series", "spectrum", "image", "token"}
+        With "auto", a few columns need none, more are read as a spectrum (each place has its own meaning), ``(trials, c)`` as a set, or as a
+        series where the simulations show that order matters, ``(channels, h, w)`` as an image.
+    x : ndarray (n, *shape), optional
+        Simulations, NaN where missing, by which "auto" sees whether order matters.
+    missing : sequence of int
+        Flat indices of values that may be missing.
+
+    Returns
+    -------
+    spec : dict or None
+        None where the columns are best passed as they are.
+    notes : tuple of str
+        What "auto" decided where that was not plain.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind, or a shape that no embedding is for.
+
+    Examples
+    --------
+    >>> spec, notes = choose_embedding((20, 2))
+    >>> spec["embedding"]
+    'set'
+    """
+    shape = tuple(int(size) for size in shape)
+    notes: tuple[str, ...] = ()
+    if kind == "auto":
+        if len(shape) <= 1:
+            kind = "none" if (shape or (1,))[0] <= _FEW_COLUMNS else "spectrum"
+        elif len(shape) == 2:
+            ordered = x is not None and order_matters(x)
+            kind = "series" if ordered else "set"
+            if ordered:
+                notes = (f"x of shape {shape} is read as a series of {shape[0]} times: order matters; pass embedding='set' if you know it does not",)
+            else:
+                notes = (f"x of shape {shape} is read as {shape[0]} exchangeable trials; pass embedding='series' if their order means something",)
+        elif len(shape) == 3:
+            kind = "image"
+        else:
+            raise ValueError(
+                f"Expected observations of up to three axes for embedding='auto'; got {shape}. Pass a torch module that takes (n, *{shape})."
+            )
+    else:
+        choose("embedding", kind, ["auto", *EMBEDDINGS])
+    if kind == "none":
+        return None, notes
+    spec = {"embedding": kind, "shape": list(shape), "missing": [int(j) for j in missing]}
+    return dict(build_embedding(spec).spec), notes
+
+
+def build_embedding(spec: Mapping[str, Any], generator: torch.Generator | None = None) -> Embedding:
+    """The architecture of ``embedding.spec`` again, with fresh weights.
+
+    Examples
+    --------
+    >>> build_embedding({"embedding": "series", "shape": [50]}).outputs
+    32
+    """
+    arguments = dict(spec)
+    name = arguments.pop("embedding", None)
+    if name not in EMBEDDINGS:
+        raise ValueError(f"Expected an embedding among {', '.join(EMBEDDINGS)}; got {name!r}.")
+    return EMBEDDINGS[name](**arguments, generator=generator)
+
+
+def order_matters(x: np.ndarray) -> bool:
+    """Whether the items of ``x (n, items, c)`` show by their means, or by neighbours being more alike than others, that they are no set.
+
+    Exchangeable items have one mean, and one correlation whatever their distance. Both are compared on ranks, so that heavy tails do no harm;
+    differences must exceed five standard errors.
+    """
+    x = x[:_ROWS_TO_LOOK_AT]
+    n, items, channels = x.shape
+    if items < 3 or n < 20:
+        return False
+    return any(_ordered(_ranks(x[:, :, c])) for c in range(channels))
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks among all values, from -1 to 1; NaN stays."""
+    flat = x.ravel()
+    there = ~np.isnan(flat)
+    ranks = np.full(flat.shape, np.nan)
+    values, index = np.unique(flat[there], return_inverse=True)
+    ranks[there] = 2 * index / max(1, len(values) - 1) - 1
+    return ranks.reshape(x.shape)
+
+
+def _ordered(ranks: np.ndarray) -> bool:
+    there = ~np.isnan(ranks)
+    count = there.sum(1)
+    ranks, there, count = ranks[count > 2], there[count > 2], count[count > 2]
+    if len(ranks) < 20:
+        return False
+    filled = np.where(there, ranks, 0.0)
+    apart = np.where(there, ranks - (filled.sum(1) / count)[:, None], np.nan)  # from the simulation's own mean
+    neighbours = apart[:, :-1] * apart[:, 1:]
+    pairs = np.isfinite(neighbours).sum(1)
+    # Exchangeable deviations from the mean have the covariance -variance / (k - 1) at any distance.
+    expected = -np.nansum(apart**2, axis=1) / (count * (count - 1))
+    excess = (np.nansum(neighbours, axis=1) / np.maximum(pairs, 1) - expected)[pairs > 0]
+    return _far_from_zero(excess) or any(_far_from_zero(column[np.isfinite(column)]) for column in apart.T)
+
+
+def _far_from_zero(values: np.ndarray) -> bool:
+    if len(values) < 20:
+        return False
+    return bool(abs(values.mean()) > _SURE * values.std(ddof=1) / np.sqrt(len(values)) + 1e-12)
