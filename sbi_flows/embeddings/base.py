@@ -171,11 +171,12 @@ def convolution(
     """A padded convolution over one or two axes that keeps the variance."""
     kind = nn.Conv1d if dimensions == 1 else nn.Conv2d
     layer = nn.utils.skip_init(kind, inputs, outputs, kernel, stride=stride, padding=kernel // 2)
-    return _initialised(layer, inputs * kernel**dimensions, generator)
+    # Half of what a convolution sees was lost in the activation before it.
+    return _initialised(layer, inputs * kernel**dimensions / 2, generator)
 
 
 @torch.no_grad()
-def _initialised(layer: Any, fan_in: int, generator: torch.Generator | None) -> Any:
+def _initialised(layer: Any, fan_in: float, generator: torch.Generator | None) -> Any:
     layer.weight.normal_(generator=generator).mul_(fan_in**-0.5)
     layer.bias.zero_()
     return layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from numbers import Real
 from pathlib import Path
@@ -21,6 +21,7 @@ from sbi_flows._random import RandomState, seed_from
 from sbi_flows._threads import CALL, threads_for
 from sbi_flows._validation import as_float, choose, positive, resolve_device, torch_dtype
 from sbi_flows.bijections.support import ColumnSupport, parse_support
+from sbi_flows.embeddings import build_embedding
 from sbi_flows.estimators.columns import check_modelled, check_support
 from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble, data_dtype, draw
 from sbi_flows.results import Reliability
@@ -86,7 +87,7 @@ class FlowEstimator(BaseEstimator):
         name: str,
         names: Sequence[str] | None,
         notes: list[str],
-        embedding: nn.Module | None = None,
+        embedding: nn.Module | Mapping[str, Any] | None = None,
     ) -> None:
         """Fit a density of ``y (n, d)`` given ``context (n, c)``, float64 and finite; ``name`` is what the user calls y."""
         dtype, device = torch_dtype(self.dtype), resolve_device(self.device)
@@ -150,16 +151,19 @@ class FlowEstimator(BaseEstimator):
             )
         return [copy.deepcopy(member).requires_grad_(True).train() for member in members]
 
-    def _build(self, features: int, context: int, names: Sequence[str] | None, embedding: nn.Module | None, seed: int) -> Any:
+    def _build(self, features: int, context: int, names: Sequence[str] | None, embedding: Any, seed: int) -> Any:
         if embedding is None:
             return self._build_flow(features, context, names, seed)
-        embedding = copy.deepcopy(embedding)
-        parameter = next(embedding.parameters(), torch.zeros(()))
+        if isinstance(embedding, Mapping):
+            network: nn.Module = build_embedding(embedding, torch.Generator().manual_seed(seed))
+        else:
+            network = copy.deepcopy(embedding)
+        parameter = next(network.parameters(), torch.zeros(()))
         with torch.no_grad():
-            width = embedding(torch.zeros(2, context, dtype=parameter.dtype)).shape
+            width = network(torch.zeros(2, context, dtype=parameter.dtype)).shape
         if len(width) != 2 or width[0] != 2:
             raise ValueError(f"Expected an embedding from (n, {context}) to (n, k); for n = 2 it gave {tuple(width)}.")
-        return EmbeddedFlow(self._build_flow(features, width[1], names, seed), embedding, context)
+        return EmbeddedFlow(self._build_flow(features, width[1], names, seed), network, context)
 
     def _build_flow(self, features: int, context: int, names: Sequence[str] | None, seed: int) -> Any:
         if isinstance(self.flow, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ class ConditionalFlow(FlowEstimator):
 
     Parameters
     ----------
-    embedding : "auto", None or nn.Module
+    embedding : "auto", None, nn.Module or dict
         Network ``(n, c) -> (n, k)`` from the condition, standardised per column, to what the flow sees; trained jointly with it.
-        It must act row by row. "auto" and None pass the columns of X as they are.
+        It must act row by row. "auto" and None pass the columns of X as they are. A dict is the spec of one of :mod:`sbi_flows.embeddings`,
+        such as ``{"embedding": "set", "shape": (10, 2)}``: every member of an ensemble then starts with weights of its own.
     support : optional
         Where the columns of y live, in the grammar of :class:`FlowDensity`.
     flow, layers, hidden, n_members, max_epochs, batch_size, learning_rate, schedule, validation_fraction, patience, device, dtype
@@ -68,7 +69,7 @@ class ConditionalFlow(FlowEstimator):
         flow: str | nn.Module | Callable[[int, int], nn.Module] = "nsf",
         layers: int = 5,
         hidden: Sequence[int] = (64, 64),
-        embedding: str | nn.Module | None = "auto",
+        embedding: str | nn.Module | Mapping[str, Any] | None = "auto",
         support: Any = None,
         n_members: int = 1,
         max_epochs: int | str = "auto",
@@ -144,12 +145,12 @@ class ConditionalFlow(FlowEstimator):
         check_finite(y, "y", names)
         weights = None if sample_weight is None else check_weights(sample_weight, len(X))
         embedding = self.embedding
-        if embedding is not None and not isinstance(embedding, nn.Module) and embedding != "auto":
-            raise ValueError(f"Expected embedding to be 'auto', None or a torch module; got {embedding!r}.")
+        if embedding is not None and not isinstance(embedding, nn.Module | Mapping) and embedding != "auto":
+            raise ValueError(f"Expected embedding to be 'auto', None, a torch module or the spec of an embedding; got {embedding!r}.")
         notes = check_condition(X, "X", self._names())
         self.n_targets_ = y.shape[1]
         self.target_names_ = None if names is None else np.array(names, dtype=object)
-        self._fit(y, X, weights, "y", names, notes, embedding if isinstance(embedding, nn.Module) else None)
+        self._fit(y, X, weights, "y", names, notes, None if isinstance(embedding, str) else embedding)
         return self
 
     def log_prob(self, X, y) -> np.ndarray:
@@ -177,8 +178,8 @@ class ConditionalFlow(FlowEstimator):
     def save(self, path: str | Path) -> None:
         """Write the fitted density to one file (safetensors with a JSON header; no pickle).
 
-        An embedding's weights are in the file, its code is not. Parameters that are code (a flow function, callbacks, an
-        embedding) are left out.
+        An embedding's weights are in the file; its code is not, unless it is one of :mod:`sbi_flows.embeddings`. Parameters that are code
+        (a flow function, callbacks, an embedding) are left out.
         """
         save_estimator(path, "ConditionalFlow", self.flow_, self.history_, self.get_params(deep=False), self.facts())
 
@@ -190,7 +191,7 @@ class ConditionalFlow(FlowEstimator):
         ----------
         path : str or Path
         embedding : nn.Module, optional
-            The network it was fitted with, if it was; its weights are replaced by those in the file.
+            The network it was fitted with, if it was one of your own; its weights are replaced by those in the file.
 
         Raises
         ------
@@ -218,7 +219,7 @@ class ConditionalFlow(FlowEstimator):
         cls, flow: Any, history: FitHistory, parameters: dict[str, Any], facts: dict[str, Any], embedding: nn.Module | None = None
     ) -> ConditionalFlow:
         """The fitted estimator again from the parts of a file."""
-        model = cls(**parameters) if embedding is None else cls(**parameters, embedding=embedding)
+        model = cls(**parameters if embedding is None else {**parameters, "embedding": embedding})
         model.flow_, model.history_ = flow, history
         model.n_features_in_, model.n_targets_ = facts["n_features_in"], facts["n_targets"]
         model.target_names_ = None if facts["target_names"] is None else np.array(facts["target_names"], dtype=object)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sbi_flows.flows import Flow
+from sbi_flows.flows.base import ROWS_AT_ONCE
+from sbi_flows.nn import transforms_active
 
 
 class FlowEnsemble(nn.Module):
@@ -87,7 +89,8 @@ class EmbeddedFlow(nn.Module):
         With as many context features as the embedding puts out.
     embedding : nn.Module
         ``(n, context_features)``, standardised per column, to ``(n, flow.context_features)``. It must act row by row (no batch
-        normalisation), as a density must not depend on its neighbours.
+        normalisation), as a density must not depend on its neighbours. One with a method ``fit_scaling(context, weights)``, as those of
+        :mod:`sbi_flows.embeddings`, gets the columns as they are and standardises them itself.
     context_features : int
     """
 
@@ -108,12 +111,16 @@ class EmbeddedFlow(nn.Module):
 
     def fit_scaling(self, x: Tensor, context: Tensor, weights: Tensor | None = None) -> None:
         """Set the standardisation of the context and, by what comes out of the untrained embedding, that of the flow."""
-        w = torch.ones(len(context), dtype=torch.float64) if weights is None else weights.double()
-        w = (w / w.sum())[:, None].to(context.device)
-        mean = (w * context.double()).sum(0)
-        spread = (w * (context.double() - mean).square()).sum(0).sqrt()
-        self.location.copy_(mean)
-        self.scale.copy_(torch.where(spread > 0, spread, 1.0))
+        own: Any = getattr(self.embedding, "fit_scaling", None)
+        if own is not None:
+            own(context, weights)
+        else:
+            w = torch.ones(len(context), dtype=torch.float64) if weights is None else weights.double()
+            w = (w / w.sum())[:, None].to(context.device)
+            mean = (w * context.double()).sum(0)
+            spread = (w * (context.double() - mean).square()).sum(0).sqrt()
+            self.location.copy_(mean)
+            self.scale.copy_(torch.where(spread > 0, spread, 1.0))
         with torch.no_grad():
             embedded = self._embed(context.to(self.location))
             if isinstance(self.flow, Flow):
@@ -138,4 +145,11 @@ class EmbeddedFlow(nn.Module):
         return self.flow.sample_and_log_prob(n, self._embed(context), generator=generator)
 
     def _embed(self, context: Tensor) -> Tensor:
+        if len(context) < 2 or torch.is_grad_enabled() or transforms_active():
+            return self._embed_all(context)
+        # Many draws for each of a few conditions come as runs of equal rows: each run is embedded once.
+        distinct, row = torch.unique_consecutive(context, dim=0, return_inverse=True)
+        return torch.cat([self._embed_all(rows) for rows in distinct.split(ROWS_AT_ONCE)])[row]
+
+    def _embed_all(self, context: Tensor) -> Tensor:
         return self.embedding((context.to(self.location) - self.location) / self.scale)

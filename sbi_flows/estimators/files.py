@@ -17,6 +17,7 @@ from sbi_flows import flows
 from sbi_flows._files import check_shapes, load_tensors, save_tensors
 from sbi_flows._validation import torch_dtype
 from sbi_flows.bijections.support import ColumnSupport
+from sbi_flows.embeddings import Embedding, build_embedding
 from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble
 from sbi_flows.results import FitHistory, Reliability
 
@@ -38,6 +39,7 @@ def save_estimator(path: str | Path, kind: str, flow: Any, history: FitHistory, 
         "spec": plain(inner.spec),
         "members": len(members),
         "embedded": isinstance(members[0], EmbeddedFlow),
+        "embedding": _embedding_spec(members[0]),
         "dtype": str(next(inner.parameters()).dtype).removeprefix("torch."),
         "history": plain(dataclasses.asdict(history)),
         "facts": facts,
@@ -49,6 +51,10 @@ def save_estimator(path: str | Path, kind: str, flow: Any, history: FitHistory, 
 def load_estimator(path: str | Path, kind: str, embedding: nn.Module | None = None) -> tuple[Any, FitHistory, dict, dict]:
     """The density, history, parameters and facts of a file."""
     tensors, header = load_tensors(path, kind=kind, version=VERSION)
+    spec = header.get("embedding")  # absent from files written before embeddings had specs
+    if spec is not None and embedding is None:
+        embedding = build_embedding(spec, torch.Generator().manual_seed(0))
+        header["parameters"]["embedding"] = spec
     if header["embedded"] and embedding is None:
         raise ValueError(
             f"{path} was fitted with an embedding network, which is code and not in the file: pass it as embedding=."
@@ -71,6 +77,12 @@ def load_estimator(path: str | Path, kind: str, embedding: nn.Module | None = No
     verdict = Reliability(reliability["ok"], tuple(reliability["reasons"]), tuple(reliability["notes"]))
     history = FitHistory(**record, reliability=verdict)
     return members[0] if len(members) == 1 else FlowEnsemble(members), history, header["parameters"], header["facts"]
+
+
+def _embedding_spec(member: Any) -> dict | None:
+    """What a member's embedding is made from, where that is data."""
+    spec = getattr(member.embedding, "spec", None) if isinstance(member, EmbeddedFlow) else None
+    return plain(spec) if spec and isinstance(member.embedding, Embedding) else None
 
 
 @contextlib.contextmanager
