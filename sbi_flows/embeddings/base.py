@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class Embedding(nn.Module, ABC):
     outputs : int
         Numbers it makes of an observation.
     missing : sequence of int
-        Flat indices of the values that may be missing. A row is then the ``c`` flattened values followed by one column for each of these, one
+        Flat indices of the values that may be missing. A row is then the flattened values followed by one column for each of these, one
         where the value is missing and zero where it is there; a NaN means missing as well.
     shared : sequence of int
         Axes of ``shape`` along which all values have one location and scale.
@@ -119,7 +120,7 @@ class Dense(nn.Module):
 
     def __init__(self, sizes: Sequence[int], generator: torch.Generator | None = None):
         super().__init__()
-        self.layers = nn.ModuleList(linear(a, b, generator) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(linear(a, b, generator) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.layers[0](x)

@@ -39,8 +39,8 @@ def choose_embedding(
     shape : sequence of int
         Shape of one observation.
     kind : {"auto", "vector", "set", "series", "spectrum", "image", "token"}
-        With "auto", a few columns need none, more are read as a spectrum (each place has its own meaning), ``(trials, c)`` as a set, or as a
-        series where the simulations show that order matters, ``(channels, h, w)`` as an image.
+        With "auto", a few columns need none, more are read as a spectrum (each place has its own meaning), ``(trials, c)`` as a set, or
+        as a series where the simulations show that order matters, ``(channels, h, w)`` as an image.
     x : ndarray (n, *shape), optional
         Simulations, NaN where missing, by which "auto" sees whether order matters.
     missing : sequence of int
@@ -72,15 +72,17 @@ def choose_embedding(
         elif len(shape) == 2:
             ordered = x is not None and order_matters(x)
             kind = "series" if ordered else "set"
-            if ordered:
-                notes = (f"x of shape {shape} is read as a series of {shape[0]} times: order matters; pass embedding='set' if you know it does not",)
-            else:
-                notes = (f"x of shape {shape} is read as {shape[0]} exchangeable trials; pass embedding='series' if their order means something",)
+            reading = (
+                f"a series of {shape[0]} times, as their order matters; pass embedding='set' if you know that it does not"
+                if ordered
+                else f"{shape[0]} exchangeable trials; pass embedding='series' if their order means something"
+            )
+            notes = (f"x of shape {shape} is read as {reading}",)
         elif len(shape) == 3:
             kind = "image"
         else:
             raise ValueError(
-                f"Expected observations of up to three axes for embedding='auto'; got {shape}. Pass a torch module that takes (n, *{shape})."
+                f"Expected observations of up to three axes for embedding='auto'; got {shape}. Pass a torch module of your own."
             )
     else:
         choose("embedding", kind, ["auto", *EMBEDDINGS])
@@ -108,8 +110,8 @@ def build_embedding(spec: Mapping[str, Any], generator: torch.Generator | None =
 def order_matters(x: np.ndarray) -> bool:
     """Whether the items of ``x (n, items, c)`` show by their means, or by neighbours being more alike than others, that they are no set.
 
-    Exchangeable items have one mean, and one correlation whatever their distance. Both are compared on ranks, so that heavy tails do no harm;
-    differences must exceed five standard errors.
+    Exchangeable items have one mean, and one correlation whatever their distance. Both are compared on ranks, so that heavy tails do no
+    harm; differences must exceed five standard errors.
     """
     x = x[:_ROWS_TO_LOOK_AT]
     n, items, channels = x.shape

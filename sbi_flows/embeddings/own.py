@@ -37,7 +37,8 @@ class ShapedEmbedding(Embedding):
         with torch.no_grad():
             made = module(torch.zeros(2, *shape, dtype=parameter.dtype, device=parameter.device))
         if made.ndim != 2 or len(made) != 2:
-            raise ValueError(f"Expected an embedding from (n, {', '.join(map(str, shape))}) to (n, k); for n = 2 it gave {tuple(made.shape)}.")
+            form = ", ".join(["n", *map(str, shape)])
+            raise ValueError(f"Expected an embedding from ({form}) to (n, k); for n = 2 it gave {tuple(made.shape)}.")
         super().__init__(shape, made.shape[1], missing, shared=())
         self.module = module
 

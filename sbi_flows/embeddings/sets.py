@@ -74,8 +74,8 @@ class SetEmbedding(Embedding):
 class TokenEmbedding(Embedding):
     """Every value, or every trial, as a token of a small transformer; tokens attend to each other and are pooled.
 
-    Of shape ``(c,)`` every value is a token and knows its place. Of shape ``(trials, c)`` every trial is one and the places are not known, as for
-    exchangeable trials. Slower than the other embeddings and worth it where how values combine matters more than each of them.
+    Of shape ``(c,)`` every value is a token and knows its place. Of shape ``(trials, c)`` every trial is one and the places are not known,
+    as for exchangeable trials. Slower than the other embeddings and worth it where how values combine matters more than each of them.
 
     Parameters
     ----------

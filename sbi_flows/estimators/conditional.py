@@ -146,7 +146,7 @@ class ConditionalFlow(FlowEstimator):
         weights = None if sample_weight is None else check_weights(sample_weight, len(X))
         embedding = self.embedding
         if embedding is not None and not isinstance(embedding, nn.Module | Mapping) and embedding != "auto":
-            raise ValueError(f"Expected embedding to be 'auto', None, a torch module or the spec of an embedding; got {embedding!r}.")
+            raise ValueError(f"Expected embedding to be 'auto', None or a torch module, or the spec of an embedding; got {embedding!r}.")
         notes = check_condition(X, "X", self._names())
         self.n_targets_ = y.shape[1]
         self.target_names_ = None if names is None else np.array(names, dtype=object)
