@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sbi_flows import weights as importance
+
 if TYPE_CHECKING:
     import arviz
     import pandas
+
+
+# Above the first neither a mean of weights nor its error converges at a useful rate (Vehtari et al. 2024); below the second an error bar is
+# itself uncertain by more than 7 %.
+_LARGEST_K = 0.7
+_LEAST_ESS = 100
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,8 @@ class WeightedSamples:
     ----------
     samples : ndarray (n, d)
     log_weights : ndarray (n,)
-        Unnormalised natural-log weights; -inf marks a draw of no weight.
+        Natural-log weights: ln of the target, unnormalised perhaps, minus ln of the normalised density of the draws; -inf marks a draw of
+        no weight.
     names : tuple of str
     """
 
@@ -130,6 +139,49 @@ class WeightedSamples:
     def ess(self) -> float:
         """Kish's effective sample size, between 1 and n."""
         return float(1.0 / np.sum(self.weights**2))
+
+    @property
+    def pareto_k(self) -> float:
+        """Pareto shape of the largest weights; above 0.7 no average over them can be believed (:func:`sbi_flows.weights.pareto_k`)."""
+        return importance.pareto_k(self.log_weights)
+
+    @property
+    def log_z(self) -> float:
+        """Natural log of the target's integral (the evidence, where the target is likelihood times prior): log of the mean weight."""
+        return float(importance.log_mean_exp(self.log_weights))
+
+    @property
+    def log_z_err(self) -> float:
+        """One standard error of ``log_z`` for independent draws; it means nothing where ``pareto_k`` is above 0.7."""
+        return float(np.sqrt(max(1 / self.ess - 1 / len(self.samples), 0.0)))
+
+    @property
+    def reliability(self) -> Reliability:
+        """Whether averages over the weights can be believed."""
+        k, ess, n = self.pareto_k, self.ess, len(self.samples)
+        reasons = []
+        if k > _LARGEST_K:
+            reasons.append(
+                f"Pareto k = {k:.2f} > {_LARGEST_K}: a few draws carry the weight, and others as heavy were missed. The density they were "
+                "drawn from is too narrow somewhere or misses a mode: fit it better (more simulations, an ensemble), or sample by MCMC"
+            )
+        if ess < _LEAST_ESS:
+            reasons.append(f"an effective sample size of {ess:.0f} out of {n} draws: draw more")
+        return Reliability.from_reasons(reasons)
+
+    def smoothed(self) -> WeightedSamples:
+        """The same draws with Pareto-smoothed weights: averages gain precision at the cost of a small bias."""
+        return WeightedSamples(self.samples, importance.smooth_weights(self.log_weights), self.names)
+
+    def __repr__(self) -> str:
+        head = f"WeightedSamples({len(self.samples)} draws of {', '.join(self.names)}: ess={self.ess:.0f}, {_tail(self.pareto_k)})"
+        return f"{head}   {self.reliability}"
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row a draw, the columns named as the parameters, and a last column ``weight``; weights sum to one."""
+        import pandas as pd
+
+        return pd.DataFrame(self.samples, columns=list(self.names)).assign(weight=self.weights)
 
     def resample(self, n_samples: int, random_state=None) -> np.ndarray:
         """``(n_samples, d)`` equally weighted draws, by systematic resampling; below an ESS of ``n_samples`` rows repeat."""

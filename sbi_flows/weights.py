@@ -31,25 +31,52 @@ def pareto_k(log_weights: np.ndarray, relative_ess: float = 1.0) -> float:
     ----------
     Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling", JMLR 25(72).
     """
-    log_weights = np.asarray(log_weights, dtype=np.float64)
+    return _tail(np.asarray(log_weights, dtype=np.float64), relative_ess)[0]
+
+
+def smooth_weights(log_weights: np.ndarray, relative_ess: float = 1.0) -> np.ndarray:
+    """Log-weights whose largest ones are replaced by the expected order statistics of the Pareto distribution fitted to them.
+
+    That trades the noise of a few huge weights for a small bias. None exceeds the largest raw weight. Where there is no tail to fit
+    (see :func:`pareto_k`), they are returned as they are.
+
+    References
+    ----------
+    Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling", JMLR 25(72).
+    """
+    log_weights = np.array(log_weights, dtype=np.float64)
+    k, sigma, n_tail = _tail(log_weights, relative_ess)
+    if not np.isfinite(k) or n_tail == 0:
+        return log_weights
+    order = np.argsort(log_weights, kind="stable")
+    top = log_weights[order[-1]]
+    threshold = np.exp(log_weights[order[-n_tail - 1]] - top)
+    p = (np.arange(n_tail) + 0.5) / n_tail
+    quantiles = sigma * np.expm1(-k * np.log1p(-p)) / k if abs(k) > 1e-12 else -sigma * np.log1p(-p)
+    log_weights[order[-n_tail:]] = top + np.minimum(np.log(threshold + quantiles), 0.0)
+    return log_weights
+
+
+def _tail(log_weights: np.ndarray, relative_ess: float) -> tuple[float, float, int]:
+    """Pareto shape and scale (in units of the largest weight) of the largest weights, and how many these are; 0 where none were fitted."""
     finite = np.sort(log_weights[np.isfinite(log_weights)])
     if len(finite) < 25:
-        return np.inf
+        return np.inf, np.nan, 0
     n = len(log_weights)
     tail = int(np.ceil(min(0.2 * n, 3 * np.sqrt(n / relative_ess))))
     tail = min(max(tail, 5), len(finite) - 1)
     finite = finite - finite[-1]
     exceedances = np.exp(finite[-tail:]) - np.exp(finite[-tail - 1])
     if exceedances[-1] <= ALIKE:
-        return -np.inf
+        return -np.inf, np.nan, 0
     exceedances = exceedances[exceedances > 0]        # rows tied with the threshold say nothing of what lies above it
     if len(exceedances) < 5:
-        return np.inf
-    return _fit_generalised_pareto(exceedances)
+        return np.inf, np.nan, 0
+    return *_fit_generalised_pareto(exceedances), len(exceedances)
 
 
-def _fit_generalised_pareto(exceedances: np.ndarray) -> float:
-    """Shape of a generalised Pareto fit to sorted positive exceedances (Zhang & Stephens 2009), with PSIS's weak prior on k."""
+def _fit_generalised_pareto(exceedances: np.ndarray) -> tuple[float, float]:
+    """Shape and scale of a generalised Pareto fit to sorted positive exceedances (Zhang & Stephens 2009), with PSIS's weak prior on k."""
     n = len(exceedances)
     quartile = exceedances[int(n / 4 + 0.5) - 1]
     if quartile <= 0:
@@ -59,8 +86,9 @@ def _fit_generalised_pareto(exceedances: np.ndarray) -> float:
     shape = np.log1p(-theta[:, None] * exceedances).mean(axis=1)
     log_likelihood = n * (np.log(-theta / shape) - shape - 1)
     posterior = np.exp(log_likelihood - logsumexp(log_likelihood))
-    k = np.log1p(-np.sum(theta * posterior) * exceedances).mean()
-    return float((n * k + 10 * 0.5) / (n + 10))
+    slope = np.sum(theta * posterior)
+    k = np.log1p(-slope * exceedances).mean()
+    return float((n * k + 10 * 0.5) / (n + 10)), float(-k / slope)
 
 
 def autocorrelation_time(series: np.ndarray) -> float:

@@ -110,3 +110,16 @@ def test_history_to_dataframe(members):
     last = "validation_loss" if members == 1 else "validation_loss_2"
     assert table[last].tolist() == (loss[:, -1] + 1).tolist()
     assert table.shape == (4, 2 + 2 * members)
+
+
+def test_weighted_samples_know_their_evidence_and_whether_to_believe_it():
+    """Draws of N(0, 4), target N(0, 1) times e: ln Z = 1 to four errors; the other way round the weights have no variance."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 1))
+    log_weights = 1 - 0.5 * (2 * x[:, 0]) ** 2 + 0.5 * x[:, 0] ** 2 + np.log(2)
+    wide = WeightedSamples(2 * x, log_weights, ("a",))
+    assert abs(wide.log_z - 1) < 4 * wide.log_z_err
+    assert wide.reliability.ok and wide.pareto_k < 0.5
+    assert wide.to_dataframe()["weight"].sum() == pytest.approx(1) and wide.smoothed().ess == pytest.approx(wide.ess, rel=0.05)
+    narrow = WeightedSamples(x, -0.5 * x[:, 0] ** 2 / 9 + 0.5 * x[:, 0] ** 2, ("a",))
+    assert "Pareto k" in narrow.reliability.reasons[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +141,32 @@ class Posterior(ABC):
             )
         log_prior = self.prior.log_prob(torch.from_numpy(theta)).double().cpu().numpy()
         return WeightedSamples(theta, values + log_prior - self.log_prob(theta), self.names)
+
+    def marginal(self, names: str | Sequence[str]) -> Posterior:
+        """The posterior of some parameters, whatever the others are.
+
+        Its draws are columns of this one's. Its density is not known in closed form: a flow is fitted to 5000 draws when first asked for.
+        """
+        from sbi_flows.inference.parts import MarginalPosterior, columns_of  # they are posteriors, so they need this module first
+
+        return MarginalPosterior(self, columns_of(names, self))
+
+    def conditional(self, fixed: Mapping[str, float], random_state: RandomState = None) -> Posterior:
+        """The posterior of the other parameters with some held fixed: ``posterior.conditional({"gamma": 13 / 3})``.
+
+        A small flow is fitted to draws (seconds) and corrected by importance weights; see ``reliability`` of what comes back.
+
+        Raises
+        ------
+        ValueError
+            For unknown names, when no parameter is left free, or where the posterior has no density at the fixed values.
+        """
+        from sbi_flows.inference.parts import ConditionalPosterior, columns_of
+
+        self._refuse_batch("conditional")
+        if len(columns_of(list(fixed), self)) == self.features:
+            raise ValueError("Expected at least one free parameter; all are held fixed. Use log_prob for the density at a point.")
+        return ConditionalPosterior(self, fixed, random_state)
 
     def to_dataframe(self, n_samples: int = 10_000, random_state: RandomState = None) -> pandas.DataFrame:
         """``n_samples`` draws, one column a parameter."""
