@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sbi_flows import Evidence, Reliability, compare_models
+from sbi_flows import Chains, Evidence, Reliability, WeightedSamples, compare_models
 from sbi_flows.physics.pta import embedded_free_spectrum, pta_target
 from sbi_flows.physics.pta.figures import spectrum_figure
 from sbi_flows.plots import corner, evidence_bars, save_figure
@@ -95,3 +95,14 @@ def test_spectrum_figure_for_any_number_of_bins_and_models(tmp_path, n_bins, n_m
     figure = spectrum_figure(embedded_free_spectrum().first(n_bins), bands)
     assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["data", "95 %", "68 %", "median"]
     assert save_figure(figure, tmp_path / "spectrum.png").stat().st_size > 5000
+
+
+def test_corner_takes_results_and_finds_their_names():
+    weighted = WeightedSamples(RNG.normal(size=(500, 2)), RNG.normal(size=500), ("a", "b"))
+    chains = Chains(RNG.normal(size=(2, 300, 2)), ("a", "b"))
+    for draws in (weighted, chains, {"reweighted": weighted, "MCMC": chains, "rows": RNG.normal(size=(300, 2))}):
+        assert corner(draws).axes[2].get_xlabel() == "a"
+    with pytest.raises(ValueError, match="same parameters; got a, b and c, d"):
+        corner({"one": chains, "other": Chains(RNG.normal(size=(1, 300, 2)), ("c", "d"))})
+    with pytest.raises(ValueError, match=r"got an array of shape \(5,\)"):
+        corner(np.zeros(5))

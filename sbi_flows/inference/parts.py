@@ -96,7 +96,7 @@ class ConditionalPosterior(Posterior):
         self._values = np.array([float(value) for value in fixed.values()])
         generator = torch_generator(random_state)
         draws = whole.sample(_DRAWS, generator)
-        flow = ConditionalFlow(layers=2, hidden=(32, 32), support=self.prior.support, random_state=seed_from(generator))
+        flow = ConditionalFlow(layers=2, hidden=(32, 32), max_epochs=12, support=self.prior.support, random_state=seed_from(generator))
         self._proposal = flow.fit(draws[:, held], draws[:, free])
         weighted = self._propose(_DRAWS, generator)
         self.log_density_of_fixed, self.log_density_of_fixed_err = weighted.log_z, weighted.log_z_err

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sbi_flows.plots.canvas import COLOURS, GREY, new_figure
+from sbi_flows.plots.sets import DrawSet, read_sets
 
 if TYPE_CHECKING:
     import pandas
@@ -19,8 +20,8 @@ LEVELS = (0.68, 0.95)
 
 
 def corner(
-    draws: Mapping[str, np.ndarray],
-    labels: Sequence[str],
+    draws: Any,
+    labels: Sequence[str] | None = None,
     *,
     ranges: Sequence[tuple[float, float]] | None = None,
     title: str | None = None,
@@ -31,10 +32,11 @@ def corner(
 
     Parameters
     ----------
-    draws : mapping of str to ndarray (n, d)
-        Sets of draws by the name that enters the legend; the first is filled, the others are lines.
-    labels : sequence of str
-        Axis labels with units, one a column.
+    draws
+        Rows ``(n, d)``, a DataFrame, `Chains`, `WeightedSamples` or a posterior, or a mapping of several of these by the name that
+        enters the legend; the first is filled, the others are lines.
+    labels : sequence of str, optional
+        Axis labels with units, one a column; by default the names that the draws bring.
     ranges : sequence of (low, high), optional
         By default the pooled 0.2-99.8 % range of each column.
     title : str, optional
@@ -49,9 +51,11 @@ def corner(
     Figure
         Contours hold 68 % and 95 % of the draws.
     """
+    sets = read_sets(draws)
+    labels = _labels(sets) if labels is None else labels
     d = len(labels)
     if ranges is None:
-        pooled = np.concatenate(list(draws.values()))
+        pooled = np.concatenate([each.rows for each in sets.values()])
         ranges = [tuple(np.quantile(pooled[:, j], [0.002, 0.998])) for j in range(d)]
     figure = new_figure(1.9 * d + 1.2, 1.9 * d + 0.9)
     axes = figure.subplots(d, d, squeeze=False)
@@ -61,16 +65,28 @@ def corner(
             if column > row:
                 axis.set_axis_off()
                 continue
-            for k, (name, sample) in enumerate(draws.items()):
+            for k, (name, each) in enumerate(sets.items()):
                 if row == column:
-                    _marginal(axis, sample[:, row], ranges[row], bins, k)
+                    _marginal(axis, each.rows[:, row], ranges[row], bins, k)
                 else:
-                    effective = (ess or {}).get(name, len(sample))
-                    _contours(axis, sample[:, [column, row]], (ranges[column], ranges[row]), bins, effective, k)
+                    effective = (ess or {}).get(name, each.ess)
+                    _contours(axis, each.rows[:, [column, row]], (ranges[column], ranges[row]), bins, effective, k)
             _corner_axis(axis, row, column, d, labels)
             axis.set_xlim(*ranges[column])
-    _corner_legend(figure, axes, list(draws), title)
+    _corner_legend(figure, axes, list(sets), title)
     return figure
+
+
+def _labels(sets: Mapping[str, DrawSet]) -> Sequence[str]:
+    """The names of the first set that has any; all must have the same columns."""
+    widths = {each.rows.shape[1] for each in sets.values()}
+    if len(widths) != 1:
+        raise ValueError(f"Expected sets of draws of the same parameters; got {', '.join(map(str, sorted(widths)))} columns.")
+    named = [each.names for each in sets.values() if each.names is not None]
+    for names in named[1:]:
+        if names != named[0]:
+            raise ValueError(f"Expected sets of draws of the same parameters; got {', '.join(named[0])} and {', '.join(names)}.")
+    return named[0] if named else [f"column {j}" for j in range(widths.pop())]
 
 
 def evidence_bars(

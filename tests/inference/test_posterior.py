@@ -8,6 +8,7 @@ from sbi_flows import Reliability
 from sbi_flows._random import torch_generator
 from sbi_flows.distributions import MultivariateNormal
 from sbi_flows.inference import Posterior
+from sbi_flows.plots import corner
 
 COV = np.array([[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 4.0]])
 MEAN = np.array([1.0, 2.0, 3.0])
@@ -80,6 +81,10 @@ def test_conditional():
     exact = MultivariateNormal([1.8, 3.0], np.diag([0.36, 4.0]))
     points = np.array([[1.8, 3.0], [1.0, 5.0]])
     np.testing.assert_allclose(part.log_prob(points), exact.log_prob(torch.from_numpy(points)).numpy(), atol=0.05)
+
+
+def test_corner_takes_a_posterior():
+    assert corner(Exact().marginal(["c", "a"])).axes[2].get_xlabel() == "c"
 
 
 def test_unknown_and_missing_names():
