@@ -165,7 +165,8 @@ class _Usual:
         """Rows that differ where the reference is constant, or miss a value that it never misses, ``(n,)``."""
         rows, scaling = flat_rows(x), self._scaling
         differs = ~scaling.kept & ~np.isclose(rows, scaling.median, rtol=1e-9, atol=0.0)
-        return np.where(np.isnan(rows), ~scaling.missing, differs).any(axis=1)
+        differs = np.where(np.isnan(rows), ~scaling.missing, differs)
+        return differs.any(axis=1)
 
     def _distances(self, x: Any, neighbour: int) -> np.ndarray:
         rows = self._scaling(x) - self._centre
