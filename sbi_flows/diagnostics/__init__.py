@@ -10,18 +10,21 @@ from sbi_flows.diagnostics.outliers import Misspecification, misspecification
 from sbi_flows.diagnostics.predictive import PosteriorPredictive, posterior_predictive
 from sbi_flows.diagnostics.random_points import tarp
 from sbi_flows.diagnostics.ranks import SBC, sbc
+from sbi_flows.diagnostics.report import Diagnosis, diagnose
 
 __all__ = [
     "C2ST",
     "MMD",
     "SBC",
     "Coverage",
+    "Diagnosis",
     "LocalC2ST",
     "Misspecification",
     "PosteriorDraws",
     "PosteriorEstimator",
     "PosteriorPredictive",
     "c2st",
+    "diagnose",
     "expected_coverage",
     "hellinger",
     "hellinger_floor",

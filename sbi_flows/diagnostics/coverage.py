@@ -165,7 +165,8 @@ def coverage_record(ranks, n_draws: int, levels, low, high, method: str, false_a
     p_value = uniformity_p_value(ranks, n_draws)
     reasons = []
     if p_value < false_alarm:
-        reasons.append(f"{method} regions {_in_words(ranks, n_draws)} (p={p_value:.2g}); {_ADVICE}")
+        words = _in_words(ranks, n_draws) if method == "HPD" else _of_balls(ranks, n_draws)
+        reasons.append(f"{words} (p={p_value:.2g}); {_ADVICE}")
     return Coverage(counts / (n_draws + 1), coverage, low, high, ranks, n_draws, p_value, method, Reliability.from_reasons(reasons))
 
 
@@ -176,6 +177,12 @@ def _in_words(ranks: np.ndarray, n_draws: int) -> str:
     excess = np.mean(ranks + 0.5) / (n_draws + 1) - 0.5
     held = np.mean(ranks < np.rint(0.9 * (n_draws + 1)))
     if abs(excess) * np.sqrt(12 * len(ranks)) < 2:
-        return f"do not hold what they claim: {held:.0%} of truths at 90 %"
-    kind = "are overconfident" if excess > 0 else "are too wide"
-    return f"{kind}: those of 90 % hold {held:.0%} of truths"
+        return f"HPD regions do not hold what they claim: {held:.0%} of truths at 90 %"
+    kind = "overconfident" if excess > 0 else "too wide"
+    return f"HPD regions are {kind}: those of 90 % hold {held:.0%} of truths"
+
+
+def _of_balls(ranks: np.ndarray, n_draws: int) -> str:
+    """Balls see shifts, widths and blindness to x alike, so no cause is named."""
+    inner, outer = (np.mean(ranks < np.rint(level * (n_draws + 1))) for level in (0.5, 0.9))
+    return f"balls that hold 50 % and 90 % of the draws hold {inner:.0%} and {outer:.0%} of the truths"

@@ -35,7 +35,7 @@ class LocalC2ST:
     theta : ndarray (n, d)
         Posterior draws at ``x_o``.
     preference : ndarray (n,)
-        Signed, between about -1 and 1: where it is positive the posterior has too little mass, where negative too much.
+        Signed, between -1 and 1: where it is positive the posterior has too little mass, where negative too much.
     reliability : Reliability
     """
 
@@ -141,7 +141,7 @@ def local_c2st_of_draws(
     contrast = features(standardise(posterior.theta), standardise.x) - features(standardise(rival), standardise.x)
     signs = np.concatenate([np.ones((len(rival), 1)), rng.choice([-1.0, 1.0], (len(rival), n_permutations))], axis=1)
     weights = _ridge_by_cross_validation(contrast, signs)
-    preference = features(*standardise.at_x_o(at_x_o)) @ weights
+    preference = np.clip(features(*standardise.at_x_o(at_x_o)) @ weights, -1, 1)
     statistics = np.mean(preference**2, axis=0)
     p_value = float(np.mean(statistics >= statistics[0] * (1 - 1e-12)))
     reasons = []

@@ -13,7 +13,6 @@ from sbi_flows._validation import positive
 from sbi_flows.diagnostics.features import flat_rows
 from sbi_flows.diagnostics.outliers import misspecification
 from sbi_flows.diagnostics.ranks import FALSE_ALARM
-from sbi_flows.diagnostics.uniformity import holm
 from sbi_flows.results import Reliability
 
 if TYPE_CHECKING:
@@ -27,11 +26,10 @@ class PosteriorPredictive:
     Attributes
     ----------
     table : DataFrame
-        One row a summary: ``observed, median, low, high`` (central 95 %), ``p_value`` (two-sided), ``p_holm``.
+        One row a summary: ``observed, median, low, high`` (central 95 %), ``p_value`` (two-sided, of this summary alone) and
+        ``p_adjusted``: the share of simulations of which any summary is as far out, right whatever the number and dependence of summaries.
     p_value : float
-        The smallest p-value of summaries and of all numbers of x jointly, adjusted for their number by Holm's method.
-    joint_p_value : float
-        Share of simulations at least as far from the others as x_o is.
+        Of all summaries jointly: the share of simulations at least as unusual as x_o, by :func:`misspecification` among them.
     x : ndarray (n, c)
         The summaries of the simulations that succeeded.
     n_failed : int
@@ -41,7 +39,6 @@ class PosteriorPredictive:
 
     table: pandas.DataFrame = field(repr=False)
     p_value: float
-    joint_p_value: float
     x: np.ndarray = field(repr=False)
     n_failed: int
     reliability: Reliability
@@ -104,6 +101,7 @@ def posterior_predictive(
     References
     ----------
     Gelman, Meng & Stern 1996, "Posterior predictive assessment of model fitness via realized discrepancies", Statistica Sinica 6.
+    Westfall & Young 1993, "Resampling-based multiple testing", Wiley (the adjusted p-values).
     """
     import pandas as pd
 
@@ -126,23 +124,20 @@ def posterior_predictive(
         raise ValueError(f"Expected at least 40 finite simulations; {n_failed} of {len(theta)} are not. Look at the simulator's output.")
     simulated = simulated[finite]
     values, at_x_o, labels = _summaries(summaries, names, simulated, observed, known)
-    p_values = _two_sided(values, at_x_o)
-    varying = np.ptp(values, axis=0) > 0
-    joint = float(holm(p_values).min())
-    if varying.sum() > 1:
-        joint = misspecification(values[:, varying], at_x_o[varying], random_state=rng).p_value
-    adjusted = holm(np.append(p_values, joint))
+    rows = np.concatenate([values, at_x_o[None]])
+    varying = np.ptp(rows, axis=0) > 0
+    p_value = misspecification(values[:, varying], at_x_o[varying], random_state=rng).p_value if varying.any() else 1.0
     low, median, high = np.quantile(values, [0.025, 0.5, 0.975], axis=0)
-    columns = {"observed": at_x_o, "median": median, "low": low, "high": high, "p_value": p_values, "p_holm": adjusted[:-1]}
+    columns = {"observed": at_x_o, "median": median, "low": low, "high": high}
+    columns |= {"p_value": _two_sided(values, at_x_o), "p_adjusted": _adjusted(rows)}
     table = pd.DataFrame(columns, index=pd.Index(labels, name="summary"))
-    p_value = float(adjusted.min())
     reasons = []
     if p_value < false_alarm:
-        strange = table[table.p_holm < false_alarm].sort_values("p_value").index[:5]
+        strange = table[table.p_adjusted < max(false_alarm, 0.01)].sort_values("p_value").index[:5]
         where = ", ".join(strange) or "no single summary, but their combination"
         reasons.append(f"simulations from the posterior do not look like x_o: {where} (p={p_value:.2g}); model or posterior is wrong")
     notes = [f"{n_failed} of {len(theta)} simulations were not finite and are left out"] if n_failed else []
-    return PosteriorPredictive(table, p_value, joint, values, n_failed, Reliability.from_reasons(reasons, notes))
+    return PosteriorPredictive(table, p_value, values, n_failed, Reliability.from_reasons(reasons, notes))
 
 
 def _summaries(summaries, names, simulated, observed, known) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -170,3 +165,13 @@ def _two_sided(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
     above = (values > observed).sum(axis=0)
     tail = np.minimum(below, above) + 0.5 * (len(values) - below - above)
     return np.minimum(1.0, 2 * (1 + tail) / (1 + len(values)))
+
+
+def _adjusted(rows: np.ndarray) -> np.ndarray:
+    """p-values of the columns of the last row, adjusted by the largest deviation over columns of every row, ``(k,)``."""
+    deviation = np.abs(rows - np.median(rows, axis=0))
+    unit = np.quantile(deviation, 0.99, axis=0)
+    # A column that is constant but for a few rows: any departure counts as large.
+    unit = np.where(unit > 0, unit, np.maximum(deviation.max(axis=0), 1e-300) / 10)
+    deviation /= unit
+    return (deviation.max(axis=1)[:, None] >= deviation[-1]).mean(axis=0)

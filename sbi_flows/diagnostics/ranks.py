@@ -154,9 +154,15 @@ def rank_record(names: tuple[str, ...], ranks: np.ndarray, n_draws: int, false_a
         },
         index=pd.Index(names, name="quantity"),
     )
-    reasons = [
-        f"{name}: {row['shape']} (p={row.p_holm:.2g}; 90 % intervals hold the truth {row.inside_90:.0%} of the time); "
-        "train on more simulations or with more members"
-        for name, row in table[table.p_holm < false_alarm].iterrows()
-    ]
+    reasons = [_reason(shape, rows) for shape, rows in table[table.p_holm < false_alarm].groupby("shape")]
     return SBC(names, ranks, n_draws, float(adjusted.min()), table, Reliability.from_reasons(reasons))
+
+
+def _reason(shape: str, rows: pandas.DataFrame) -> str:
+    rows = rows.sort_values("p_value")
+    named = ", ".join(rows.index[:4]) + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")
+    worst = rows.iloc[0]
+    return (
+        f"{named}: {shape} (p={worst.p_holm:.2g}; 90 % intervals of {rows.index[0]} hold the truth {worst.inside_90:.0%} of the time); "
+        "train on more simulations or with more members"
+    )

@@ -1,6 +1,31 @@
 """Figures. matplotlib is imported inside the functions and none of its global state is touched: each returns a ``Figure``."""
 
+from sbi_flows.plots.calibration import (
+    class_scores,
+    coverage,
+    diagnosis,
+    local_preference,
+    null_distribution,
+    predictive,
+    rank_ecdf,
+    rank_histograms,
+)
 from sbi_flows.plots.canvas import COLOURS, GREY, new_figure, save_figure
 from sbi_flows.plots.summaries import corner, evidence_bars
 
-__all__ = ["COLOURS", "GREY", "corner", "evidence_bars", "new_figure", "save_figure"]
+__all__ = [
+    "COLOURS",
+    "GREY",
+    "class_scores",
+    "corner",
+    "coverage",
+    "diagnosis",
+    "evidence_bars",
+    "local_preference",
+    "new_figure",
+    "null_distribution",
+    "predictive",
+    "rank_ecdf",
+    "rank_histograms",
+    "save_figure",
+]

@@ -1,0 +1,75 @@
+"""diagnose: one verdict, rarely wrong about the exact estimator and never right about broken ones."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from sbi_flows.diagnostics import diagnose
+from tests.diagnostics.conjugate import BROKEN, EXACT, MIXING, NOISE_STD, simulate
+
+
+def run(estimator, seed, m=1000, **options):
+    rng = np.random.default_rng(seed)
+    theta, x = simulate(m, rng)
+    x_o = simulate(1, rng)[1][0]
+
+    def simulator(theta):
+        return theta @ MIXING.T + NOISE_STD * rng.normal(size=(len(theta), 3))
+
+    return diagnose(estimator, theta, x, x_o, simulator=simulator, random_state=rng, **options)
+
+
+def test_the_exact_estimator_alarms_no_more_often_than_stated():
+    """25 replications at a stated rate of 0.1; false alarm 1e-4."""
+    alarms = sum(not run(EXACT, seed, m=120, n_draws=65, false_alarm=0.1).reliability.ok for seed in range(25))
+    assert stats.binomtest(alarms, 25, 0.1, alternative="greater").pvalue > 1e-4
+
+
+def test_the_exact_estimator_is_ok_in_all_its_words():
+    # Seed 0 happens to be one of the false alarms, about one in a hundred.
+    result = run(EXACT, 1)
+    assert result.reliability.ok
+    assert list(result.table.columns) == ["p_value", "ok", "says"]
+    assert len(result.table) == 6
+    assert result.p_value == min(1.0, 6 * result.table.p_value.min())
+    assert "1000 observations" in str(result)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_estimators_are_not_ok(kind):
+    result = run(BROKEN[kind], 0)
+    assert not result.reliability.ok
+    assert result.p_value < 0.01
+    assert "NOT" in str(result)
+
+
+def test_an_impossible_observation_is_not_ok_though_the_estimator_is_exact():
+    theta, x = simulate(1000, np.random.default_rng(0))
+    result = diagnose(EXACT, theta, x, np.array([30.0, -30.0, 0.0]), random_state=0)
+    assert not result.reliability.ok
+    assert result.sbc.reliability.ok
+    assert not result.misspecification.reliability.ok
+
+
+def test_without_observation_density_or_many_rows():
+    class Draws:
+        sample = staticmethod(EXACT.sample)
+
+    theta, x = simulate(50, np.random.default_rng(0))
+    result = diagnose(Draws(), pd.DataFrame(theta, columns=["a", "b"]), x, random_state=0)
+    assert result.coverage is None and result.local is None and result.predictive is None
+    assert result.sbc.names == ("a", "b")
+    assert any("no log_prob" in note for note in result.reliability.notes)
+    again = diagnose(Draws(), pd.DataFrame(theta, columns=["a", "b"]), x, random_state=0)
+    pd.testing.assert_frame_equal(result.table, again.table)
+
+
+def test_errors_teach():
+    theta, x = simulate(50, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="50 rows of theta and 49 of x"):
+        diagnose(EXACT, theta, x[1:])
+    with pytest.raises(ValueError, match="at least 65"):
+        diagnose(EXACT, theta, x, n_draws=10)
+    with pytest.raises(ValueError, match=r"x_o of shape \(3,\)"):
+        diagnose(EXACT, theta, x, [1.0, 2.0])
