@@ -198,7 +198,7 @@ def _plain(x: Any) -> np.ndarray:
 def _table(records: dict[str, Any]) -> pandas.DataFrame:
     import pandas as pd
 
-    titles = {
+    titles: dict[str, tuple[str, Callable[[Any], str]]] = {
         "sbc": ("ranks of parameters", _ranks_say),
         "coverage": ("expected coverage", _coverage_says),
         "tarp": ("coverage of balls", _coverage_says),
