@@ -5,6 +5,7 @@ from sbi_flows.samplers.independent import IndependentMetropolis, IndependentSta
 from sbi_flows.samplers.kernel import Info, Kernel, metropolis
 from sbi_flows.samplers.random_walk import RandomWalk, RandomWalkState
 from sbi_flows.samplers.run import run_chains
+from sbi_flows.samplers.tempering import anneal
 
 __all__ = [
     "Convergence",
@@ -14,6 +15,7 @@ __all__ = [
     "Kernel",
     "RandomWalk",
     "RandomWalkState",
+    "anneal",
     "convergence",
     "metropolis",
     "run_chains",

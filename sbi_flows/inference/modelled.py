@@ -1,0 +1,109 @@
+"""x as something that has a density: which columns are modelled, where they live, and whole numbers made continuous."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sbi_flows.inference.observations import ASINH, LOG, Observations
+
+_FEW_LEVELS = 10
+
+
+class Modelled:
+    """From x as the simulator gives it to rows ``(n, k)`` whose density given theta a flow learns, as in :class:`NLE`.
+
+    Columns that are the same in all simulations are left out. Columns of whole numbers get uniform noise of width one, so that the density
+    of a cell is the probability of its number; it is evaluated in the middle of the cell. Heavy tails and columns of one sign
+    become a support, which the flow maps to the line: the density stays one of x itself.
+
+    Attributes
+    ----------
+    observations : Observations
+        Reads x and knows its range.
+    support : list
+        One entry a modelled column, in the support grammar.
+    notes, reasons : tuple of str
+        Treatments, and what spoils the density.
+
+    Examples
+    --------
+    >>> x = np.stack([np.arange(20.0), np.full(20, 3.0), np.linspace(-1, 1, 20)], axis=1)
+    >>> modelled = Modelled().fit(x)
+    >>> modelled.rows(x[:1]).tolist(), modelled.support
+    ([[0.5, -1.0]], [(0.0, inf), 'real'])
+
+    References
+    ----------
+    Theis, van den Oord & Bethge 2016, "A note on the evaluation of generative models", arXiv:1511.01844 (uniform dequantisation).
+    """
+
+    observations: Observations
+    support: list
+    notes: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+    def fit(self, x: np.ndarray, names: Sequence[str] | None = None) -> Modelled:
+        """Look at simulations ``(n, ...)``.
+
+        Raises
+        ------
+        ValueError
+            If values are missing, or no column varies.
+        """
+        flat = x.reshape(len(x), -1)
+        missing = np.isnan(flat).any(axis=0)
+        if missing.any():
+            raise ValueError(
+                f"Expected x without missing values; {missing.sum()} of {len(missing)} columns hold NaN, and NLE models the density of x "
+                "itself. Use NPE or NRE, which take them, or leave those columns out."
+            )
+        self.observations = Observations().fit(x, names)
+        maps = self.observations.first_maps()
+        self._columns = np.flatnonzero(np.ptp(flat, axis=0) > 0)
+        self._columns = self._columns[maps[self._columns] >= 0]
+        own = flat[:, self._columns]
+        self._whole = (own == np.round(own)).all(axis=0)
+        levels = np.array([len(np.unique(column)) if whole else 0 for column, whole in zip(own.T, self._whole, strict=True)])
+        self.support = [
+            _whole_support(column, n) if whole else _support(column, kind)
+            for column, whole, kind, n in zip(own.T, self._whole, maps[self._columns], levels, strict=True)
+        ]
+        self.notes, self.reasons = self._remarks(levels)
+        return self
+
+    def noisy_rows(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """``(n, ...)`` to ``(n, k)`` with noise on whole numbers: to fit a density to."""
+        rows = x.reshape(len(x), -1)[:, self._columns]
+        return np.where(self._whole, rows + rng.random(rows.shape), rows)
+
+    def rows(self, x: np.ndarray) -> np.ndarray:
+        """``(n, ...)`` to ``(n, k)`` with whole numbers in the middle of their cells: to evaluate the density at."""
+        rows = x.reshape(len(x), -1)[:, self._columns]
+        return np.where(self._whole, rows + 0.5, rows)
+
+    def _remarks(self, levels: np.ndarray) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        notes, reasons = list(self.observations.notes), []
+        n_whole, n_few = int(self._whole.sum()), int(((levels > 0) & (levels <= _FEW_LEVELS)).sum())
+        if n_whole:
+            notes.append(f"x: {n_whole} columns hold whole numbers only; noise of width one makes them continuous (dequantisation)")
+        if n_few:
+            reasons.append(
+                f"x: {n_few} columns take at most {_FEW_LEVELS} different whole values, which a continuous density fits badly: NPE and NRE "
+                "take such data as they are, or sum the columns up"
+            )
+        return tuple(notes), tuple(reasons)
+
+
+def _whole_support(column: np.ndarray, levels: int):
+    low, high = float(column.min()), float(column.max()) + 1
+    if levels <= _FEW_LEVELS:
+        return (low, high)
+    return (0.0, np.inf) if low >= 0 else "real"
+
+
+def _support(column: np.ndarray, kind: int):
+    if kind == LOG:
+        return (0.0, np.inf) if column[0] > 0 else (-np.inf, 0.0)
+    return "heavy" if kind == ASINH else "real"

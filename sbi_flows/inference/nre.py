@@ -1,0 +1,117 @@
+"""``NRE``: the ratio of likelihood to evidence learned by classification, for data of any kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from torch import Tensor, nn
+
+from sbi_flows._random import RandomState, seed_from
+from sbi_flows.estimators import RatioClassifier
+from sbi_flows.inference.by_target import TargetEstimator
+from sbi_flows.inference.observations import Observations
+from sbi_flows.inference.simulations import Simulations, read_theta
+
+
+class NRE(TargetEstimator):
+    """Neural ratio estimation: ``ln p(x | theta) / p(x)`` by a classifier, posteriors by Markov chains.
+
+    It needs no density of x, so that x may be discrete, of many columns, or with values missing, and combines independent trials.
+
+    Parameters
+    ----------
+    prior
+        Anything that :func:`sbi_flows.distributions.as_prior` reads; parameters of the simulations must be its draws.
+    classifier : RatioClassifier, optional
+        Unfitted; a clone of it is fitted. Its support is taken from the prior.
+    loss : {"contrastive", "balanced"}, optional
+        "balanced" makes posteriors that are rather too wide than too narrow. None leaves the classifier's own, "contrastive" by default.
+    random_state : int, generator or None
+        Seeds the fit; None leaves the classifier's own.
+
+    Attributes
+    ----------
+    estimator_ : RatioClassifier
+    history_ : FitHistory
+        Of the last fit; its ``reliability`` is part of every posterior's.
+    prior_ : Distribution
+    observations_ : Observations
+        How x became finite, well-scaled numbers.
+    theta_names_ : tuple of str
+    n_simulations_ : int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sbi_flows import NRE
+    >>> from sbi_flows.distributions import BoxUniform
+    >>> prior = BoxUniform([-1.0], [1.0])
+    >>> theta = prior.sample(500).numpy()
+    >>> x = theta + 0.1 * np.random.default_rng(0).normal(size=theta.shape)
+    >>> nre = NRE(prior, random_state=0).fit(theta, x)
+    >>> nre.posterior([0.3]).sample(100, random_state=0).shape
+    (100, 1)
+
+    References
+    ----------
+    Hermans, Begy & Louppe 2020, arXiv:1903.04057; Miller, Weniger & Forre 2022, arXiv:2210.06170; Delaunoy et al. 2022,
+    arXiv:2208.13624.
+    """
+
+    estimator_: RatioClassifier
+
+    def __init__(
+        self,
+        prior: Any,
+        classifier: RatioClassifier | None = None,
+        *,
+        loss: str | None = None,
+        random_state: RandomState = None,
+    ):
+        self.prior = prior
+        self.classifier = classifier
+        self.loss = loss
+        self.random_state = random_state
+
+    def log_ratio(self, theta, x, *, trials: bool = False) -> np.ndarray:
+        """``ln p(x | theta) / p(x)``, ``(n,)``; with ``trials=True`` the sum over the trials of each x.
+
+        Parameters
+        ----------
+        theta : array_like or DataFrame (n, d)
+        x : array_like
+            One x for all, or one for each row of theta.
+        trials : bool
+        """
+        observed, single = self._observed(x, "x", trials)
+        theta = read_theta(theta, self.prior_, self.theta_names_)
+        self._check_rows(theta, observed, single)
+        return self._evaluated(theta, observed, single)
+
+    def _begin(self, simulations: Simulations, x_names: list[str] | None) -> None:
+        classifier = RatioClassifier() if self.classifier is None else clone(self.classifier)
+        if not isinstance(classifier, RatioClassifier):
+            raise TypeError(f"Expected classifier to be a RatioClassifier or None; got {type(classifier).__name__}.")
+        if classifier.support is not None:
+            raise ValueError(f"Expected a classifier without support=, which the prior decides; got {classifier.support!r}.")
+        network = isinstance(classifier.embedding, nn.Module)
+        self.observations_ = Observations(keep_layout=network).fit(simulations.x, x_names)
+        seed = seed_from(classifier.random_state if self.random_state is None else self.random_state)
+        # A fixed seed keeps held-out rows held out when more simulations are added.
+        settings = {"random_state": seed, "warm_start": True, "support": self.prior_.support}
+        if self.loss is not None:
+            settings["loss"] = self.loss
+        self._unfitted = classifier.set_params(**settings)
+
+    def _learn(self, simulations: Simulations):
+        self.estimator_ = self._unfitted.fit(simulations.theta, self.observations_.transform(simulations.x))
+        return self.estimator_.history_, (), self.observations_.notes
+
+    def _rows(self, x: np.ndarray) -> Tensor:
+        return torch.from_numpy(self.observations_.transform(x))
+
+    def _pairs(self, theta: Tensor, rows: Tensor) -> Tensor:
+        return self.estimator_.log_ratio_tensor(theta, rows)

@@ -1,0 +1,159 @@
+"""The posterior of a likelihood or a ratio that was learned: known up to a constant, and sampled by chains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_flows._random import RandomState, torch_generator
+from sbi_flows._validation import as_float, positive
+from sbi_flows.distributions import Distribution
+from sbi_flows.inference.posterior import Posterior
+from sbi_flows.results import Chains, Reliability
+from sbi_flows.samplers import RandomWalk, anneal, run_chains
+from sbi_flows.targets import Target
+
+_PARTICLES = 1000
+_DRAWS_A_CHAIN = 20
+_CHAINS = (50, 500)
+_WARMUP = 50
+_THIN = 10
+_DOUBLINGS = 3
+
+
+class TargetPosterior(Posterior):
+    """A posterior known up to a constant; :meth:`NLE.posterior` and :meth:`NRE.posterior` make it.
+
+    ``sample`` starts many chains where sequential Monte Carlo from the prior has found the posterior (:func:`sbi_flows.samplers.anneal`),
+    runs an adaptive random walk with jumps between modes, and lets it run longer until R-hat and effective sample size say that the chains
+    agree; ``reliability`` says whether they did. ``log_prob`` is *not normalised*: it is the log of likelihood (or ratio) times prior.
+
+    Parameters
+    ----------
+    targets : sequence of Target
+        One an observation.
+    prior, names, x_o, reliability, n_observations
+        As for :class:`Posterior`.
+
+    Attributes
+    ----------
+    target : Target
+        Of a single observation: for :func:`sbi_flows.samplers.run_chains` with a kernel of your choice.
+    chains_ : list of Chains
+        What the last call of ``sample`` ran, one an observation.
+    """
+
+    chains_: list[Chains]
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        prior: Distribution,
+        names: Sequence[str],
+        x_o: np.ndarray,
+        reliability: Reliability,
+        n_observations: int | None = None,
+    ):
+        super().__init__(prior, names, x_o, reliability, n_observations)
+        self._targets = list(targets)
+        self._before_sampling = reliability
+
+    @property
+    def target(self) -> Target:
+        self._refuse_batch("target")
+        return self._targets[0]
+
+    def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
+        """Draws by Markov chains, all inside the prior's support.
+
+        Parameters
+        ----------
+        n_samples : int
+        random_state : int, generator or None
+
+        Returns
+        -------
+        ndarray (n_samples, d)
+            ``(m, n_samples, d)`` for a batch, whose observations are sampled one after the other. In random order, so that any part of
+            them represents the whole; neighbours in a chain are correlated (see ``reliability``).
+        """
+        positive("n_samples", n_samples, integer=True)
+        generator = torch_generator(random_state)
+        self.chains_ = [_sample(target, n_samples, generator) for target in self._targets]
+        self.reliability = self._judged()
+        draws = []
+        for chains in self.chains_:
+            rows = chains.samples.reshape(-1, self.features)
+            draws.append(rows[torch.randperm(len(rows), generator=generator)[:n_samples].numpy()])
+        return draws[0] if self.n_observations is None else np.stack(draws)
+
+    def log_prob(self, theta: Any) -> np.ndarray:
+        """Natural log of the posterior density up to a constant (one for each observation); -inf outside the prior's support.
+
+        Parameters
+        ----------
+        theta : array_like (n, d)
+            The same points for all of a batch; ``(m, n, d)`` gives each observation points of its own.
+
+        Returns
+        -------
+        ndarray (n,)
+            ``(m, n)`` for a batch.
+        """
+        if self.n_observations is None:
+            return super().log_prob(theta)
+        points = as_float(theta, "theta").double().cpu()
+        points = points.expand(self.n_observations, *points.shape) if points.ndim == 2 else points
+        if points.ndim != 3 or (points.shape[0], points.shape[2]) != (self.n_observations, self.features):
+            raise ValueError(
+                f"Expected theta of shape (n, {self.features}) or ({self.n_observations}, n, {self.features}); got {tuple(points.shape)}."
+            )
+        with torch.no_grad():
+            return np.stack([target.log_prob(own).numpy() for target, own in zip(self._targets, points, strict=True)])
+
+    def log_density(self, theta: Tensor) -> Tensor:
+        """As :meth:`Posterior.log_density`, up to a constant."""
+        return self.target.log_prob(theta)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def __getitem__(self, index: int) -> TargetPosterior:
+        """The posterior of one observation of a batch."""
+        if self.n_observations is None:
+            raise TypeError("Expected a batch of observations to pick from; this posterior holds a single one.")
+        i = range(self.n_observations)[index]
+        return TargetPosterior([self._targets[i]], self.prior, self.names, self.x_o[i], self._before_sampling)
+
+    def _judged(self) -> Reliability:
+        """The verdict before sampling, and that of the chains."""
+        before, m = self._before_sampling, self.n_observations
+        reasons, notes = list(before.reasons), list(before.notes)
+        for i, chains in enumerate(self.chains_):
+            where = "" if m is None else f"observation {i}: "
+            verdict = chains.reliability
+            if verdict is not None:
+                reasons += [where + reason for reason in verdict.reasons]
+                notes += [where + note for note in verdict.notes]
+        return Reliability.from_reasons(reasons, notes)
+
+
+def _sample(target: Target, n_samples: int, generator: torch.Generator) -> Chains:
+    """Chains of at least ``n_samples`` draws together, longer and longer ones until they have converged."""
+    n_chains = int(np.clip(n_samples // _DRAWS_A_CHAIN, *_CHAINS))
+    n_draws = max(-(-n_samples // n_chains), _DRAWS_A_CHAIN)
+    start = anneal(target, max(_PARTICLES, n_chains), generator)[:n_chains].numpy()
+    thin = max(_THIN, 2 * target.features)
+    for _ in range(_DOUBLINGS + 1):
+        chains = run_chains(
+            RandomWalk(), target, start, n_steps=n_draws * thin, n_warmup=_WARMUP, thin=thin, random_state=generator
+        )
+        if chains.reliability is None or chains.reliability.ok:
+            break
+        # From where they are, twice as long: nothing of what came before is kept, so what follows is judged on its own.
+        start, thin = chains.samples[:, -1], 2 * thin
+    return chains
