@@ -10,7 +10,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "FlowDensity": "estimators",
     "ConditionalFlow": "estimators",
+    "RatioClassifier": "estimators",
+    "NLE": "inference",
     "NPE": "inference",
+    "NRE": "inference",
     "Posterior": "inference",
     "Target": "targets",
     "run_chains": "samplers",

@@ -1,6 +1,9 @@
 """Simulation-based inference: a simulator and a prior in, posteriors out."""
 
+from sbi_flows.inference.nle import NLE
 from sbi_flows.inference.npe import NPE
+from sbi_flows.inference.nre import NRE
 from sbi_flows.inference.posterior import FlowPosterior, Posterior
+from sbi_flows.inference.target_posterior import TargetPosterior
 
-__all__ = ["NPE", "FlowPosterior", "Posterior"]
+__all__ = ["NLE", "NPE", "NRE", "FlowPosterior", "Posterior", "TargetPosterior"]

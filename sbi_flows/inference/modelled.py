@@ -61,8 +61,7 @@ class Modelled:
             )
         self.observations = Observations().fit(x, names)
         maps = self.observations.first_maps()
-        self._columns = np.flatnonzero(np.ptp(flat, axis=0) > 0)
-        self._columns = self._columns[maps[self._columns] >= 0]
+        self._columns = np.flatnonzero(maps >= 0)
         own = flat[:, self._columns]
         self._whole = (own == np.round(own)).all(axis=0)
         levels = np.array([len(np.unique(column)) if whole else 0 for column, whole in zip(own.T, self._whole, strict=True)])

@@ -102,13 +102,13 @@ class NLE(TargetEstimator):
         settings = {"random_state": seed, "warm_start": True}
         if estimator.support is None:
             settings["support"] = self.modelled_.support
-        self._unfitted = estimator.set_params(**settings)
+        self._estimator = estimator.set_params(**settings)
 
     def _learn(self, simulations: Simulations):
         # The same noise at every fit: rows that were held out must not return in disguise.
-        x = self.modelled_.noisy_rows(simulations.x, numpy_generator(self._unfitted.random_state))
+        x = self.modelled_.noisy_rows(simulations.x, numpy_generator(self._estimator.random_state))
         theta = self._conditions(torch.from_numpy(simulations.theta)).numpy()
-        self.estimator_ = self._unfitted.fit(theta, x)
+        self.estimator_ = self._estimator.fit(theta, x)
         return self.estimator_.history_, self.modelled_.reasons, self.modelled_.notes
 
     def _rows(self, x: np.ndarray) -> Tensor:

@@ -21,12 +21,9 @@ from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.estimators.files import complete, load_estimator, save_estimator
 from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.posterior import FlowPosterior, inside
-from sbi_flows.inference.simulations import Simulations, in_order, read_names, read_simulations, read_theta
+from sbi_flows.inference.simulations import Simulations, in_order, read_names, read_simulations, read_theta, remarks
 from sbi_flows.results import FitHistory, Reliability
 
-# With fewer the held-out tenth, which decides when to stop, is a handful of rows.
-_FEW = 200
-_MANY_FAILED = 0.1
 _KIND = "NPE"
 
 
@@ -144,7 +141,7 @@ class NPE(BaseEstimator):
     def _prepare(self, theta: Any, x: Any) -> ConditionalFlow:
         """What the first fit decides: the prior, names, and the estimator with its support and seed."""
         self.prior_ = as_prior(self.prior)
-        self.theta_names_ = _parameter_names(self.prior_, read_names(theta))
+        self.theta_names_ = parameter_names(self.prior_, read_names(theta))
         self._x_names = read_names(x)
         self._simulations = None
         estimator = default_estimator() if self.estimator is None else clone(self.estimator)
@@ -158,21 +155,8 @@ class NPE(BaseEstimator):
         return estimator.set_params(support=support, random_state=seed)
 
     def _with_remarks(self, history: FitHistory, simulations: Simulations) -> FitHistory:
-        n, failed = len(simulations), simulations.n_failed
-        reasons, notes = [], [*self.prior_.notes, *self.observations_.notes]
-        if n < _FEW:
-            reasons.append(
-                f"{n} simulations are few: the posterior may be little more than the prior, or too narrow. Simulate more (1000 is a "
-                "start), and check it by diagnostics.sbc"
-            )
-        if failed:
-            what = f"{failed} of {n + failed} simulations failed and were left out"
-            if failed > _MANY_FAILED * (n + failed):
-                reasons.append(
-                    f"{what}: the posterior is that of a model in which what fails is impossible; look at one failed simulation to see why"
-                )
-            else:
-                notes.append(what)
+        reasons, notes = remarks(simulations)
+        notes = [*self.prior_.notes, *self.observations_.notes, *notes]
         for reason in reasons:
             warnings.warn(reason, UserWarning, stacklevel=3)
         own = history.reliability
@@ -281,7 +265,8 @@ class NPE(BaseEstimator):
         return npe
 
 
-def _parameter_names(prior: Distribution, columns: list[str] | None) -> tuple[str, ...]:
+def parameter_names(prior: Distribution, columns: list[str] | None) -> tuple[str, ...]:
+    """The prior's names, or those of theta's columns, or ``theta_0, ...``."""
     if prior.names is not None:
         return tuple(prior.names)
     if columns is not None and len(columns) == prior.features:

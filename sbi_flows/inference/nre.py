@@ -104,10 +104,10 @@ class NRE(TargetEstimator):
         settings = {"random_state": seed, "warm_start": True, "support": self.prior_.support}
         if self.loss is not None:
             settings["loss"] = self.loss
-        self._unfitted = classifier.set_params(**settings)
+        self._estimator = classifier.set_params(**settings)
 
     def _learn(self, simulations: Simulations):
-        self.estimator_ = self._unfitted.fit(simulations.theta, self.observations_.transform(simulations.x))
+        self.estimator_ = self._estimator.fit(simulations.theta, self.observations_.transform(simulations.x))
         return self.estimator_.history_, (), self.observations_.notes
 
     def _rows(self, x: np.ndarray) -> Tensor:

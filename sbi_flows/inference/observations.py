@@ -187,6 +187,12 @@ class Observations:
             )
         return rows, single
 
+    def first_maps(self) -> np.ndarray:
+        """How each column of x flattened looked at first, ``(c,)``: ``LINEAR``, ``ASINH``, ``LOG``, or -1 for a column left out."""
+        kinds = np.full(len(self._constant), -1)
+        kinds[self._kept] = self._stages[0].kind
+        return kinds
+
     def transform(self, x: np.ndarray) -> np.ndarray:
         """``(n, *event_shape)`` to ``(n, k)``, finite."""
         flat = x.reshape(len(x), -1)

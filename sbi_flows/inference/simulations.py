@@ -12,6 +12,10 @@ import torch
 from sbi_flows._validation import as_float
 from sbi_flows.distributions import Distribution
 
+# With fewer the held-out tenth, which decides when to stop, is a handful of rows.
+_FEW = 200
+_MANY_FAILED = 0.1
+
 
 @dataclass(frozen=True)
 class Simulations:
@@ -37,6 +41,26 @@ class Simulations:
         """Both, these first."""
         theta, x = np.concatenate([self.theta, other.theta]), np.concatenate([self.x, other.x])
         return Simulations(theta, x, self.n_failed + other.n_failed)
+
+
+def remarks(simulations: Simulations) -> tuple[list[str], list[str]]:
+    """Reasons against a result that rests on these simulations, and notes: too few of them, too many that failed."""
+    n, failed = len(simulations), simulations.n_failed
+    reasons, notes = [], []
+    if n < _FEW:
+        reasons.append(
+            f"{n} simulations are few: the posterior may be little more than the prior, or too narrow. Simulate more (1000 is a "
+            "start), and check it by diagnostics.sbc"
+        )
+    if failed:
+        what = f"{failed} of {n + failed} simulations failed and were left out"
+        if failed > _MANY_FAILED * (n + failed):
+            reasons.append(
+                f"{what}: the posterior is that of a model in which what fails is impossible; look at one failed simulation to see why"
+            )
+        else:
+            notes.append(what)
+    return reasons, notes
 
 
 def read_names(values: Any) -> list[str] | None:

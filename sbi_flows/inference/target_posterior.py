@@ -147,7 +147,7 @@ def _sample(target: Target, n_samples: int, generator: torch.Generator) -> Chain
     n_chains = int(np.clip(n_samples // _DRAWS_A_CHAIN, *_CHAINS))
     n_draws = max(-(-n_samples // n_chains), _DRAWS_A_CHAIN)
     start = anneal(target, max(_PARTICLES, n_chains), generator)[:n_chains].numpy()
-    thin = max(_THIN, 2 * target.features)
+    thin = max(_THIN, 4 * target.features)
     for _ in range(_DOUBLINGS + 1):
         chains = run_chains(
             RandomWalk(), target, start, n_steps=n_draws * thin, n_warmup=_WARMUP, thin=thin, random_state=generator

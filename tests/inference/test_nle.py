@@ -1,0 +1,189 @@
+"""NLE against a conjugate problem; trials; kinds of data; and what it says to bad input."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from sbi_flows import NLE, NPE, ConditionalFlow
+from sbi_flows.distributions import BoxUniform, Product, from_pair, from_torch
+from sbi_flows.inference import TargetPosterior
+from sbi_flows.samplers import RandomWalk, run_chains
+from tests.inference.conjugate import exact_posterior, observed_trials, simulations
+
+SMALL = {"flow": "maf", "layers": 1, "hidden": (32,)}
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    prior, theta, x = simulations(3000)
+    return NLE(prior, ConditionalFlow(**SMALL), random_state=0).fit(theta, x)
+
+
+def test_the_likelihood_is_found_and_normalised(gaussian):
+    """3000 simulations determine the regression to 0.5 / sqrt(3000) = 0.01 a coefficient, ln p to a few hundredths at typical points."""
+    _, theta, x = simulations(200, seed=1)
+    exact = stats.norm(theta, 0.5).logpdf(x).sum(1)
+    found = gaussian.log_likelihood(theta, x)
+    assert np.abs(found - exact).mean() < 0.1
+    grid = np.stack(np.meshgrid(np.linspace(-4, 4, 161), np.linspace(-4, 4, 161)), axis=-1).reshape(-1, 2)
+    density = np.exp(gaussian.log_likelihood(np.broadcast_to([0.3, -0.2], grid.shape), grid))
+    assert density.sum() * 0.05**2 == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("t", [1, 8])
+def test_posterior_of_trials(gaussian, t):
+    """The fit moves the mean by a few hundredths, the chains (ESS > 400) by 0.05 standard deviations: 0.1 and a quarter are allowed."""
+    trials = observed_trials(t)
+    mean, variance = exact_posterior(trials)
+    posterior = gaussian.posterior(trials, trials=True)
+    draws = posterior.sample(2000, random_state=0)
+    assert posterior.reliability.ok, posterior.reliability
+    np.testing.assert_allclose(draws.mean(0), mean, atol=0.1)
+    np.testing.assert_allclose(draws.var(0), variance, rtol=0.25)
+    if t == 1:
+        np.testing.assert_array_equal(gaussian.sample(trials[0], 50, random_state=1), gaussian.sample(trials, 50, random_state=1, trials=True))
+
+
+def test_log_likelihoods_of_trials_add(gaussian):
+    trials, theta = observed_trials(5), simulations(4, seed=2)[1]
+    each = np.array([gaussian.log_likelihood(theta, trial) for trial in trials])
+    np.testing.assert_allclose(gaussian.log_likelihood(theta, trials, trials=True), each.sum(0), rtol=1e-6)
+    padded = np.stack([trials, np.concatenate([trials[:2], np.full((3, 2), np.nan)])])
+    expected = [each.sum(0)[0], each[:2].sum(0)[1]]
+    np.testing.assert_allclose(gaussian.log_likelihood(theta[:2], padded, trials=True), expected, rtol=1e-6)
+
+
+def test_shapes_seeds_and_batches(gaussian):
+    batch = gaussian.posterior(np.zeros((2, 2)))
+    draws = batch.sample(60, random_state=0)
+    assert isinstance(batch, TargetPosterior) and draws.shape == (2, 60, 2)
+    np.testing.assert_array_equal(draws, gaussian.sample(np.zeros((2, 2)), 60, random_state=0))
+    assert batch.log_prob(np.zeros((4, 2))).shape == (2, 4) and batch[1].log_prob(np.zeros((4, 2))).shape == (4,)
+    assert gaussian.posterior(np.zeros((2, 3, 2)), trials=True).n_observations == 2
+    with pytest.raises(ValueError, match="single observation"):
+        batch.map()
+
+
+def test_log_prob_is_the_posterior_up_to_a_constant(gaussian):
+    mean, variance = exact_posterior([[0.5, 0.1]])
+    theta = mean + np.sqrt(variance) * simulations(50, seed=5)[1]
+    difference = gaussian.log_prob(theta, [0.5, 0.1]) - stats.norm(mean, np.sqrt(variance)).logpdf(theta).sum(1)
+    assert np.std(difference) < 0.3
+    np.testing.assert_allclose(gaussian.posterior([0.5, 0.1]).log_prob(theta), gaussian.log_prob(theta, [0.5, 0.1]), rtol=1e-6)
+    rows = gaussian.log_prob(theta, np.repeat([[0.5, 0.1]], 50, axis=0))
+    np.testing.assert_allclose(rows, gaussian.log_prob(theta, [0.5, 0.1]), rtol=1e-6)
+
+
+def test_the_posterior_is_a_target_and_has_a_mode(gaussian):
+    posterior = gaussian.posterior([0.5, -0.5])
+    chains = run_chains(RandomWalk(), posterior.target, np.zeros((10, 2)), n_steps=20, n_warmup=10, random_state=0)
+    assert chains.names == posterior.names == ("theta_0", "theta_1")
+    np.testing.assert_allclose(posterior.map(random_state=0), [0.4, -0.4], atol=0.1)
+
+
+def test_a_second_fit_adds_simulations():
+    prior, theta, x = simulations(1200)
+    nle = NLE(prior, ConditionalFlow(**SMALL), random_state=0).fit(theta[:200], x[:200])
+    before = nle.log_likelihood(theta, x)
+    nle.fit(theta[200:], x[200:])
+    assert nle.n_simulations_ == 1200 and nle.log_likelihood(theta, x).mean() > before.mean()
+
+
+def test_draws_stay_inside_every_support():
+    """A box, an angle and a half-line; x says little, so that draws reach the edges."""
+    generator = torch.Generator().manual_seed(0)
+    angle = from_pair(
+        lambda n, g: 2 * np.pi * torch.rand(n, 1, generator=g, dtype=torch.float64) - np.pi,
+        lambda v: torch.full((len(v),), -np.log(2 * np.pi), dtype=torch.float64),
+        1,
+        support="circular",
+    )
+    rate = from_torch(torch.distributions.Gamma(torch.ones(1).double(), torch.ones(1).double()))
+    prior = Product([BoxUniform([0.0], [1.0]), angle, rate])
+    theta = prior.sample(800, generator)
+    x = torch.stack([torch.cos(theta[:, 1]), theta[:, 0] + theta[:, 2]], dim=1) + torch.randn(800, 2, generator=generator)
+    nle = NLE(prior, ConditionalFlow(**SMALL, max_epochs=10), random_state=0).fit(theta.numpy(), x.numpy())
+    draws = nle.posterior([0.5, 1.0]).sample(1000, random_state=0)
+    assert np.isfinite(prior.log_prob(torch.from_numpy(draws)).numpy()).all()
+    seam = nle.log_likelihood([[0.5, -np.pi + 1e-9, 1.0], [0.5, np.pi - 1e-9, 1.0]], [0.5, 1.0])
+    assert seam[0] == pytest.approx(seam[1], abs=1e-3)
+
+
+def counts(n, seed=0):
+    rng = np.random.default_rng(seed)
+    theta = rng.uniform(5, 30, size=(n, 1))
+    return BoxUniform([5.0], [30.0], names=["rate"]), theta, rng.poisson(theta).astype(float)
+
+
+def test_counts_are_dequantised_and_say_so():
+    """Poisson counts: probabilities of whole numbers sum to one, and lie near the exact ones."""
+    prior, theta, x = counts(2000)
+    nle = NLE(prior, ConditionalFlow(flow="nsf", layers=1, hidden=(32,)), random_state=0).fit(theta, x)
+    assert any("dequantisation" in note for note in nle.history_.reliability.notes) and nle.history_.reliability.ok
+    k = np.arange(0.0, 60)[:, None]
+    probability = np.exp(nle.log_likelihood(np.full_like(k, 15.0), k))
+    assert probability.sum() == pytest.approx(1, abs=0.03)
+    assert np.abs(probability - stats.poisson(15).pmf(k[:, 0])).sum() < 0.2
+
+
+def test_few_levels_are_a_reason_against():
+    prior, theta, x = counts(300)
+    with pytest.warns(UserWarning, match="NPE and NRE take such data"):
+        nle = NLE(prior, ConditionalFlow(**SMALL, max_epochs=2), random_state=0).fit(theta, np.c_[x, x > 15])
+    assert not nle.posterior([15.0, 0.0]).reliability.ok
+
+
+def test_heavy_tails_and_wild_units():
+    prior, theta, x = simulations(800)
+    rng = np.random.default_rng(0)
+    wild = np.c_[1e6 * x[:, :1], 1e-6 * x[:, 1:], np.exp(5 * x[:, :1]), rng.standard_cauchy(800)]
+    nle = NLE(prior, ConditionalFlow(**SMALL, max_epochs=40), random_state=0).fit(theta, wild)
+    assert nle.modelled_.support == ["real", "real", (0.0, np.inf), "heavy"]
+    plain = NLE(prior, ConditionalFlow(**SMALL, max_epochs=40), random_state=0).fit(theta, x)
+    theta_0 = simulations(100, seed=9)[1]
+    spread = [np.std(own - own.mean()) for own in (plain.log_prob(theta_0, x[0]), nle.log_prob(theta_0, wild[0]))]
+    assert spread[1] > 0.8 * spread[0]
+
+
+def test_names_come_back():
+    prior, theta, x = simulations(300)
+    frame, data = pd.DataFrame(theta, columns=["a", "b"]), pd.DataFrame(x, columns=["u", "v"])
+    nle = NLE(prior, ConditionalFlow(**SMALL, max_epochs=2), random_state=0).fit(frame, data)
+    assert nle.theta_names_ == ("a", "b") and nle.posterior([0.0, 0.0]).names == ("a", "b")
+    np.testing.assert_array_equal(nle.log_likelihood(frame[["b", "a"]], data[["v", "u"]]), nle.log_likelihood(theta, x))
+
+
+BAD = {
+    "missing": (lambda p, t, x: NLE(p).fit(t, np.where(x > 1, np.nan, x)), "NPE or NRE, which take them"),
+    "outside": (lambda p, t, x: NLE(BoxUniform([-0.1] * 2, [0.1] * 2)).fit(t, x), "drawn from the prior"),
+    "constant": (lambda p, t, x: NLE(p).fit(t, 0 * x), "constant"),
+    "shape": (lambda p, t, x: _tiny(p, t, x).posterior([0.0]), r"Expected x_o of shape \(2,\)"),
+    "trials": (lambda p, t, x: _tiny(p, t, x).posterior([0.0, 0.0], trials=True), r"Expected x_o of shape \(n_trials, 2\)"),
+    "no trial": (lambda p, t, x: _tiny(p, t, x).posterior([[np.nan] * 2], trials=True), "at least one trial"),
+    "rows": (lambda p, t, x: _tiny(p, t, x).log_likelihood(t[:3], x[:2]), "as many rows of theta as of x"),
+    "refit": (lambda p, t, x: _tiny(p, t, x).fit(t, x[:, :1]), "Expected x of shape"),
+}
+
+
+def _tiny(prior, theta, x):
+    return NLE(prior, ConditionalFlow(**SMALL, max_epochs=1), random_state=0).fit(theta, x)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case):
+    call, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        call(*simulations(200))
+
+
+def test_other_estimators_are_refused():
+    prior, theta, x = simulations(200)
+    with pytest.raises(TypeError, match="ConditionalFlow or None; got NPE"):
+        NLE(prior, NPE(prior)).fit(theta, x)
+
+
+def test_an_observation_like_no_simulation_is_reported(gaussian):
+    posterior = gaussian.posterior([50.0, 0.0])
+    assert not posterior.reliability.ok and "outside the range" in posterior.reliability.reasons[0]

@@ -1,0 +1,86 @@
+"""NRE against a conjugate problem, data that have no density, and bad input."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sbi_flows import NRE, ConditionalFlow, RatioClassifier
+from sbi_flows.distributions import BoxUniform
+from tests.inference.conjugate import exact_posterior, observed_trials, simulations
+
+SMALL = {"hidden": (32, 32), "n_contrasts": 4}
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    prior, theta, x = simulations(3000)
+    return NRE(prior, RatioClassifier(**SMALL), random_state=0).fit(theta, x)
+
+
+@pytest.mark.parametrize("t", [1, 4])
+def test_posterior_of_trials(gaussian, t):
+    """A network that knows nothing of normals: 0.15 (a third of a standard deviation) of the mean and 40 % of the variance are allowed."""
+    trials = observed_trials(t)
+    mean, variance = exact_posterior(trials)
+    posterior = gaussian.posterior(trials, trials=True)
+    draws = posterior.sample(2000, random_state=0)
+    assert posterior.reliability.ok, posterior.reliability
+    np.testing.assert_allclose(draws.mean(0), mean, atol=0.15)
+    np.testing.assert_allclose(draws.var(0), variance, rtol=0.4)
+
+
+def test_ratios_of_trials_add_and_log_prob_adds_the_prior(gaussian):
+    trials, theta = observed_trials(3), simulations(5, seed=2)[1]
+    each = np.array([gaussian.log_ratio(theta, trial) for trial in trials])
+    np.testing.assert_allclose(gaussian.log_ratio(theta, trials, trials=True), each.sum(0), rtol=1e-5)
+    log_prior = stats.norm().logpdf(theta).sum(1)
+    np.testing.assert_allclose(gaussian.log_prob(theta, trials[0]), log_prior + each[0], rtol=1e-5)
+
+
+def test_balanced_posteriors_are_not_narrower(gaussian):
+    prior, theta, x = simulations(1000)
+    nre = NRE(prior, RatioClassifier(**SMALL), loss="balanced", random_state=0).fit(theta, x)
+    assert nre.estimator_.loss == "balanced"
+    draws = nre.posterior([0.5, 0.0]).sample(2000, random_state=0)
+    assert (draws.var(0) > 0.9 * 0.2).all()  # exact 0.2; ten per cent are two standard errors of the chains' variance
+
+
+def test_discrete_data_and_missing_values():
+    """Poisson counts, a tenth of them missing, beside a bit: the posterior of the rate is near the exact one."""
+    rng = np.random.default_rng(0)
+    theta = rng.uniform(5, 30, size=(3000, 1))
+    count = rng.poisson(theta).astype(float)
+    x = np.c_[np.where(rng.random((3000, 1)) < 0.1, np.nan, count), rng.integers(0, 2, size=3000)]
+    nre = NRE(BoxUniform([5.0], [30.0], names=["rate"]), RatioClassifier(**SMALL), random_state=0).fit(theta, x)
+    grid = np.linspace(5, 30, 500)
+    exact = stats.poisson(grid).pmf(15) / stats.poisson(grid).pmf(15).sum()
+    mean = exact @ grid
+    width = np.sqrt(exact @ (grid - mean) ** 2)
+    posterior = nre.posterior([15.0, 1.0])
+    draws = posterior.sample(2000, random_state=0)
+    assert posterior.names == ("rate",) and (draws > 5).all() and (draws < 30).all()
+    assert abs(draws.mean() - mean) < 0.4 * width and abs(draws.std() / width - 1) < 0.3
+    blind = nre.posterior([np.nan, 1.0]).sample(2000, random_state=0)
+    assert blind.std() > 0.8 * 25 / np.sqrt(12)
+
+
+def test_a_second_fit_goes_on():
+    prior, theta, x = simulations(500)
+    nre = NRE(prior, RatioClassifier(**SMALL, max_epochs=3), random_state=0).fit(theta[:250], x[:250])
+    before = nre.log_ratio(theta[:5], x[:5])
+    assert (nre.fit(theta[250:], x[250:]).log_ratio(theta[:5], x[:5]) != before).any() and nre.n_simulations_ == 500
+
+
+BAD = {
+    "loss": (lambda p, t, x: NRE(p, loss="nre").fit(t, x), ValueError, "'contrastive', 'balanced'"),
+    "support": (lambda p, t, x: NRE(p, RatioClassifier(support=(0, 1))).fit(t, x), ValueError, "which the prior decides"),
+    "kind": (lambda p, t, x: NRE(p, ConditionalFlow()).fit(t, x), TypeError, "RatioClassifier or None; got ConditionalFlow"),
+    "shape": (lambda p, t, x: NRE(p, RatioClassifier(**SMALL, max_epochs=1)).fit(t, x).posterior([1.0]), ValueError, "Expected x_o"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case):
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        call(*simulations(200))
