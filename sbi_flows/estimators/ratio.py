@@ -235,6 +235,7 @@ class RatioClassifier(BaseEstimator):
         if (d, c, self.n_members) != (self.n_features_in_, self.n_conditions_, len(members)):
             raise ValueError(
                 f"Expected data and n_members like those of the first fit to go on from it: {self.n_features_in_} columns of theta, "
-                f"{self.n_conditions_} of x, {len(members)} members; got {d}, {c} and {self.n_members}. Set warm_start=False to start afresh."
+                f"{self.n_conditions_} of x, {len(members)} members; got {d}, {c} and {self.n_members}. "
+                "Set warm_start=False to start afresh."
             )
         return [copy.deepcopy(member).requires_grad_(True).train() for member in members]

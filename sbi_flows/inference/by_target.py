@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -133,8 +134,7 @@ class TargetEstimator(BaseEstimator, ABC):
         fitted = self.history_.reliability
         reliability = Reliability.from_reasons([*fitted.reasons, *self.observations_.reasons(present)], fitted.notes)
         targets = [
-            posterior_target(lambda theta, rows=self._rows(x): self._summed(theta, rows), self.prior_, names=self.theta_names_)
-            for x in observed
+            posterior_target(partial(self._summed, rows=self._rows(x)), self.prior_, names=self.theta_names_) for x in observed
         ]
         array = as_float(x_o, "x_o").double().cpu().numpy()
         return TargetPosterior(targets, self.prior_, self.theta_names_, array, reliability, None if single else len(targets))
@@ -144,7 +144,7 @@ class TargetEstimator(BaseEstimator, ABC):
         return self.posterior(x, trials=trials).sample(n_samples, random_state)
 
     def log_prob(self, theta, x, *, trials: bool = False) -> np.ndarray:
-        """Log posterior density of ``theta (n, d)``, up to a constant for each x, given the x of the same row or one x for all: ``(n,)``."""
+        """Log posterior density of ``theta (n, d)`` given the x of the same row, or one x: ``(n,)``, up to a constant for each x."""
         theta = read_theta(theta, self.prior_, self.theta_names_)
         log_prior = self.prior_.log_prob(torch.from_numpy(theta)).numpy()
         values = np.full(len(theta), -np.inf)

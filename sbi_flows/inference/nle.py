@@ -21,8 +21,8 @@ from sbi_flows.inference.simulations import Simulations, read_theta
 class NLE(TargetEstimator):
     """Neural likelihood estimation: p(x | theta) by a conditional flow, posteriors by Markov chains.
 
-    Unlike :class:`NPE` it learns from simulations of any parameters, not only draws of the prior, combines any number of independent trials,
-    and gives the likelihood itself. x must have a density: few columns, continuous or finely graded.
+    Unlike :class:`NPE` it learns from simulations of any parameters, not only draws of the prior, combines any number of independent
+    trials, and gives the likelihood itself. x must have a density: few columns, continuous or finely graded.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class NLE(TargetEstimator):
             raise TypeError(f"Expected estimator to be a ConditionalFlow or None; got {type(estimator).__name__}.")
         seed = seed_from(estimator.random_state if self.random_state is None else self.random_state)
         # A fixed seed keeps held-out rows held out when more simulations are added.
-        settings = {"random_state": seed, "warm_start": True}
+        settings: dict[str, Any] = {"random_state": seed, "warm_start": True}
         if estimator.support is None:
             settings["support"] = self.modelled_.support
         self._estimator = estimator.set_params(**settings)

@@ -101,7 +101,7 @@ class NRE(TargetEstimator):
         self.observations_ = Observations(keep_layout=network).fit(simulations.x, x_names)
         seed = seed_from(classifier.random_state if self.random_state is None else self.random_state)
         # A fixed seed keeps held-out rows held out when more simulations are added.
-        settings = {"random_state": seed, "warm_start": True, "support": self.prior_.support}
+        settings: dict[str, Any] = {"random_state": seed, "warm_start": True, "support": self.prior_.support}
         if self.loss is not None:
             settings["loss"] = self.loss
         self._estimator = classifier.set_params(**settings)

@@ -60,7 +60,7 @@ def contrastive(n_contrasts: int = 10) -> Loss:
 
 
 def balanced(weight: float = BALANCE) -> Loss:
-    """Real pair or shuffled one, with a penalty that makes the classifier balanced, so that its posteriors tend to be too wide, not too narrow.
+    """Real pair or shuffled one, with a penalty for an unbalanced classifier: posteriors tend to be too wide rather than too narrow.
 
     Parameters
     ----------

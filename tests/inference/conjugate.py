@@ -1,4 +1,4 @@
-"""A problem with known answers: theta ~ N(0, I), x = theta + N(0, I / 4); after t trials of mean m the posterior is N(4 t m, I) / (1 + 4 t)."""
+"""A problem with known answers: theta ~ N(0, I), x = theta + N(0, I / 4), any number of trials."""
 
 import numpy as np
 import torch

@@ -43,7 +43,8 @@ def test_posterior_of_trials(gaussian, t):
     np.testing.assert_allclose(draws.mean(0), mean, atol=0.1)
     np.testing.assert_allclose(draws.var(0), variance, rtol=0.25)
     if t == 1:
-        np.testing.assert_array_equal(gaussian.sample(trials[0], 50, random_state=1), gaussian.sample(trials, 50, random_state=1, trials=True))
+        alone = gaussian.sample(trials[0], 50, random_state=1)
+        np.testing.assert_array_equal(alone, gaussian.sample(trials, 50, random_state=1, trials=True))
 
 
 def test_log_likelihoods_of_trials_add(gaussian):
