@@ -4,10 +4,11 @@ from sbi_flows.embeddings.base import Embedding
 from sbi_flows.embeddings.choose import build_embedding, choose_embedding
 from sbi_flows.embeddings.dense import VectorEmbedding
 from sbi_flows.embeddings.grids import ImageEmbedding, SeriesEmbedding, SpectrumEmbedding
-from sbi_flows.embeddings.own import ShapedEmbedding
+from sbi_flows.embeddings.own import OWN, ShapedEmbedding
 from sbi_flows.embeddings.sets import SetEmbedding, TokenEmbedding
 
 __all__ = [
+    "OWN",
     "Embedding",
     "ImageEmbedding",
     "SeriesEmbedding",

@@ -32,12 +32,16 @@ class Embedding(nn.Module, ABC):
 
     Attributes
     ----------
+    exchangeable : bool
+        Whether the first axis of ``shape`` is that of exchangeable trials.
+    shared : tuple of int
     inputs : int
         Columns of a row: those of ``shape`` and of ``missing``.
     spec : dict
         Plain data from which :func:`sbi_flows.embeddings.build_embedding` makes the same architecture again.
     """
 
+    exchangeable = False
     location: Tensor
     scale: Tensor
     _mask_of: Tensor
@@ -53,7 +57,7 @@ class Embedding(nn.Module, ABC):
             raise ValueError(f"Expected a shape of at least one value and at least one output; got shape={self.shape}, outputs={outputs}.")
         if self.missing and not 0 <= self.missing[0] <= self.missing[-1] < self._columns:
             raise ValueError(f"Expected missing to hold flat indices below {self._columns}; got {self.missing[0]} to {self.missing[-1]}.")
-        self._shared = tuple(shared)
+        self.shared = tuple(shared)
         kept = [1 if axis in shared else size for axis, size in enumerate(self.shape)]
         self.register_buffer("location", torch.zeros(kept))
         self.register_buffer("scale", torch.ones(kept))
@@ -92,7 +96,7 @@ class Embedding(nn.Module, ABC):
     def fit_scaling(self, rows: Tensor, weights: Tensor | None = None) -> None:
         """Set location and scale from rows ``(n, inputs)``: mean and standard deviation of what is there."""
         values, present = self.split(rows.double())
-        axes = [0, *(1 + axis for axis in self._shared)]
+        axes = [0, *(1 + axis for axis in self.shared)]
         there = present if weights is None else present * weights.to(present).reshape(-1, *[1] * len(self.shape))
         count = there.sum(axes, keepdim=True)
         some = count > 0
@@ -120,7 +124,7 @@ class Dense(nn.Module):
 
     def __init__(self, sizes: Sequence[int], generator: torch.Generator | None = None):
         super().__init__()
-        self.layers = nn.ModuleList(linear(a, b, generator) for a, b in pairwise(sizes))
+        self.layers = nn.ModuleList(Linear(a, b, generator) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.layers[0](x)
@@ -143,7 +147,7 @@ class AttentionPool(nn.Module):
 
     def __init__(self, width: int, heads: int = 4, generator: torch.Generator | None = None):
         super().__init__()
-        self.score = linear(width, heads, generator)
+        self.score = Linear(width, heads, generator)
         self.outputs = width * (heads + 1) + 2
 
     def forward(self, items: Tensor, present: Tensor) -> Tensor:
@@ -160,27 +164,45 @@ class AttentionPool(nn.Module):
         return torch.cat([attended, mean, share.sqrt(), torch.log1p(count) / math.log1p(present.shape[1])], dim=1)
 
 
-def linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.Linear:
-    """A linear layer that keeps the variance; only ``generator`` is drawn from."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    return _initialised(layer, inputs, generator)
+class _Layer(nn.Module):
+    """Weights drawn from ``generator`` alone such that the layer keeps the variance."""
+
+    def __init__(self, shape: Sequence[int], fan_in: float, generator: torch.Generator | None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(*shape, generator=generator) * fan_in**-0.5)
+        self.bias = nn.Parameter(torch.zeros(shape[0]))
 
 
-def convolution(
-    dimensions: int, inputs: int, outputs: int, kernel: int, stride: int | tuple[int, ...], generator: torch.Generator | None
-) -> nn.Module:
-    """A padded convolution over one or two axes that keeps the variance."""
-    kind = nn.Conv1d if dimensions == 1 else nn.Conv2d
-    layer = nn.utils.skip_init(kind, inputs, outputs, kernel, stride=stride, padding=kernel // 2)
-    # Half of what a convolution sees was lost in the activation before it.
-    return _initialised(layer, inputs * kernel**dimensions / 2, generator)
+class Linear(_Layer):
+    """A linear map of the last axis."""
+
+    def __init__(self, inputs: int, outputs: int, generator: torch.Generator | None = None):
+        super().__init__((outputs, inputs), inputs, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
 
 
-@torch.no_grad()
-def _initialised(layer: Any, fan_in: float, generator: torch.Generator | None) -> Any:
-    layer.weight.normal_(generator=generator).mul_(fan_in**-0.5)
-    layer.bias.zero_()
-    return layer
+class Convolution(_Layer):
+    """A padded convolution over one or two axes.
+
+    Parameters
+    ----------
+    axes, inputs, outputs, kernel : int
+    stride : tuple of int
+        One number an axis.
+    """
+
+    def __init__(
+        self, axes: int, inputs: int, outputs: int, kernel: int, stride: tuple[int, ...], generator: torch.Generator | None = None
+    ):
+        # Half of what a convolution sees was lost in the activation before it.
+        super().__init__((outputs, inputs, *[kernel] * axes), inputs * kernel**axes / 2, generator)
+        self._stride, self._padding = stride, kernel // 2
+        self._convolve = nn.functional.conv1d if axes == 1 else nn.functional.conv2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._convolve(x, self.weight, self.bias, self._stride, self._padding)
 
 
 def spec_of(name: str, embedding: Embedding, **settings: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sbi_flows.embeddings.base import AttentionPool, Dense, Embedding, convolution, spec_of
+from sbi_flows.embeddings.base import AttentionPool, Convolution, Dense, Embedding, spec_of
 
 _SMALL = 4  # cells that an axis is brought down to
 
@@ -164,12 +164,12 @@ class _Tower(nn.Module):
         axes = len(grid)
         lines = [torch.linspace(-1.0, 1.0, size) for size in grid]
         self.register_buffer("coordinates", torch.stack(torch.meshgrid(*lines, indexing="ij")), persistent=False)
-        self.enter = convolution(axes, inputs + axes, channels, kernel, 1, generator)
+        self.enter = Convolution(axes, inputs + axes, channels, kernel, (1,) * axes, generator)
         steps, sizes, width = [], list(grid), channels
         while max(sizes) > small:
             stride = tuple(2 if size > small else 1 for size in sizes)
             wider = 2 * channels
-            steps += [convolution(axes, width, wider, kernel, stride, generator), convolution(axes, wider, wider, kernel, 1, generator)]
+            steps += [Convolution(axes, width, wider, kernel, stride, generator), Convolution(axes, wider, wider, kernel, (1,) * axes, generator)]
             sizes, width = [-(-size // step) for size, step in zip(sizes, stride, strict=True)], wider
         self.steps = nn.ModuleList(steps)
         self.channels = width

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from sbi_flows.embeddings.base import Embedding
+from sbi_flows.embeddings.base import Embedding, spec_of
+
+# In a spec: the network itself is code and must be given again.
+OWN = "own"
 
 
 class ShapedEmbedding(Embedding):
@@ -41,6 +44,7 @@ class ShapedEmbedding(Embedding):
             raise ValueError(f"Expected an embedding from ({form}) to (n, k); for n = 2 it gave {tuple(made.shape)}.")
         super().__init__(shape, made.shape[1], missing, shared=())
         self.module = module
+        self.spec = spec_of(OWN, self)
 
     def embed(self, values, present):
         return self.module(torch.where(present > 0, values, torch.nan) if self.missing else values)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sbi_flows.embeddings.base import AttentionPool, Dense, Embedding, linear, spec_of
+from sbi_flows.embeddings.base import AttentionPool, Dense, Embedding, Linear, spec_of
 
 
 class SetEmbedding(Embedding):
@@ -44,6 +44,8 @@ class SetEmbedding(Embedding):
     Zaheer et al. 2017, "Deep sets", arXiv:1703.06114; Lee et al. 2019, "Set transformer", arXiv:1810.00825 (pooling by attention);
     Radev et al. 2020, "BayesFlow", arXiv:2003.06281 (summary networks for exchangeable data).
     """
+
+    exchangeable = True
 
     def __init__(
         self,
@@ -117,10 +119,11 @@ class TokenEmbedding(Embedding):
             raise ValueError(f"Expected width to be a multiple of heads; got width={width}, heads={heads}.")
         placed = len(shape) == 1
         super().__init__(shape, outputs, missing, shared=() if placed else (0,))
+        self.exchangeable = not placed
         inputs = (1 if placed else int(shape[1])) * (2 if self.missing else 1)
         # A place has a direction of its own for the value as well as an offset: columns need not mean alike.
         self.places = nn.Parameter(torch.randn(2, self.shape[0], width, generator=generator)) if placed else None
-        self.enter = linear(inputs, width, generator)
+        self.enter = Linear(inputs, width, generator)
         self.blocks = nn.ModuleList(_AttentionBlock(width, heads, generator) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.pool = AttentionPool(width, heads, generator)
@@ -146,8 +149,8 @@ class _AttentionBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
-        self.project = linear(width, 3 * width, generator)
-        self.mix = linear(width, width, generator)
+        self.project = Linear(width, 3 * width, generator)
+        self.mix = Linear(width, width, generator)
         self.each = Dense([width, 2 * width, width], generator)
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class ConditionalFlow(FlowEstimator):
         n_members: int = 1,
         max_epochs: int | str = "auto",
         batch_size: int | str = "auto",
-        learning_rate: float = 1e-2,
+        learning_rate: float | str = "auto",
         schedule: str = "one-cycle",
         validation_fraction: float = 0.1,
         patience: int = 20,

@@ -17,7 +17,7 @@ from sbi_flows import flows
 from sbi_flows._files import check_shapes, load_tensors, save_tensors
 from sbi_flows._validation import torch_dtype
 from sbi_flows.bijections.support import ColumnSupport
-from sbi_flows.embeddings import Embedding, build_embedding
+from sbi_flows.embeddings import OWN, Embedding, ShapedEmbedding, build_embedding
 from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble
 from sbi_flows.results import FitHistory, Reliability
 
@@ -52,7 +52,10 @@ def load_estimator(path: str | Path, kind: str, embedding: nn.Module | None = No
     """The density, history, parameters and facts of a file."""
     tensors, header = load_tensors(path, kind=kind, version=VERSION)
     spec = header.get("embedding")  # absent from files written before embeddings had specs
-    if spec is not None and embedding is None:
+    if spec is not None and spec["embedding"] == OWN:
+        if embedding is not None and not isinstance(embedding, Embedding):
+            embedding = ShapedEmbedding(embedding, spec["shape"], spec["missing"])
+    elif spec is not None and embedding is None:
         embedding = build_embedding(spec, torch.Generator().manual_seed(0))
         header["parameters"]["embedding"] = spec
     if header["embedded"] and embedding is None:

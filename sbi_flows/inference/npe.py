@@ -19,6 +19,7 @@ from sbi_flows.distributions import Distribution, as_prior
 from sbi_flows.distributions.files import prior_from_data, prior_to_data
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.estimators.files import complete, load_estimator, save_estimator
+from sbi_flows.inference.layout import read_observations
 from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.posterior import FlowPosterior, inside
 from sbi_flows.inference.simulations import Simulations, in_order, read_names, read_simulations, read_theta, remarks
@@ -42,8 +43,12 @@ class NPE(BaseEstimator):
         flow, so no draw ever leaves it and the density is normalised inside; where it is no box, draws outside are rejected.
     estimator : ConditionalFlow, optional
         Unfitted; a clone of it is fitted. Its support is taken from the prior. Spline flows by default;
-        ``ConditionalFlow(flow="cnf")`` makes it flow-matching posterior estimation, ``n_members`` an ensemble, ``embedding`` learns
-        summaries.
+        ``ConditionalFlow(flow="cnf")`` makes it flow-matching posterior estimation, ``n_members`` an ensemble.
+    embedding : {"auto", "vector", "set", "series", "spectrum", "image", "token"}, nn.Module or None
+        Network that learns summaries of x, trained jointly. "auto" goes by the shape of one simulation: few columns need none, many are a
+        spectrum, ``(trials, c)`` a set or a series, ``(channels, h, w)`` an image; see
+        :func:`sbi_flows.embeddings.choose_embedding`. A module of yours takes ``(n, ...)`` in the shape of x, standardised, NaN where
+        missing, to ``(n, k)``. None passes the columns on.
     random_state : int, generator or None
         Seeds the fit; None leaves the estimator's own.
 
@@ -89,9 +94,17 @@ class NPE(BaseEstimator):
     _x_names: list[str] | None
     _rejects: bool
 
-    def __init__(self, prior: Any, estimator: ConditionalFlow | None = None, *, random_state: RandomState = None):
+    def __init__(
+        self,
+        prior: Any,
+        estimator: ConditionalFlow | None = None,
+        *,
+        embedding: str | nn.Module | None = "auto",
+        random_state: RandomState = None,
+    ):
         self.prior = prior
         self.estimator = estimator
+        self.embedding = embedding
         self.random_state = random_state
 
     # --- Fitting -----------------------------------------------------------------------------------------------------------
@@ -127,8 +140,8 @@ class NPE(BaseEstimator):
         if again:
             self.observations_.rows_of(new.x)
         else:
-            network = isinstance(estimator.embedding, nn.Module)
-            self.observations_ = Observations(keep_layout=network).fit(new.x, self._x_names)
+            self.observations_, network = read_observations(new.x, self._x_names, self.embedding, estimator.embedding)
+            estimator.set_params(embedding=network)
         simulations = new if self._simulations is None else self._simulations.followed_by(new)
         rows = self.observations_.transform(simulations.x)
         self.estimator_ = estimator.fit(rows, pd.DataFrame(simulations.theta, columns=list(self.theta_names_)))

@@ -43,6 +43,10 @@ class Stage:
     mean: np.ndarray
     spread: np.ndarray
 
+    def of_groups(self, group: np.ndarray) -> Stage:
+        """The stage of columns of which the j-th has the map ``group[j]``."""
+        return Stage(*(getattr(self, name)[group] for name in _STAGE_PARTS))
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         y = np.array(x)
         asinh, log = self.kind == ASINH, self.kind == LOG
@@ -65,6 +69,11 @@ class Observations:
     Parameters
     ----------
     keep_layout : bool
+    shared : sequence of int
+        Axes of one simulation along which values share one map, as pixels of an image do; implies ``keep_layout``.
+    trials : bool
+        Whether the first axis holds exchangeable trials: they share one map, an observation may have fewer than the simulations, and any of
+        them may be missing where some were.
 
     Attributes
     ----------
@@ -86,8 +95,10 @@ class Observations:
     event_shape: tuple[int, ...]
     notes: tuple[str, ...]
 
-    def __init__(self, keep_layout: bool = False):
-        self.keep_layout = keep_layout
+    def __init__(self, keep_layout: bool = False, shared: Sequence[int] = (), trials: bool = False):
+        self.shared = tuple(sorted({*shared, 0} if trials else shared))
+        self.keep_layout = keep_layout or bool(self.shared)
+        self.trials = trials
 
     # --- Fitting -----------------------------------------------------------------------------------------------------------
 
@@ -108,11 +119,10 @@ class Observations:
         """
         self.event_shape = x.shape[1:]
         self.names = None if names is None else [str(name) for name in names]
+        self._group = self._groups()
         flat = x.reshape(len(x), -1)
         missing = np.isnan(flat)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # columns that are missing throughout are dealt with below
-            low, high = np.nanmin(flat, axis=0), np.nanmax(flat, axis=0)
+        low, high = self._range(flat)
         constant = ~(high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high)))
         if constant.all():
             raise ValueError(
@@ -121,23 +131,53 @@ class Observations:
             )
         self._constant = np.where(constant, low, np.nan)
         self._kept = np.flatnonzero(~constant | self.keep_layout)
-        self._masked = np.flatnonzero(missing.any(axis=0) & ~constant)
+        ever = missing.any(axis=0)
+        if self.trials:
+            ever = np.bincount(self._group, weights=ever)[self._group] > 0
+        self._masked = np.flatnonzero(ever & ~constant)
         self.notes = self._describe(constant, missing)
-        values = np.where(constant, 0.0, flat)[:, self._kept]
+        values = self._pooled(np.where(constant, 0.0, flat)[:, self._kept])
         thinned = values[:: max(1, len(values) // _ROWS_TO_LOOK_AT)]
         self._stages: list[Stage] = []
         for _ in range(_STAGES):
             stage = _choose(thinned)
-            self._stages.append(stage)
+            self._stages.append(stage.of_groups(self._group) if self.shared else stage)
             if not stage.kind.any():
                 break
-            thinned, values = stage(thinned), stage(values)
-        self._low, self._high = self._ranges(flat)
+            thinned = stage(thinned)
+        self._low, self._high = self._range(self._map(flat))
+        counts = self._n_trials(flat)
+        self._trial_range = None if counts is None else (int(counts.min()), int(counts.max()))
         return self
 
-    def _ranges(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows = self._map(flat)
-        return np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)
+    def _groups(self) -> np.ndarray:
+        """For each column the number of the map that it shares with others."""
+        places = np.indices(self.event_shape).reshape(len(self.event_shape), -1)
+        kept = [axis for axis in range(len(self.event_shape)) if axis not in self.shared]
+        sizes = [self.event_shape[axis] for axis in kept]
+        return np.ravel_multi_index(list(places[kept]), sizes) if kept else np.zeros(places.shape[1], dtype=int)
+
+    def _pooled(self, values: np.ndarray) -> np.ndarray:
+        """``(n, c)`` to one column a map, the columns that share it one under another."""
+        if not self.shared:
+            return values
+        order = np.argsort(self._group, kind="stable")
+        stacked = values[:, order].reshape(len(values), self._group.max() + 1, -1)
+        return stacked.swapaxes(1, 2).reshape(-1, stacked.shape[1])
+
+    def _range(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest value of each column, among all that share its map; NaN where all are missing."""
+        pooled = self._pooled(values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            low, high = np.nanmin(pooled, axis=0), np.nanmax(pooled, axis=0)
+        return (low[self._group], high[self._group]) if self.shared else (low, high)
+
+    def _n_trials(self, flat: np.ndarray) -> np.ndarray | None:
+        """Trials that are there in each row, ``(n,)``."""
+        if not self.trials:
+            return None
+        return (~np.isnan(flat.reshape(len(flat), self.event_shape[0], -1))).any(axis=2).sum(axis=1)
 
     def _describe(self, constant: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
         notes = []
@@ -149,6 +189,11 @@ class Observations:
         return tuple(notes)
 
     # --- Use ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def missing(self) -> list[int]:
+        """Columns of x flattened that have a column of zeros and ones at the end of the rows, in order."""
+        return self._masked.tolist()
 
     @property
     def n_columns(self) -> int:
@@ -166,6 +211,8 @@ class Observations:
         shape = self.event_shape
         if array.ndim == 0 and shape == (1,):
             array = array[None]
+        if self.trials:
+            array = self._padded(array)
         single = array.shape == shape
         if not single and array.shape[1:] != shape:
             raise ValueError(
@@ -193,6 +240,14 @@ class Observations:
         kinds[self._kept] = self._stages[0].kind
         return kinds
 
+    def _padded(self, array: np.ndarray) -> np.ndarray:
+        """Observations of fewer trials than the simulations, with NaN for those they lack."""
+        axis = array.ndim - len(self.event_shape)
+        lacking = self.event_shape[0] - array.shape[axis] if axis in (0, 1) else 0
+        if lacking <= 0:
+            return array
+        return np.pad(array, [(0, lacking if i == axis else 0) for i in range(array.ndim)], constant_values=np.nan)
+
     def transform(self, x: np.ndarray) -> np.ndarray:
         """``(n, *event_shape)`` to ``(n, k)``, finite."""
         flat = x.reshape(len(x), -1)
@@ -211,11 +266,26 @@ class Observations:
         columns = self._kept[beyond].tolist()
         new = ~np.isnan(self._constant) & (np.abs(flat - self._constant) > _ROUNDING * np.abs(self._constant)).any(axis=0)
         columns += np.flatnonzero(new).tolist()
+        reasons = self._strange_numbers_of_trials(flat)
         if not columns:
+            return reasons
+        return [
+            *reasons,
+            f"x_o lies outside the range of the simulations in {self._labels(np.unique(columns))}: the posterior there is a guess. "
+            "Check units and summaries, or widen the prior or the simulator so that it can make such data",
+        ]
+
+    def _strange_numbers_of_trials(self, flat: np.ndarray) -> list[str]:
+        counts = self._n_trials(flat)
+        if counts is None or self._trial_range is None:
+            return []
+        fewest, most = self._trial_range
+        strange = counts[(counts < fewest) | (counts > most)]
+        if not len(strange):
             return []
         return [
-            f"x_o lies outside the range of the simulations in {self._labels(np.unique(columns))}: the posterior there is a guess. "
-            "Check units and summaries, or widen the prior or the simulator so that it can make such data"
+            f"x_o has {int(strange[0])} trials where the simulations had {fewest} to {most}: the posterior there is a guess. Simulate with as "
+            "many, others left out as NaN"
         ]
 
     def _map(self, flat: np.ndarray) -> np.ndarray:
@@ -227,6 +297,7 @@ class Observations:
 
     def _labels(self, columns: np.ndarray) -> str:
         """A few columns by name, or by index in the shape of one simulation."""
+
         def label(j: int) -> str:
             if self.names is not None:
                 return repr(self.names[j])
@@ -242,6 +313,9 @@ class Observations:
         """Everything as lists and numbers; None stands for NaN."""
         return {
             "keep_layout": self.keep_layout,
+            "shared": list(self.shared),
+            "trials": self.trials,
+            "trial_range": self._trial_range,
             "event_shape": list(self.event_shape),
             "names": self.names,
             "notes": list(self.notes),
@@ -256,8 +330,10 @@ class Observations:
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Observations:
         """What :meth:`to_data` wrote."""
-        observations = cls(keep_layout=data["keep_layout"])
+        observations = cls(keep_layout=data["keep_layout"], shared=data.get("shared", ()), trials=data.get("trials", False))
         observations.event_shape, observations.names = tuple(data["event_shape"]), data["names"]
+        observations._group = observations._groups()
+        observations._trial_range = None if data.get("trial_range") is None else tuple(data["trial_range"])
         observations.notes = tuple(data["notes"])
         observations._constant = np.array([np.nan if value is None else value for value in data["constant"]])
         observations._kept, observations._masked = np.array(data["kept"], dtype=int), np.array(data["masked"], dtype=int)

@@ -1,0 +1,74 @@
+"""From the shape of simulations to how they are scaled and which network summarises them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from sbi_flows.embeddings import Embedding, ShapedEmbedding, build_embedding, choose_embedding
+from sbi_flows.inference.observations import Observations
+
+
+def read_observations(
+    x: np.ndarray,
+    names: Sequence[str] | None,
+    embedding: str | nn.Module | None,
+    estimators_own: str | nn.Module | Mapping[str, Any] | None = "auto",
+) -> tuple[Observations, nn.Module | Mapping[str, Any] | None]:
+    """Fit the scaling of simulations and settle their embedding.
+
+    Parameters
+    ----------
+    x : ndarray (n, ...)
+    names : sequence of str or None
+    embedding : str, nn.Module or None
+        What the user asked for, as in :class:`sbi_flows.NPE`.
+    estimators_own : str, nn.Module, dict or None
+        The estimator's own parameter ``embedding``, which stands where ``embedding`` is "auto".
+
+    Returns
+    -------
+    observations : Observations
+    network : nn.Module, dict or None
+        What the estimator is to be given as ``embedding``.
+
+    Raises
+    ------
+    ValueError
+        Where both embeddings are given, or one does not fit the shape of x.
+    """
+    shape = x.shape[1:]
+    if isinstance(estimators_own, nn.Module | Mapping):
+        if isinstance(embedding, nn.Module) or embedding not in ("auto", None):
+            raise ValueError("Expected an embedding in one place; got embedding= here and one in the estimator. Give it here only.")
+        return Observations(keep_layout=True).fit(x, names), estimators_own
+    if embedding is None:
+        return Observations().fit(x, names), None
+    if isinstance(embedding, Embedding):
+        observations = _laid_out(embedding).fit(x, names)
+        if embedding.shape != shape or embedding.missing != observations.missing:
+            raise ValueError(
+                f"Expected an embedding of shape={shape}, missing={_short(observations.missing)} to match x; got one of "
+                f"shape={embedding.shape}, missing={_short(embedding.missing)}. Give its name, and both are read from x."
+            )
+        return observations, embedding
+    if isinstance(embedding, nn.Module):
+        observations = Observations(keep_layout=True).fit(x, names)
+        return observations, ShapedEmbedding(embedding, shape, observations.missing)
+    spec, notes = choose_embedding(shape, embedding, x=x)
+    if spec is None:
+        return Observations().fit(x, names), None
+    observations = _laid_out(build_embedding(spec)).fit(x, names)
+    observations.notes = (*observations.notes, *notes)
+    return observations, {**spec, "missing": observations.missing}
+
+
+def _laid_out(embedding: Embedding) -> Observations:
+    return Observations(keep_layout=True, shared=embedding.shared, trials=embedding.exchangeable)
+
+
+def _short(columns: list[int]) -> str:
+    return str(columns) if len(columns) <= 6 else f"{len(columns)} columns"

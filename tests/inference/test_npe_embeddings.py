@@ -1,0 +1,119 @@
+"""NPE on data with a shape: sets of varying number, series, images, networks of one's own, missing values."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sbi_flows import NPE, ConditionalFlow
+from sbi_flows.distributions import BoxUniform, MultivariateNormal
+from sbi_flows.embeddings import SetEmbedding
+from sbi_flows.inference.observations import Observations
+
+QUICK = {"flow": "maf", "layers": 1, "hidden": (16,), "max_epochs": 2}
+
+
+def trials(n, most=20, seed=0):
+    """Normal means with a normal prior, 2 to ``most`` trials of unit noise, the others NaN."""
+    rng = np.random.default_rng(seed)
+    theta = rng.normal(size=(n, 1))
+    x = theta[:, None] + rng.normal(size=(n, most, 1))
+    number = rng.integers(2, most + 1, size=n)
+    x[np.arange(most) >= number[:, None]] = np.nan
+    return theta, x
+
+
+def test_the_posterior_of_a_set_is_the_conjugate_one():
+    """Mean and width against n / (n + 1) xbar and (n + 1)^-1/2, for 3, 8 and 20 trials, within a quarter of the width and 15 %: what 4000
+    simulations in seconds teach, where ignoring the number of trials would leave errors above 50 %."""
+    theta, x = trials(4000)
+    npe = NPE(MultivariateNormal([0.0], [[1.0]]), ConditionalFlow(layers=1, hidden=(32,), max_epochs=12), random_state=0).fit(theta, x)
+    assert npe.estimator_.embedding["embedding"] == "set"
+    rng = np.random.default_rng(1)
+    for number in (3, 8, 20):
+        x_o = 0.7 + rng.normal(size=(number, 1))
+        draws = npe.posterior(x_o).sample(4000, random_state=0)
+        width = (number + 1) ** -0.5
+        assert draws.mean() == pytest.approx(x_o.sum() / (number + 1), abs=width / 4)
+        assert draws.std() == pytest.approx(width, rel=0.15)
+    gaps = np.full((20, 1), np.nan)
+    gaps[[1, 6, 17]] = x_o[:3]
+    np.testing.assert_allclose(npe.log_prob([[0.1]], gaps), npe.log_prob([[0.1]], x_o[[2, 0, 1]]), atol=1e-4)
+    assert npe.posterior(x_o).reliability.ok
+    assert any("x_o has 1 trials where the simulations had 2 to 20" in reason for reason in npe.posterior(x_o[:1]).reliability.reasons)
+
+
+def test_units_do_not_matter_to_a_set():
+    theta, x = trials(500)
+    npes = [NPE(MultivariateNormal([0.0], [[1.0]]), ConditionalFlow(**QUICK), random_state=0).fit(theta, scale * x) for scale in (1.0, 1e6)]
+    values = [npe.log_prob(theta[:20], scale * x[:20]) for npe, scale in zip(npes, (1.0, 1e6), strict=True)]
+    np.testing.assert_allclose(values[0], values[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "embedding", "kind"),
+    [((12, 2), "set", "set"), ((12,), "series", "series"), ((1, 8, 8), "auto", "image"), ((6,), "token", "token"), ((200,), "auto", "spectrum")],
+)
+def test_shapes_names_and_files(tmp_path, shape, embedding, kind):
+    rng = np.random.default_rng(0)
+    theta = rng.uniform(size=(300, 1))
+    x = theta.reshape(-1, *[1] * len(shape)) + rng.normal(size=(300, *shape))
+    x.reshape(300, -1)[:150, -1] = np.nan
+    npe = NPE(BoxUniform([0.0], [1.0]), ConditionalFlow(**QUICK), embedding=embedding, random_state=0).fit(theta, x)
+    assert npe.estimator_.embedding["embedding"] == kind
+    assert npe.sample(x[:3], 5, random_state=0).shape == (3, 5, 1)
+    npe.fit(theta, x)  # goes on
+    npe.save(tmp_path / "npe")
+    again = NPE.load(tmp_path / "npe")
+    np.testing.assert_array_equal(again.log_prob(theta, x), npe.log_prob(theta, x))
+
+
+def test_a_network_of_ones_own_and_its_file(tmp_path):
+    class Means(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.line = nn.Linear(2, 3)
+
+        def forward(self, x):
+            return self.line(x.nanmean(1))
+
+    theta, x = trials(300)
+    x = np.concatenate([x, x], axis=2)
+    npe = NPE(MultivariateNormal([0.0], [[1.0]]), ConditionalFlow(**QUICK, n_members=2), embedding=Means(), random_state=0).fit(theta, x)
+    npe.save(tmp_path / "npe")
+    with pytest.raises(ValueError, match="pass it as embedding="):
+        NPE.load(tmp_path / "npe")
+    again = NPE.load(tmp_path / "npe", embedding=Means())
+    np.testing.assert_array_equal(again.log_prob(theta, x), npe.log_prob(theta, x))
+
+
+def test_two_embeddings_or_one_of_another_shape_are_refused():
+    theta, x = trials(300)
+    prior = MultivariateNormal([0.0], [[1.0]])
+    with pytest.raises(ValueError, match="an embedding in one place"):
+        NPE(prior, ConditionalFlow(embedding=nn.Linear(20, 2)), embedding="set").fit(theta, x)
+    with pytest.raises(ValueError, match=r"shape=\(20, 1\), missing=20 columns to match x; got one of shape=\(9, 1\), missing=\[\]"):
+        NPE(prior, embedding=SetEmbedding((9, 1))).fit(theta, x)
+
+
+def test_shared_maps_are_shared():
+    rng = np.random.default_rng(0)
+    x = np.exp(rng.normal(size=(500, 7, 2))) * [1.0, -1e3]
+    observations = Observations(trials=True).fit(x)
+    order = rng.permutation(7)
+    rows = observations.transform(x).reshape(500, 7, 2)
+    np.testing.assert_array_equal(observations.transform(x[:, order]).reshape(500, 7, 2), rows[:, order])
+    assert abs(rows.mean(axis=(0, 1))).max() < 0.05 and abs(rows.std(axis=(0, 1)) - 1).max() < 0.05
+    again = Observations.from_data(observations.to_data())
+    np.testing.assert_array_equal(again.transform(x), observations.transform(x))
+    with pytest.raises(ValueError, match="which no simulation missed"):
+        observations.rows_of(x[0, :5])
+    with pytest.raises(ValueError, match="like one simulation"):
+        observations.rows_of(np.zeros((9, 2)))
+
+
+def test_members_of_a_set_start_apart():
+    theta, x = trials(200)
+    npe = NPE(MultivariateNormal([0.0], [[1.0]]), ConditionalFlow(**QUICK, n_members=3), random_state=0).fit(theta, x)
+    weights = [member.embedding.pool.score.weight for member in npe.estimator_.flow_.flows]
+    assert not torch.allclose(weights[0], weights[1])
