@@ -169,7 +169,8 @@ class _Tower(nn.Module):
         while max(sizes) > small:
             stride = tuple(2 if size > small else 1 for size in sizes)
             wider = 2 * channels
-            steps += [Convolution(axes, width, wider, kernel, stride, generator), Convolution(axes, wider, wider, kernel, (1,) * axes, generator)]
+            steps.append(Convolution(axes, width, wider, kernel, stride, generator))
+            steps.append(Convolution(axes, wider, wider, kernel, (1,) * axes, generator))
             sizes, width = [-(-size // step) for size, step in zip(sizes, stride, strict=True)], wider
         self.steps = nn.ModuleList(steps)
         self.channels = width

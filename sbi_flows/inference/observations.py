@@ -284,8 +284,8 @@ class Observations:
         if not len(strange):
             return []
         return [
-            f"x_o has {int(strange[0])} trials where the simulations had {fewest} to {most}: the posterior there is a guess. Simulate with as "
-            "many, others left out as NaN"
+            f"x_o has {int(strange[0])} trials where the simulations had {fewest} to {most}: the posterior there is a guess. "
+            "Simulate with as many, others left out as NaN"
         ]
 
     def _map(self, flat: np.ndarray) -> np.ndarray:

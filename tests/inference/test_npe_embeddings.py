@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from torch import nn
 
 from sbi_flows import NPE, ConditionalFlow
@@ -24,18 +25,16 @@ def trials(n, most=20, seed=0):
 
 
 def test_the_posterior_of_a_set_is_the_conjugate_one():
-    """Mean and width against n / (n + 1) xbar and (n + 1)^-1/2, for 3, 8 and 20 trials, within a quarter of the width and 15 %: what 4000
-    simulations in seconds teach, where ignoring the number of trials would leave errors above 50 %."""
+    """The mean log density of 1000 fresh pairs is within .06 nats of the exact posterior's, whose mean given n trials is sum / (n + 1) and
+    whose width (n + 1)^-1/2. One width for any number of trials would lose .11, no use of x at all 1.2; the noise of the mean is .01."""
     theta, x = trials(4000)
-    npe = NPE(MultivariateNormal([0.0], [[1.0]]), ConditionalFlow(layers=1, hidden=(32,), max_epochs=12), random_state=0).fit(theta, x)
+    npe = NPE(MultivariateNormal([0.0], [[1.0]]), ConditionalFlow(layers=1, hidden=(32,), max_epochs=8), random_state=0).fit(theta, x)
     assert npe.estimator_.embedding["embedding"] == "set"
-    rng = np.random.default_rng(1)
-    for number in (3, 8, 20):
-        x_o = 0.7 + rng.normal(size=(number, 1))
-        draws = npe.posterior(x_o).sample(4000, random_state=0)
-        width = (number + 1) ** -0.5
-        assert draws.mean() == pytest.approx(x_o.sum() / (number + 1), abs=width / 4)
-        assert draws.std() == pytest.approx(width, rel=0.15)
+    fresh, observed = trials(1000, seed=1)
+    number = (~np.isnan(observed)).sum((1, 2))
+    exact = norm.logpdf(fresh[:, 0], np.nansum(observed, (1, 2)) / (number + 1), (number + 1) ** -0.5)
+    assert -0.02 < (exact - npe.log_prob(fresh, observed)).mean() < 0.06
+    x_o = observed[number == 20][0]
     gaps = np.full((20, 1), np.nan)
     gaps[[1, 6, 17]] = x_o[:3]
     np.testing.assert_allclose(npe.log_prob([[0.1]], gaps), npe.log_prob([[0.1]], x_o[[2, 0, 1]]), atol=1e-4)
@@ -52,7 +51,13 @@ def test_units_do_not_matter_to_a_set():
 
 @pytest.mark.parametrize(
     ("shape", "embedding", "kind"),
-    [((12, 2), "set", "set"), ((12,), "series", "series"), ((1, 8, 8), "auto", "image"), ((6,), "token", "token"), ((200,), "auto", "spectrum")],
+    [
+        ((12, 2), "set", "set"),
+        ((12,), "series", "series"),
+        ((1, 8, 8), "auto", "image"),
+        ((6,), "token", "token"),
+        ((200,), "auto", "spectrum"),
+    ],
 )
 def test_shapes_names_and_files(tmp_path, shape, embedding, kind):
     rng = np.random.default_rng(0)
