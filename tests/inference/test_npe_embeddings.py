@@ -28,7 +28,7 @@ def test_the_posterior_of_a_set_is_the_conjugate_one():
     """The mean log density of 1000 fresh pairs is within .06 nats of the exact posterior's, whose mean given n trials is sum / (n + 1) and
     whose width (n + 1)^-1/2. One width for any number of trials would lose .11, no use of x at all 1.2; the noise of the mean is .01."""
     theta, x = trials(4000)
-    npe = NPE(MultivariateNormal([0.0], [[1.0]]), ConditionalFlow(layers=1, hidden=(32,), max_epochs=8), random_state=0).fit(theta, x)
+    npe = NPE(MultivariateNormal([0.0], [[1.0]]), ConditionalFlow(layers=1, hidden=(32,), max_epochs=12), random_state=0).fit(theta, x)
     assert npe.estimator_.embedding["embedding"] == "set"
     fresh, observed = trials(1000, seed=1)
     number = (~np.isnan(observed)).sum((1, 2))
