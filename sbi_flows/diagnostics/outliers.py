@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas
 
 NEIGHBOURS = 10
+# Beyond this many, covariances cost more than they tell, and the leading directions stand for all columns.
+MANY_COLUMNS = 80
 SCORES = ("Mahalanobis distance", "distance to its neighbours", "largest column")
 
 
@@ -75,9 +77,10 @@ def misspecification(
         Simulations from the prior predictive distribution, such as the training data; NaN means missing. The smallest possible p-value
         is 1 / (n + 1).
     x_o : array_like (...) or (m, ...)
-        The observation, or several; each costs about a tenth of a second at 1e4 simulations.
+        The observation, or several; each costs up to a few seconds at 1e4 simulations.
     embedding : callable, optional
-        Maps observations ``(n, ...)`` to ``(n, k)``: distances are then taken there, for instance in an estimator's trained summary space.
+        Maps observations ``(n, ...)`` to ``(n, k)``: distances are then taken there, for instance in an estimator's trained summary
+        space. Pass simulations that it was not trained on.
     false_alarm : float
         Chance that an observation the simulator made is called impossible. Exact, whatever the distribution of x.
     max_rows : int
@@ -138,18 +141,39 @@ def misspecification(
 
 def _scores(rows: np.ndarray) -> np.ndarray:
     """Three distances of every row from the others, each in units of its 99 % quantile, ``(n, 3)``."""
-    from scipy.spatial import KDTree
     from sklearn.covariance import ledoit_wolf
+    from sklearn.neighbors import NearestNeighbors
 
     scaled = Scaling.fit(rows)(rows)
     if scaled.shape[1] == 0:
         raise ValueError("Expected simulations that vary; got constant ones only. Look at what the simulator returns.")
-    scaled = (scaled - scaled.mean(axis=0)) / np.maximum(scaled.std(axis=0), 1e-300)
+    scaled = _to_unit_variance(scaled)
+    largest = np.abs(scaled).max(axis=1)
+    if scaled.shape[1] > MANY_COLUMNS:
+        scaled = _to_unit_variance(_leading(scaled))
     values, vectors = np.linalg.eigh(np.atleast_2d(ledoit_wolf(scaled, assume_centered=True)[0]))
     whitened = scaled @ (vectors / np.sqrt(np.maximum(values, 1e-8 * values.max())))
-    near = KDTree(whitened).query(whitened, [NEIGHBOURS + 1])[0][:, 0]
-    distances = np.stack([np.linalg.norm(whitened, axis=1), near, np.abs(scaled).max(axis=1)], axis=1)
+    near = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(whitened).kneighbors()[0][:, -1]
+    distances = np.stack([np.linalg.norm(whitened, axis=1), near, largest], axis=1)
     return distances / np.maximum(np.quantile(distances, 0.99, axis=0), 1e-300)
+
+
+def _to_unit_variance(rows: np.ndarray) -> np.ndarray:
+    return (rows - rows.mean(axis=0)) / np.maximum(rows.std(axis=0), 1e-300)
+
+
+def _leading(rows: np.ndarray) -> np.ndarray:
+    """Coordinates along the directions of largest variance, and the log distance from the space they span: ``(n, MANY_COLUMNS / 2 + 1)``.
+
+    The second is where an observation shows that resembles the simulations in all they usually do, and differs in what they never do.
+    """
+    from sklearn.utils.extmath import randomized_svd
+
+    # The random sketch mixes columns and treats all rows alike (hence no transposition), so ranks stay exact.
+    directions = randomized_svd(rows, MANY_COLUMNS // 2, transpose=False, random_state=0)[2].T
+    along = rows @ directions
+    left = np.maximum((rows**2).sum(axis=1) - (along**2).sum(axis=1), 1e-12)
+    return np.concatenate([along, np.log(left)[:, None]], axis=1)
 
 
 def _embedded(embedding: Callable[[Any], np.ndarray] | None, x: Any) -> Any:

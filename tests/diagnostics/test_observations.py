@@ -96,6 +96,18 @@ def test_a_gap_between_modes_is_seen():
     assert "neighbours" in str(misspecification(x, [0.0, 0.0], random_state=0).reliability)
 
 
+def test_many_columns_of_few_degrees_of_freedom():
+    """Spectra of 400 channels, made of three shapes and noise: a fourth shape is no outlier in any channel. False alarm 0.01."""
+    rng = np.random.default_rng(0)
+    channel = np.linspace(0, 1, 400)
+    shapes = np.stack([np.ones(400), channel, np.sin(6 * channel)])
+    x = rng.normal(size=(501, 3)) @ shapes + 0.3 * rng.normal(size=(501, 400))
+    assert misspecification(x[1:], x[0], random_state=0).reliability.ok
+    result = misspecification(x[1:], x[0] + 0.2 * np.sin(40 * channel), random_state=0)
+    assert result.p_value < 0.01
+    assert ((result.columns.value > result.columns.low) & (result.columns.value < result.columns.high)).mean() > 0.95
+
+
 def test_several_observations_missing_values_images_and_frames():
     x = correlated(1000)
     x[::7, 1] = np.nan
