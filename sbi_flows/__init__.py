@@ -13,6 +13,7 @@ _PUBLIC = {
     "RatioClassifier": "estimators",
     "NLE": "inference",
     "NPE": "inference",
+    "simulate": "inference",
     "NRE": "inference",
     "Posterior": "inference",
     "Target": "targets",

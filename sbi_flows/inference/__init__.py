@@ -4,6 +4,7 @@ from sbi_flows.inference.nle import NLE
 from sbi_flows.inference.npe import NPE
 from sbi_flows.inference.nre import NRE
 from sbi_flows.inference.posterior import FlowPosterior, Posterior
+from sbi_flows.inference.simulate import simulate
 from sbi_flows.inference.target_posterior import TargetPosterior
 
-__all__ = ["NLE", "NPE", "NRE", "FlowPosterior", "Posterior", "TargetPosterior"]
+__all__ = ["NLE", "NPE", "NRE", "FlowPosterior", "Posterior", "TargetPosterior", "simulate"]

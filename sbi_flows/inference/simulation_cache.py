@@ -1,0 +1,90 @@
+"""Finished simulations on disk: small files that appear whole or not at all, found again by the parameters they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import secrets
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from sbi_flows._files import write_atomic
+
+KEY_BYTES = 16
+_SECONDS = 5.0  # between two files while simulations come in
+_ROWS = 10_000
+
+
+def row_keys(theta: np.ndarray, seed: int | None) -> list[bytes]:
+    """What identifies each simulation: its parameters, how often they came before, and the seed.
+
+    A simulation is then found again, and its random numbers are the same, whatever else is simulated beside it.
+    """
+    seen: Counter[bytes] = Counter()
+    keys = []
+    for row in np.ascontiguousarray(theta, dtype=np.float64):
+        content = row.tobytes()
+        text = content + f"|{seen[content]}|{seed}".encode()
+        seen[content] += 1
+        keys.append(hashlib.blake2b(text, digest_size=KEY_BYTES).digest())
+    return keys
+
+
+class SimulationCache:
+    """A folder of finished simulations of one simulator.
+
+    Parameters
+    ----------
+    folder : str, Path or None
+        Made if absent; None keeps nothing.
+    """
+
+    def __init__(self, folder: str | Path | None):
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._waiting: list[tuple[bytes, np.ndarray]] = []
+        self._last = time.monotonic()
+
+    def read(self) -> dict[bytes, np.ndarray]:
+        """All simulations in the folder by their key.
+
+        Raises
+        ------
+        ValueError
+            If a file is damaged.
+        """
+        found: dict[bytes, np.ndarray] = {}
+        for path in [] if self.folder is None else sorted(self.folder.glob("*.npz")):
+            try:
+                with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+                    keys, x = file["keys"], file["x"]
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{path} is damaged ({error}): delete it; its simulations are then run again.") from error
+            found.update(zip((key.tobytes() for key in keys), x, strict=True))
+        return found
+
+    def add(self, key: bytes, x: np.ndarray) -> None:
+        """Keep one finished simulation; it is on disk some seconds later at most."""
+        if self.folder is None:
+            return
+        self._waiting.append((key, x))
+        if len(self._waiting) >= _ROWS or time.monotonic() - self._last > _SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, one file a shape."""
+        self._last = time.monotonic()
+        folder, waiting, self._waiting = self.folder, self._waiting, []
+        if folder is None:
+            return
+        for shape in {x.shape for _, x in waiting}:
+            rows = [(key, x) for key, x in waiting if x.shape == shape]
+            content = io.BytesIO()
+            keys = np.frombuffer(b"".join(key for key, _ in rows), dtype=np.uint8).reshape(-1, KEY_BYTES)
+            np.savez(content, keys=keys, x=np.stack([x for _, x in rows]))
+            write_atomic(folder / f"{secrets.token_hex(8)}.npz", content.getvalue())
