@@ -115,7 +115,7 @@ class _Task:
     parent: int
     entropy: int
 
-    def __call__(self) -> list[tuple[int, np.ndarray | None, str]]:
+    def run(self) -> list[tuple[int, np.ndarray | None, str]]:
         """Row number, data or None, and what went wrong."""
         if self.seed is None and os.getpid() != self.parent:
             np.random.seed(self.entropy % 2**32)  # noqa: NPY002 (the simulator's own stream, in a process of ours)
@@ -154,6 +154,10 @@ class _Task:
             return None, f"raised {type(error).__name__}: {error}"
 
 
+def _work(task: _Task) -> list[tuple[int, np.ndarray | None, str]]:
+    return task.run()
+
+
 def _judged(x: np.ndarray) -> tuple[np.ndarray | None, str]:
     x = np.atleast_1d(x)
     if np.isnan(x).all():
@@ -188,7 +192,7 @@ class _Run:
             groups = [list(range(g * size, min((g + 1) * size, len(self.theta)))) for g in wanted]
         else:
             began = time.perf_counter()
-            self._take(self._task(missing[:1])())
+            self._take(self._task(missing[:1]).run())
             yield
             seconds = time.perf_counter() - began
             rest = missing[1:]
@@ -196,7 +200,7 @@ class _Run:
             groups = [rest[start : start + size] for start in range(0, len(rest), size)]
         as_they_come = get_active_backend()[0].supports_return_generator
         pool = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered" if as_they_come else "list", batch_size=1)
-        for finished in pool(joblib.delayed(self._task(group))() for group in groups):
+        for finished in pool(joblib.delayed(_work)(self._task(group)) for group in groups):
             self._take(finished)
             yield
 
