@@ -14,6 +14,7 @@ _PUBLIC = {
     "NLE": "inference",
     "NPE": "inference",
     "simulate": "inference",
+    "sequential": "inference",
     "NRE": "inference",
     "Posterior": "inference",
     "Target": "targets",

@@ -4,7 +4,8 @@ from sbi_flows.inference.nle import NLE
 from sbi_flows.inference.npe import NPE
 from sbi_flows.inference.nre import NRE
 from sbi_flows.inference.posterior import FlowPosterior, Posterior
+from sbi_flows.inference.sequential import draw_truncated, sequential
 from sbi_flows.inference.simulate import simulate
 from sbi_flows.inference.target_posterior import TargetPosterior
 
-__all__ = ["NLE", "NPE", "NRE", "FlowPosterior", "Posterior", "TargetPosterior", "simulate"]
+__all__ = ["NLE", "NPE", "NRE", "FlowPosterior", "Posterior", "TargetPosterior", "draw_truncated", "sequential", "simulate"]

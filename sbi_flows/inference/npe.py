@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 from pathlib import Path
@@ -202,8 +203,9 @@ class NPE(BaseEstimator):
         reliability = Reliability.from_reasons([*fitted.reasons, *self.observations_.reasons(x)], fitted.notes)
         rows = self.observations_.transform(x)
         observed, m = (x[0], None) if single else (x, len(x))
+        frozen = copy.copy(self.estimator_)  # a later fit gives the estimator a new flow, and this posterior keeps its own
         return FlowPosterior(
-            self.estimator_, rows, self.prior_, self.theta_names_, observed, reliability, m, rejects=self._rejects
+            frozen, rows, self.prior_, self.theta_names_, observed, reliability, m, rejects=self._rejects
         )
 
     def sample(self, x, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:

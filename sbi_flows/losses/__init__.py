@@ -1,8 +1,9 @@
 """Training losses: functions ``loss(flow, batch, generator)`` that return one number a row."""
 
+from sbi_flows.losses.atomic import atomic
 from sbi_flows.losses.base import Batch, Loss
 from sbi_flows.losses.likelihood import nll
 from sbi_flows.losses.matching import denoising_score_matching, flow_matching
 from sbi_flows.losses.ratio import balanced, contrastive
 
-__all__ = ["Batch", "Loss", "balanced", "contrastive", "denoising_score_matching", "flow_matching", "nll"]
+__all__ = ["Batch", "Loss", "atomic", "balanced", "contrastive", "denoising_score_matching", "flow_matching", "nll"]

@@ -1,0 +1,224 @@
+"""Simulations where they matter: rounds of simulating near one observation's posterior and learning from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sbi_flows._random import RandomState, torch_generator
+from sbi_flows._validation import choose, positive
+from sbi_flows.distributions import Distribution, as_prior
+from sbi_flows.inference.atomic import go_on_by_atoms
+from sbi_flows.inference.npe import NPE
+from sbi_flows.inference.posterior import Posterior
+from sbi_flows.inference.simulate import simulate
+from sbi_flows.results import Reliability
+
+_DRAWS = 10_000  # of a posterior, to find its region and to compare it with the one before
+_PRIOR_DRAWS = 20_000
+_WORTH_REJECTING = 0.005  # share of prior draws inside the region from which on they are taken from the prior
+_CANDIDATES = 20  # posterior draws for each parameter of a round, where the prior is too wide
+_LOWEST = -1e4  # nats: what -inf counts as when two posteriors are compared
+
+
+class Method(Protocol):
+    """What :func:`sequential` needs: ``NPE``, ``NLE`` and ``NRE`` have it."""
+
+    prior: Any
+
+    def fit(self, theta: Any, x: Any) -> Any:
+        """Add simulations and learn."""
+        ...
+
+    def posterior(self, x_o: Any) -> Posterior:
+        """What was learned, at an observation."""
+        ...
+
+
+def sequential(
+    method: Method,
+    simulator: Callable,
+    x_o: Any,
+    n_rounds: int = 5,
+    n_simulations: int = 1000,
+    *,
+    proposal: str = "truncated",
+    epsilon: float = 1e-3,
+    tolerance: float = 0.05,
+    n_atoms: int = 10,
+    n_jobs: int | None = None,
+    vectorized: bool = False,
+    cache: str | Path | None = None,
+    random_state: RandomState = None,
+) -> Posterior:
+    """The posterior of one observation from simulations that are made, round by round, where they tell most about it.
+
+    The first round simulates parameters from the prior. With "truncated" proposals each later one draws them from the prior too,
+    but cut to where the posterior so far has all of its mass but ``epsilon``: simulations of all rounds then train by the usual loss,
+    for any method. With "atomic" (``NPE`` only) they are drawn from the posterior so far, and a contrastive loss corrects for it.
+
+    It ends after ``n_rounds``, or once the posterior has stopped moving: when the symmetrised Kullback-Leibler divergence between
+    those of two rounds (mean of both directions, from 10 000 draws of each) is below ``tolerance``. It ends with a verdict
+    against it if the last round still moved it by more than one nat.
+
+    Parameters
+    ----------
+    method : NPE, NLE or NRE
+        Fitted in place: afterwards it holds all simulations. One that is fitted already must have learned from prior draws.
+    simulator : callable
+        As for :func:`simulate`; called as ``simulator(theta, rng)``.
+    x_o : array_like
+        One observation.
+    n_rounds, n_simulations : int
+        Rounds at most, and simulations in each.
+    proposal : {"truncated", "atomic"}
+    epsilon : float
+        Posterior mass that truncation may lose.
+    tolerance : float
+        In nats.
+    n_atoms : int
+        Parameters contrasted with each other by the atomic loss.
+    n_jobs, vectorized, cache
+        As for :func:`simulate`.
+    random_state : int, generator or None
+
+    Returns
+    -------
+    Posterior
+        Its notes tell the rounds, the prior volume each drew from, and how far the posterior moved.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings out of range, more than one observation, or an atomic loss with anything but an ``NPE`` of one spline or affine flow.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sbi_flows import NPE, sequential
+    >>> from sbi_flows.distributions import BoxUniform
+    >>> def simulator(theta, rng):
+    ...     return theta + 0.01 * rng.normal(size=2)
+    >>> npe = NPE(BoxUniform([-1, -1], [1, 1]), random_state=0)
+    >>> posterior = sequential(npe, simulator, [0.2, 0.3], n_rounds=3, n_simulations=500, random_state=0)
+
+    References
+    ----------
+    Deistler, Goncalves & Macke 2022, "Truncated proposals for scalable and hassle-free simulation-based inference", arXiv:2210.04815;
+    Greenberg, Nonnenmacher & Macke 2019, "Automatic posterior transformation for likelihood-free inference", arXiv:1905.07488.
+    """
+    choose("proposal", proposal, ("truncated", "atomic"))
+    positive("n_rounds", n_rounds, integer=True)
+    positive("n_simulations", n_simulations, integer=True)
+    positive("tolerance", tolerance)
+    if not 0 < epsilon < 1:
+        raise ValueError(f"Expected epsilon between 0 and 1, the posterior mass that may be lost; got {epsilon!r}.")
+    if proposal == "atomic" and not isinstance(method, NPE):
+        raise TypeError(f"Expected an NPE for atomic proposals; got {type(method).__name__}. Truncated ones work for every method.")
+    prior = as_prior(method.prior)
+    generator = torch_generator(random_state)
+
+    def run(theta: np.ndarray, atoms: int | None) -> Posterior:
+        x = simulate(simulator, theta, n_jobs=n_jobs, vectorized=vectorized, cache=cache, random_state=generator)
+        return _learn(method, theta, x, x_o, prior, atoms)
+
+    posterior = run(prior.sample(n_simulations, generator).double().cpu().numpy(), None)
+    if posterior.n_observations is not None:
+        raise ValueError(f"Expected a single observation; got {posterior.n_observations}. An amortised fit needs no rounds: fit and batch.")
+    rounds = [_Round(n_simulations, 1.0, np.inf)]
+    while len(rounds) < n_rounds and rounds[-1].moved >= tolerance:
+        before = posterior
+        if proposal == "atomic":
+            theta, volume = before.sample(n_simulations, generator), np.nan
+        else:
+            theta, volume = draw_truncated(prior, before, n_simulations, epsilon, generator)
+        posterior = run(theta, n_atoms if proposal == "atomic" else None)
+        rounds.append(_Round(n_simulations, volume, _moved(before, posterior, generator)))
+    posterior.reliability = _verdict(posterior.reliability, rounds, tolerance)
+    return posterior
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Simulations, the share of the prior they were drawn from, and the nats by which they moved the posterior."""
+
+    n: int
+    volume: float
+    moved: float
+
+    def __str__(self) -> str:
+        moved = "" if np.isinf(self.moved) else f", posterior moved by {self.moved:.2g} nats"
+        where = "the posterior" if np.isnan(self.volume) else f"{self.volume:.2g} of the prior"
+        return f"{self.n} simulations from {where}{moved}"
+
+
+def _learn(method: Any, theta: np.ndarray, x: np.ndarray, x_o: Any, prior: Distribution, n_atoms: int | None) -> Posterior:
+    named: Any = theta if prior.names is None else pd.DataFrame(theta, columns=list(prior.names))
+    if n_atoms is None:
+        return method.fit(named, x).posterior(x_o)
+    return go_on_by_atoms(method, named, x, n_atoms).posterior(x_o)
+
+
+def draw_truncated(
+    prior: Distribution, posterior: Posterior, n: int, epsilon: float, generator: torch.Generator
+) -> tuple[np.ndarray, float]:
+    """Draws of the prior inside the region of highest posterior density that holds all but ``epsilon`` of the posterior.
+
+    By rejection where the region holds enough of the prior; else posterior draws are picked, without repeats, with weights prior over
+    posterior, which tends to the same distribution as there are more to pick from (20 for each one).
+
+    Returns
+    -------
+    theta : ndarray (n, d)
+    volume : float
+        Prior mass of the region.
+    """
+    own = posterior.sample(_DRAWS, generator)
+    log_own = posterior.log_prob(own)
+    level = np.quantile(log_own, epsilon)
+
+    def draw_prior(size: int) -> np.ndarray:
+        theta = prior.sample(size, generator).double().cpu().numpy()
+        return theta[posterior.log_prob(theta) >= level]
+
+    kept = draw_prior(_PRIOR_DRAWS)
+    volume = len(kept) / _PRIOR_DRAWS
+    if volume >= _WORTH_REJECTING:
+        parts = [kept]
+        while sum(map(len, parts)) < n:
+            parts.append(draw_prior(_PRIOR_DRAWS))
+        return np.concatenate(parts)[:n], volume
+    candidates = np.concatenate([own, posterior.sample(max(_CANDIDATES * n - len(own), 1), generator)])
+    log_own = posterior.log_prob(candidates)
+    candidates, log_own = candidates[log_own >= level], log_own[log_own >= level]
+    log_weights = prior.log_prob(torch.from_numpy(candidates)).double().cpu().numpy() - log_own
+    # Weighted picking without repeats: the largest of the log-weights plus Gumbel noise.
+    gumbel = -torch.log(-torch.log(torch.rand(len(candidates), generator=generator, dtype=torch.float64))).numpy()
+    return candidates[np.argsort(log_weights + gumbel)[-n:]], volume
+
+
+def _moved(before: Posterior, after: Posterior, generator: torch.Generator) -> float:
+    """Symmetrised Kullback-Leibler divergence in nats; unknown normalisations cancel in it."""
+    differences = []
+    for draws in (before.sample(_DRAWS, generator), after.sample(_DRAWS, generator)):
+        differences.append(np.mean(np.maximum(after.log_prob(draws), _LOWEST) - np.maximum(before.log_prob(draws), _LOWEST)))
+    return float(0.5 * (differences[1] - differences[0]))
+
+
+def _verdict(own: Reliability, rounds: list[_Round], tolerance: float) -> Reliability:
+    last = rounds[-1]
+    notes = [f"round {i}: {text}" for i, text in enumerate(rounds, 1)]
+    reasons = []
+    if len(rounds) > 1 and last.moved >= tolerance:
+        notes.append(f"ended by n_rounds; the posterior still moves by more than {tolerance} nats a round")
+    if len(rounds) > 1 and last.moved > 1:
+        reasons.append(
+            f"the last round still moved the posterior by {last.moved:.2g} nats: it has not settled. Allow more rounds or simulations"
+        )
+    return Reliability.from_reasons([*own.reasons, *reasons], [*own.notes, *notes])
