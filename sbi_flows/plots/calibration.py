@@ -33,17 +33,19 @@ def rank_histograms(record: SBC, *, bins: int = 20) -> Figure:
     # Bars hold unequal numbers of ranks where the bins do not divide them.
     expected = np.diff(np.ceil(edges)) / (record.n_draws + 1)
     figure, axes = _panels(k, 2.0)
+    tallest = 0.0
     for j, axis in enumerate(axes):
         counts = np.histogram(record.ranks[:, j], np.ceil(edges) - 0.5)[0]
         low, high = stats.binom.ppf([[0.025], [0.975]], m, expected)
         axis.stairs(high / m / expected, edges, baseline=low / m / expected, fill=True, color=GREY, alpha=0.3)
         axis.stairs(counts / m / expected, edges, color=_colour(record, j), linewidth=1.5)
         axis.axhline(1.0, color=GREY, linewidth=1)
-        axis.set_title(_title(record, j), fontsize=9)
-        axis.set_ylim(bottom=0)
+        axis.set_title(_title(record, j), fontsize=8)
         axis.set_xlim(0, record.n_draws + 1)
         axis.set_yticks([0, 1])
+        tallest = max(tallest, *(counts / m / expected), *(high / m / expected))
         _tidy(axis)
+    axes[0].set_ylim(0, 1.05 * tallest)
     figure.supxlabel("rank of the truth among the draws", fontsize=10)
     figure.supylabel("frequency / expected", fontsize=10)
     return figure
@@ -54,7 +56,7 @@ def rank_ecdf(record: SBC, *, confidence: float = 0.95) -> Figure:
     figure, axes = _panels(record.ranks.shape[1], 2.0)
     for j, axis in enumerate(axes):
         _draw_ecdf(axis, record, [j], confidence)
-        axis.set_title(_title(record, j), fontsize=9)
+        axis.set_title(_title(record, j), fontsize=8)
     figure.supxlabel("rank of the truth / number of draws", fontsize=10)
     figure.supylabel("excess of lower ranks", fontsize=10)
     return figure
@@ -139,14 +141,14 @@ def diagnosis(record: Diagnosis) -> Figure:
     if record.predictive is not None:
         checked = record.predictive
         draw.append(lambda axis: _draw_predictive(axis, checked, 12))
-    columns = 2 if len(draw) <= 4 else 3
-    rows = -(-len(draw) // columns)
-    figure = new_figure(4.3 * columns, 3.7 * rows + 0.5)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    draw.append(lambda axis: _draw_verdict(axis, record))
+    rows = -(-len(draw) // 3)
+    figure = new_figure(12.9, 3.7 * rows + 0.5)
+    axes = figure.subplots(rows, 3, squeeze=False).ravel()
     for axis, panel in zip(axes, draw, strict=False):
         panel(axis)
-    if len(draw) < len(axes):
-        _draw_verdict(axes[-1], record)
+    for axis in axes[len(draw) :]:
+        axis.set_axis_off()
     head = "calibrated" if record.reliability.ok else "NOT RELIABLE"
     figure.suptitle(f"{head}   (p = {record.p_value:.2g}, {len(record.sbc.ranks)} observations)", fontsize=12)
     return figure
@@ -290,7 +292,7 @@ def _colour(record: SBC, j: int) -> str:
 
 def _title(record: SBC, j: int) -> str:
     row = record.table.iloc[j]
-    return f"{record.names[j]}: {row['shape'].removeprefix('draws ')}, p = {row.p_holm:.2g}"
+    return f"{record.names[j]}\n{row['shape']}, p = {row.p_holm:.2g}"
 
 
 def _tidy(axis: Axes) -> None:

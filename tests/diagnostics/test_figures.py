@@ -33,7 +33,7 @@ def test_all_on_one_page(tmp_path, kind):
 
 def test_a_page_without_an_observation():
     figure = plots.diagnosis(diagnose(EXACT, THETA, X, n_draws=70, random_state=0))
-    assert len(figure.axes) == 2
+    assert len(figure.axes) == 3
 
 
 @pytest.mark.parametrize(("n_draws", "extra"), [(1, 0), (7, 5), (70, 0)])
@@ -52,6 +52,12 @@ def test_histogram_bars_are_relative_to_their_expectation():
     ranks = np.tile(np.arange(11), 10)[:, None]
     figure = plots.rank_histograms(rank_record(("a",), ranks, 10, 0.01), bins=4)
     np.testing.assert_allclose(figure.axes[0].patches[1].get_data().values, 1.0)
+
+
+def test_no_bar_is_cut_off():
+    ranks = np.column_stack([np.arange(200) % 11, np.zeros(200, int)])
+    axis = plots.rank_histograms(rank_record(("a", "b"), ranks, 10, 0.01)).axes[0]
+    assert axis.get_ylim()[1] > 11
 
 
 def test_the_coverage_curves_are_the_records():
