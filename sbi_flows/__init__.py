@@ -11,6 +11,7 @@ _PUBLIC = {
     "FlowDensity": "estimators",
     "ConditionalFlow": "estimators",
     "RatioClassifier": "estimators",
+    "MixedDensity": "flows",
     "NLE": "inference",
     "NPE": "inference",
     "simulate": "inference",

@@ -3,10 +3,11 @@
 from sbi_flows.distributions.adapters import as_prior, from_pair, from_scipy, from_torch
 from sbi_flows.distributions.base import Distribution
 from sbi_flows.distributions.bases import Columns, NormalMixture, StandardNormal, StudentT, Torus
-from sbi_flows.distributions.priors import BoxUniform, MultivariateNormal, Product
+from sbi_flows.distributions.priors import BoxUniform, Choice, MultivariateNormal, Product
 
 __all__ = [
     "BoxUniform",
+    "Choice",
     "Columns",
     "Distribution",
     "MultivariateNormal",

@@ -16,10 +16,11 @@ from sbi_flows._random import numpy_generator, seed_from
 from sbi_flows.bijections.support import ColumnSupport, parse_support
 from sbi_flows.distributions.base import Distribution, grammar
 from sbi_flows.distributions.edges import find_edges
-from sbi_flows.distributions.priors import Product
+from sbi_flows.distributions.priors import Choice, Product
 
 # Constraints of torch that allow every real number.
 _ANYWHERE = (type(torch.distributions.constraints.real),)
+_MOST_VALUES = 1000  # of a discrete column
 _FEW = 2  # draws by which the number of columns of a pair is found out
 
 
@@ -67,6 +68,8 @@ def as_prior(prior: Any, names: Sequence[str] | None = None) -> Distribution:
         return as_prior(list(prior.values()), names=list(prior))
     if isinstance(prior, torch.distributions.Distribution):
         return from_torch(prior, names)
+    if hasattr(prior, "rvs") and hasattr(prior, "logpmf") and hasattr(prior, "support"):
+        return _choice(prior, names)
     if hasattr(prior, "rvs") and hasattr(prior, "logpdf"):
         return _with_edges(from_scipy(prior, names))
     if isinstance(prior, list | tuple) and len(prior) == 2 and all(_is_function(part) for part in prior):
@@ -258,6 +261,19 @@ def _torch_support(distribution, features: int) -> list:
 
     pairs = zip(ends("lower_bound"), ends("upper_bound"), strict=True)
     return [grammar(parse_support((low, high), 1)[0]) if (low, high) != (None, None) else "real" for low, high in pairs]
+
+
+def _choice(frozen: Any, names: Sequence[str] | None) -> Choice:
+    """A frozen discrete ``scipy.stats`` distribution of finitely many values."""
+    low, high = map(float, frozen.support())
+    if not high - low < _MOST_VALUES:
+        raise ValueError(
+            f"Expected a discrete prior of at most {_MOST_VALUES} values; this one goes from {low:g} to {high:g}. Truncate it: "
+            "distributions.Choice(values, probabilities)."
+        )
+    values = np.arange(low, high + 1)
+    probabilities = frozen.pmf(values)
+    return Choice(values[probabilities > 0], probabilities[probabilities > 0], names=names)
 
 
 def _is_function(part: Any) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +28,14 @@ class Distribution(nn.Module, ABC):
     box : bool
         Whether the density is known to be positive everywhere inside ``support``. Otherwise parts of it may be forbidden (a triangle in
         a square), and only ``log_prob`` tells which.
+    discrete : dict of int to tuple of float
+        The values of columns that have only some, which count as real in ``support``; their probabilities are part of ``log_prob``.
     notes : tuple of str
         What was found out about a density that came as functions, for the reports of those who use it.
     """
 
     box = True
+    discrete: Mapping[int, tuple[float, ...]] = MappingProxyType({})
     notes: tuple[str, ...] = ()
 
     def __init__(self, features: int, names: Sequence[str] | None = None, support=None):

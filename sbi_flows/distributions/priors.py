@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import cast
 
 import numpy as np
@@ -96,6 +97,54 @@ class MultivariateNormal(Distribution):
         return -0.5 * (z.square().sum(0) + self.features * LOG_2PI) - torch.log(self.cholesky.diagonal()).sum()
 
 
+class Choice(Distribution):
+    """A discrete column: one of some values.
+
+    Parameters
+    ----------
+    values : array-like (k,) or int
+        Different numbers; an int stands for 0, 1, ..., k - 1.
+    probabilities : array-like (k,), optional
+        Positive; equal by default, scaled to sum to one.
+    names : sequence of str, optional
+        One name.
+
+    Examples
+    --------
+    >>> prior = Product([Choice([1, 2, 4], names=["n_sources"]), BoxUniform(0.0, 1.0, names=["amplitude"])])
+    >>> prior.log_prob(torch.tensor([[4.0, 0.5], [3.0, 0.5]])).tolist()
+    [-1.0986122886681098, -inf]
+    """
+
+    values: Tensor
+    probabilities: Tensor
+    box = False
+
+    def __init__(self, values, probabilities=None, names: Sequence[str] | None = None):
+        values = _vector(range(values) if isinstance(values, int) else values, "values")
+        weights = torch.ones_like(values) if probabilities is None else _vector(probabilities, "probabilities")
+        if len(values) < 2 or len(values.unique()) < len(values) or not bool(torch.isfinite(values).all()):
+            raise ValueError(f"Expected at least two different finite values; got {values.tolist()}.")
+        if weights.shape != values.shape or not bool((weights > 0).all()) or not bool(torch.isfinite(weights).all()):
+            raise ValueError(f"Expected {len(values)} positive probabilities, one a value; got {weights.tolist()}.")
+        super().__init__(1, names)
+        self.double()
+        order = torch.argsort(values)
+        self.register_buffer("values", values[order].clone())
+        self.register_buffer("probabilities", (weights / weights.sum())[order].clone())
+        self.discrete = {0: tuple(self.values.tolist())}
+
+    def sample(self, n, generator=None):
+        u = rand((n, 1), generator, dtype=self.values.dtype, device=self.values.device)
+        picked = (u >= self.probabilities.cumsum(0)).sum(1, keepdim=True)
+        return self.values[picked.clamp(max=len(self.values) - 1)]
+
+    def log_prob(self, x):
+        chosen = (self._check(x) == self.values).to(self.values)
+        # Zero times x keeps NaN inputs NaN.
+        return torch.log((chosen * self.probabilities).sum(-1)) + 0.0 * x.to(self.values)[:, 0]
+
+
 class Product(Distribution):
     """Independent priors side by side; their columns follow each other in the order given.
 
@@ -117,6 +166,8 @@ class Product(Distribution):
         self.parts = cast(Sequence[Distribution], nn.ModuleList(parts))
         self._widths = [part.features for part in parts]
         self.box = all(part.box for part in parts)
+        starts = accumulate((part.features for part in parts), initial=0)
+        self.discrete = {start + j: values for start, part in zip(starts, parts, strict=False) for j, values in part.discrete.items()}
         self.notes = tuple(note for part in parts for note in part.notes)
 
     def sample(self, n, generator=None):

@@ -111,7 +111,7 @@ class FlowEstimator(BaseEstimator):
             else [self._build(*widths, names, embedding, int(seed)).to(dtype) for seed in seeds[2:]]
         )
         density = members[0].flow if isinstance(members[0], EmbeddedFlow) else members[0]
-        reasons, more = check_modelled(y, name, names, str(data_dtype(density)).removeprefix("torch."))
+        reasons, more = _look_at(y, name, names, density)
         notes = [*notes, *more, *check_support(y, _support_of(density), name, names)]
         training, validation = split_rows(
             y if context is None else np.hstack([y, context]), self.validation_fraction, int(seeds[0])
@@ -170,11 +170,13 @@ class FlowEstimator(BaseEstimator):
         return EmbeddedFlow(self._build_flow(features, width[1], names, seed), network, context)
 
     def _build_flow(self, features: int, context: int, names: Sequence[str] | None, seed: int) -> Any:
-        if isinstance(self.flow, str):
-            choose("flow", self.flow, NAMED_FLOWS)
+        if isinstance(self.flow, str | flows.MixedDensity):
             support = [column.entry for column in parse_support(self.support, features, names)]
             settings: dict[str, Any] = {"layers": int(self.layers), "hidden": tuple(self.hidden), "support": support}
             settings["generator"] = torch.Generator().manual_seed(seed)
+            if isinstance(self.flow, flows.MixedDensity):
+                return self.flow(features, context, **settings)
+            choose("flow", self.flow, NAMED_FLOWS)
             if self.flow.startswith("nsf"):
                 return flows.nsf(features, context, autoregressive=self.flow == "nsf", **settings)
             return (flows.maf if self.flow == "maf" else flows.realnvp)(features, context, **settings)
@@ -204,7 +206,7 @@ class FlowEstimator(BaseEstimator):
         fraction = self.validation_fraction
         if isinstance(fraction, bool) or not (isinstance(fraction, Real) and 0 <= fraction < 1):
             raise ValueError(f"Expected validation_fraction in [0, 1); got {fraction!r}.")
-        if isinstance(self.flow, str):
+        if isinstance(self.flow, str | flows.MixedDensity):
             positive("layers", self.layers, integer=True)
             if isinstance(self.hidden, str) or np.ndim(self.hidden) != 1:
                 raise ValueError(
@@ -251,6 +253,17 @@ class FlowEstimator(BaseEstimator):
         return as_float(array, "X").to(next(self.flow_.parameters()).device, data_dtype(self.flow_))
 
 
+def _look_at(y: np.ndarray, name: str, names: Sequence[str] | None, density: Any) -> tuple[list[str], list[str]]:
+    """Reasons and notes on the columns modelled as continuous."""
+    dtype = str(data_dtype(density)).removeprefix("torch.")
+    if not isinstance(density, flows.MixedFlow):
+        return check_modelled(y, name, names, dtype)
+    if not density.rest:
+        return [], []
+    reasons, notes = check_modelled(y[:, density.rest], name, None if names is None else [names[j] for j in density.rest], dtype)
+    return reasons, notes
+
+
 def _peak_rate(learning_rate: float | str, density: Any) -> float:
     """The number that "auto" stands for; anything else as it is."""
     if learning_rate != "auto":
@@ -260,6 +273,8 @@ def _peak_rate(learning_rate: float | str, density: Any) -> float:
 
 def _support_of(flow: Any) -> tuple[ColumnSupport, ...]:
     """Where the columns of a flow live; a flow that is not ours is taken to live everywhere."""
+    if isinstance(flow, flows.MixedFlow):
+        return flow.columns
     return flow.support.support if isinstance(flow, flows.Flow) else parse_support(None, flow.features)
 
 

@@ -3,6 +3,7 @@
 from sbi_flows.flows.base import Flow
 from sbi_flows.flows.continuous import cnf
 from sbi_flows.flows.discrete import maf, nsf, realnvp
+from sbi_flows.flows.mixed import MixedDensity, MixedFlow, mixed
 from sbi_flows.flows.registry import ARCHITECTURES, build
 
-__all__ = ["ARCHITECTURES", "Flow", "build", "cnf", "maf", "nsf", "realnvp"]
+__all__ = ["ARCHITECTURES", "Flow", "MixedDensity", "MixedFlow", "build", "cnf", "maf", "mixed", "nsf", "realnvp"]

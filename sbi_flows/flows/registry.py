@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from sbi_flows.flows.base import Flow
 from sbi_flows.flows.continuous import cnf
 from sbi_flows.flows.discrete import maf, nsf, realnvp
+from sbi_flows.flows.mixed import mixed
 
-ARCHITECTURES: dict[str, Callable[..., Flow]] = {"realnvp": realnvp, "maf": maf, "nsf": nsf, "cnf": cnf}
+ARCHITECTURES: dict[str, Callable[..., Any]] = {"realnvp": realnvp, "maf": maf, "nsf": nsf, "cnf": cnf, "mixed": mixed}
 
 
-def build(spec: Mapping[str, Any], generator: torch.Generator | None = None) -> Flow:
+def build(spec: Mapping[str, Any], generator: torch.Generator | None = None) -> Any:
     """The architecture of ``flow.spec`` again, with fresh weights.
 
     Examples

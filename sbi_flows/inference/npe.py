@@ -20,6 +20,7 @@ from sbi_flows.distributions import Distribution, as_prior
 from sbi_flows.distributions.files import prior_from_data, prior_to_data
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.estimators.files import complete, load_estimator, save_estimator
+from sbi_flows.flows import MixedDensity
 from sbi_flows.inference.layout import read_observations
 from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.posterior import FlowPosterior, inside
@@ -42,6 +43,7 @@ class NPE(BaseEstimator):
     prior
         What the parameters were drawn from: anything that :func:`sbi_flows.distributions.as_prior` reads. Its support is that of the
         flow, so no draw ever leaves it and the density is normalised inside; where it is no box, draws outside are rejected.
+        Discrete parameters (:class:`sbi_flows.distributions.Choice`) get probabilities, the others a flow given them.
     estimator : ConditionalFlow, optional
         Unfitted; a clone of it is fitted. Its support is taken from the prior. Spline flows by default;
         ``ConditionalFlow(flow="cnf")`` makes it flow-matching posterior estimation, ``n_members`` an ensemble.
@@ -161,6 +163,8 @@ class NPE(BaseEstimator):
         estimator = default_estimator() if self.estimator is None else clone(self.estimator)
         if not isinstance(estimator, ConditionalFlow):
             raise TypeError(f"Expected estimator to be a ConditionalFlow or None; got {type(estimator).__name__}.")
+        if self.prior_.discrete and isinstance(estimator.flow, str):
+            estimator.set_params(flow=MixedDensity(dict(self.prior_.discrete), estimator.flow))
         if estimator.support is not None:
             raise ValueError(f"Expected an estimator without support=, which the prior decides; got support={estimator.support!r}.")
         support = [column.entry for column in parse_support(self.prior_.support, self.prior_.features)]
