@@ -200,7 +200,7 @@ class FitHistory:
     Attributes
     ----------
     train_loss, validation_loss : ndarray (epochs, members)
-        Mean loss a row, in nats.
+        Mean loss a row.
     learning_rate : ndarray (epochs,)
     best_epoch : ndarray (members,)
         The epoch whose weights were kept.
@@ -211,6 +211,8 @@ class FitHistory:
     stopped : str
         Why it ended: "max_epochs", "early stopping", "callback", ...
     reliability : Reliability
+    loss : str
+        What was minimised: "nll" in nats, "flow_matching", ... Losses of different names do not compare.
     """
 
     train_loss: np.ndarray
@@ -222,6 +224,7 @@ class FitHistory:
     seconds: float
     stopped: str
     reliability: Reliability
+    loss: str = "nll"
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row an epoch; member columns are numbered when there are several."""

@@ -180,7 +180,7 @@ def test_flow_given_as_module_and_as_function():
         FlowDensity(**{**FAST, "flow": flows.maf(2)}).fit(rows(200))
     with pytest.raises(ValueError, match="for n_members > 1, so that members start apart"):
         FlowDensity(**{**FAST, "flow": flows.maf(3)}, n_members=2).fit(rows(200))
-    with pytest.raises(ValueError, match="Expected flow to be one of 'nsf', 'nsf-coupling', 'maf', 'realnvp'; got 'glow'"):
+    with pytest.raises(ValueError, match="Expected flow to be one of 'nsf', 'nsf-coupling', 'maf', 'realnvp', 'cnf', 'score'; got 'glow'"):
         FlowDensity(**{**FAST, "flow": "glow"}).fit(rows(200))
 
 

@@ -73,13 +73,14 @@ class Continuous(Bijection):
 
     def velocity(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``(n, d)`` at times ``t`` (n,) or () and points ``x (n, d)``."""
+        t = t.to(x)
         drift, gain, scale = self._preconditioning(t)
         net = self.net(t, scale * x.mT, self.net.conditions(context))
         return (drift * x.mT + gain * net).mT
 
     def velocity_and_divergence(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The same with the exact ``sum_j dv_j/dx_j``, ``(n,)``."""
-        velocity, divergence = self._slope(t, x.mT, self.net.conditions(context, divergence=True))
+        velocity, divergence = self._slope(t.to(x), x.mT, self.net.conditions(context, divergence=True))
         return velocity.mT, divergence
 
     def _preconditioning(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,19 +20,23 @@ from sbi_flows import flows
 from sbi_flows._random import RandomState, seed_from
 from sbi_flows._threads import CALL, threads_for
 from sbi_flows._validation import as_float, choose, positive, resolve_device, torch_dtype
+from sbi_flows.bijections.continuous import Continuous
 from sbi_flows.bijections.support import ColumnSupport, parse_support
 from sbi_flows.embeddings import build_embedding
 from sbi_flows.estimators.columns import check_modelled, check_support
 from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble, data_dtype, draw
+from sbi_flows.losses import Loss, denoising_score_matching, flow_matching, nll
 from sbi_flows.results import Reliability
 from sbi_flows.training import ArraySource, train
 
-NAMED_FLOWS = ("nsf", "nsf-coupling", "maf", "realnvp")
+NAMED_FLOWS = ("nsf", "nsf-coupling", "maf", "realnvp", "cnf", "score")
 _ROWS_AT_ONCE = 65536
 _RATE = 1e-2  # see training.train
 # A flow follows what its embedding makes of the data while that changes: on sets of trials this left a quarter of the divergence from the
 # truth that the higher rate left (tests/inference/test_npe_embeddings.py).
 _RATE_WITH_EMBEDDING = 3e-3
+_ROWS_FOR_STEPS = 512
+_VALIDATION_DRAWS = 4096
 
 
 class FlowEstimator(BaseEstimator):
@@ -121,10 +125,14 @@ class FlowEstimator(BaseEstimator):
             if not goes_on:
                 member.fit_scaling(*parts)
             member.to(device)
-        x, given, row_weights = parts
+        x, given, row_weights = as_float(y, name), *parts[1:]
+        loss = self._loss(density)
+        # The noise in such a loss is averaged over several draws a held-out row.
+        held_out = validation if loss is nll else np.tile(validation, _draws_a_row(len(validation)))
         history = train(
             members,
-            ArraySource(x, given, row_weights, train_rows=training, validation_rows=validation),
+            ArraySource(x, given, row_weights, train_rows=training, validation_rows=held_out),
+            loss=loss,
             max_epochs=self.max_epochs,
             batch_size=self.batch_size,
             learning_rate=_peak_rate(self.learning_rate, members[0]),
@@ -135,6 +143,7 @@ class FlowEstimator(BaseEstimator):
             progress=self.progress,
             random_state=int(seeds[1]),
         )
+        self._choose_steps(members, x, given)
         own = history.reliability
         reliability = Reliability.from_reasons([*own.reasons, *reasons], [*own.notes, *notes])
         self.history_ = dataclasses.replace(history, reliability=reliability)
@@ -142,6 +151,23 @@ class FlowEstimator(BaseEstimator):
         self.flow_.requires_grad_(False).eval()
         for message in reliability.reasons:
             warnings.warn(message, UserWarning, stacklevel=3)
+
+    def _loss(self, density: Any) -> Loss:
+        """Continuous flows are trained without integrating them."""
+        if not (isinstance(density, flows.Flow) and isinstance(density.bijection, Continuous)):
+            return nll
+        return denoising_score_matching if isinstance(self.flow, str) and self.flow == "score" else flow_matching
+
+    @staticmethod
+    def _choose_steps(members: Sequence[Any], x: Tensor, context: Tensor | None) -> None:
+        """Let continuous flows choose their integration steps on rows spread evenly over the data."""
+        rows = torch.linspace(0, len(x) - 1, min(len(x), _ROWS_FOR_STEPS)).round().long()
+        for member in members:
+            anchor = next(member.parameters())
+            inner = member.flow if isinstance(member, EmbeddedFlow) else member
+            if isinstance(inner, flows.Flow):
+                some = [None if part is None else part[rows].to(anchor.device, data_dtype(member)) for part in (x, context)]
+                member.choose_steps(*some)
 
     def _continued(self, features: int, context: int) -> list[Any]:
         """Copies of the fitted members, to be trained further; their standardisation stays that of the first fit."""
@@ -177,6 +203,9 @@ class FlowEstimator(BaseEstimator):
             if isinstance(self.flow, flows.MixedDensity):
                 return self.flow(features, context, **settings)
             choose("flow", self.flow, NAMED_FLOWS)
+            if self.flow in ("cnf", "score"):
+                path = "straight" if self.flow == "cnf" else "variance-preserving"
+                return flows.cnf(features, context, path=path, **settings)
             if self.flow.startswith("nsf"):
                 return flows.nsf(features, context, autoregressive=self.flow == "nsf", **settings)
             return (flows.maf if self.flow == "maf" else flows.realnvp)(features, context, **settings)
@@ -276,6 +305,10 @@ def _support_of(flow: Any) -> tuple[ColumnSupport, ...]:
     if isinstance(flow, flows.MixedFlow):
         return flow.columns
     return flow.support.support if isinstance(flow, flows.Flow) else parse_support(None, flow.features)
+
+
+def _draws_a_row(n_validation: int) -> int:
+    return max(1, min(16, _VALIDATION_DRAWS // max(n_validation, 1)))
 
 
 def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

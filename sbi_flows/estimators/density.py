@@ -21,13 +21,14 @@ class FlowDensity(FlowEstimator):
 
     Parameters
     ----------
-    flow : {"nsf", "nsf-coupling", "maf", "realnvp"}, Flow or callable
+    flow : {"nsf", "nsf-coupling", "maf", "realnvp", "cnf", "score"}, Flow or callable
         A name, an untrained flow (copied), or a function ``flow(features, context)`` that builds one. "nsf" is the best fit;
-        "nsf-coupling" samples faster in many dimensions.
+        "nsf-coupling" samples faster in many dimensions. "cnf" is a continuous flow trained by flow matching, "score" one trained by
+        denoising score matching; ``history_`` then holds the values of that loss, which are no nats.
     layers : int
         Transformations of a named flow.
     hidden : tuple of int
-        Widths of the hidden layers inside each transformation of a named flow.
+        Widths of the hidden layers inside each transformation of a named flow; two of them for a continuous one.
     support : optional
         Where columns live: one entry for all, one a column, or a dict by column name. An entry is "real", "heavy", "circular"
         (period 2 pi on [-pi, pi)), ("circular", low, high), (low, high), (low, inf) or (-inf, high). No draw leaves the support.

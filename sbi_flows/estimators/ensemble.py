@@ -136,6 +136,15 @@ class EmbeddedFlow(nn.Module):
         """The flow's own integration error, ``(n,)``."""
         return self.flow.log_prob_error(x, self._embed(context))
 
+    def choose_steps(self, x: Tensor, context: Tensor) -> None:
+        """As :meth:`sbi_flows.flows.Flow.choose_steps`, on the embedded context."""
+        with torch.no_grad():
+            self.flow.choose_steps(x, self._embed(context))
+
+    def conditioned(self, context: Tensor) -> tuple[Any, Tensor]:
+        """The flow behind the embedding, and the context it sees."""
+        return self.flow, self._embed(context)
+
     def sample(self, n: int, context: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """``(n, d)`` draws; context (1, c) is shared, (n, c) gives one draw a row."""
         return draw(self.flow, n, self._embed(context), generator)

@@ -197,6 +197,10 @@ class Flow(nn.Module):
         """
         return self.continuous.velocity(t, y, self._rounded(self._scaled(self._checked_context(context, y.shape[0]))))
 
+    def conditioned(self, context: Tensor | None) -> tuple[Flow, Tensor | None]:
+        """The flow that does the work, and the context it sees: itself and ``context``, as nothing lies between."""
+        return self, context
+
     @property
     def continuous(self) -> Continuous:
         """The bijection of a continuous flow; ``TypeError`` for any other."""

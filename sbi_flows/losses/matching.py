@@ -41,11 +41,12 @@ def flow_matching(flow: Any, batch: Batch, generator: torch.Generator, time_expo
     Lipman et al. 2023, "Flow matching for generative modeling", arXiv:2210.02747; Dax et al. 2023, "Flow matching for scalable
     simulation-based inference", arXiv:2305.17161 (time exponent); Kingma et al. 2021, arXiv:2107.00630 (stratified times).
     """
-    data = flow.to_unconstrained(batch.x, batch.context)
+    inner, context = flow.conditioned(batch.context)
+    data = inner.to_unconstrained(batch.x, context)
     t = _times(data, generator, time_exponent)
-    noise = flow.base.sample(len(data), generator).to(data)
-    point, velocity = _on_path(flow.continuous, t, data, noise)
-    return (flow.velocity(t, point, batch.context) - velocity).square().mean(-1)
+    noise = inner.base.sample(len(data), generator).to(data)
+    point, velocity = _on_path(inner.continuous, t, data, noise)
+    return (inner.velocity(t, point, context) - velocity).square().mean(-1)
 
 
 def denoising_score_matching(flow: Any, batch: Batch, generator: torch.Generator, time_exponent: float = 0.0) -> Tensor:
@@ -71,14 +72,15 @@ def denoising_score_matching(flow: Any, batch: Batch, generator: torch.Generator
     Vincent 2011, "A connection between score matching and denoising autoencoders"; Song et al. 2021, "Score-based generative modeling
     through stochastic differential equations", arXiv:2011.13456; Geffner, Papamakarios & Mnih 2023, arXiv:2209.14249 (posteriors).
     """
-    if flow.continuous.circular:
-        raise ValueError(f"Expected no circular columns for score matching; got {flow.continuous.circular}. Use flow_matching.")
-    data = flow.to_unconstrained(batch.x, batch.context)
+    inner, context = flow.conditioned(batch.context)
+    if inner.continuous.circular:
+        raise ValueError(f"Expected no circular columns for score matching; got columns {inner.continuous.circular}. Use flow_matching.")
+    data = inner.to_unconstrained(batch.x, context)
     t = _times(data, generator, time_exponent)
-    noise = flow.base.sample(len(data), generator).to(data)
-    point, _ = _on_path(flow.continuous, t, data, noise)
-    velocity = flow.velocity(t, point, batch.context)
-    alpha, sigma, d_alpha, d_sigma = (part[:, None] for part in flow.continuous.path.coefficients(t))
+    noise = inner.base.sample(len(data), generator).to(data)
+    point, _ = _on_path(inner.continuous, t, data, noise)
+    velocity = inner.velocity(t, point, context)
+    alpha, sigma, d_alpha, d_sigma = (part[:, None] for part in inner.continuous.path.coefficients(t))
     # velocity = d_alpha data + d_sigma noise and point = alpha data + sigma noise, solved for the noise.
     predicted = (d_alpha * point - alpha * velocity) / (d_alpha * sigma - alpha * d_sigma)
     return (predicted - noise).square().mean(-1)

@@ -183,7 +183,7 @@ class _Fit:
     """One run of the loop: the stacked flows, the optimiser, the source and the state between epochs."""
 
     def __init__(self, flows, source: BatchSource, loss: Loss, settings: dict, generator: torch.Generator, saver: Checkpoint | None):
-        self.source, self.settings, self.generator, self.saver = source, settings, generator, saver
+        self.source, self.loss, self.settings, self.generator, self.saver = source, loss, settings, generator, saver
         self.stack = StackedFlows(flows, loss)
         self.optimizer = torch.optim.AdamW(
             [self.stack.values],
@@ -241,6 +241,7 @@ class _Fit:
             seconds=state.seconds,
             stopped=state.finished,
             reliability=_verdict(state),
+            loss=_name_of(self.loss),
         )
 
     def _epoch(self) -> None:
@@ -283,8 +284,10 @@ class _Fit:
     def _validate(self) -> tuple[np.ndarray | None, np.ndarray]:
         """Mean validation loss of each member's averaged weights and its rows without one; ``None`` where no rows are held out."""
         members = self.stack.members
+        # The same noise every time, for losses that draw any: epochs are compared on equal terms, and training draws are untouched.
+        generator = torch.Generator(self.generator.device).manual_seed(self.generator.initial_seed())
         with self.stack.holding(self.average):
-            parts = [self._validation_part(batch) for batch in self.source.validation(members)]
+            parts = [self._validation_part(batch, generator) for batch in self.source.validation(members)]
         if not parts:
             return None, np.zeros(members)
         stacked = torch.stack(parts).cpu().numpy()
@@ -293,9 +296,9 @@ class _Fit:
         penalty = np.where(n_bad > 0, bad_weight * (np.where(np.isfinite(worst), worst, np.inf) + _BAD_ROW_PENALTY), 0.0)
         return (total + penalty) / weight, n_bad
 
-    def _validation_part(self, batch) -> Tensor:
+    def _validation_part(self, batch, generator: torch.Generator) -> Tensor:
         with threads_for(self.stack.multiply_adds(batch), CALL):
-            return _validation_sums(self.stack.losses(batch, self.generator), batch.weights)
+            return _validation_sums(self.stack.losses(batch, generator), batch.weights)
 
     def _judge(self, loss: np.ndarray, bad: np.ndarray, *, held_out: bool, blank: np.ndarray) -> None:
         """Record an epoch's validation, keep improved weights, and see which members are done."""
@@ -359,6 +362,12 @@ class _Fit:
         self.stack.refresh_constants()
         state.best = state.best.to(self.stack.values.device)
         return state
+
+
+def _name_of(loss: Loss) -> str:
+    """Of a function, or of the function inside a partial one."""
+    function = getattr(loss, "func", loss)
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _validation_sums(rows: Tensor, weights: Tensor | None) -> Tensor:
