@@ -18,6 +18,7 @@ _PUBLIC = {
     "sequential": "inference",
     "NRE": "inference",
     "Posterior": "inference",
+    "variational": "inference",
     "Target": "targets",
     "run_chains": "samplers",
     "RandomWalk": "samplers",

@@ -7,5 +7,18 @@ from sbi_flows.inference.posterior import FlowPosterior, Posterior
 from sbi_flows.inference.sequential import draw_truncated, sequential
 from sbi_flows.inference.simulate import simulate
 from sbi_flows.inference.target_posterior import TargetPosterior
+from sbi_flows.inference.variational import VariationalPosterior, variational
 
-__all__ = ["NLE", "NPE", "NRE", "FlowPosterior", "Posterior", "TargetPosterior", "draw_truncated", "sequential", "simulate"]
+__all__ = [
+    "NLE",
+    "NPE",
+    "NRE",
+    "FlowPosterior",
+    "Posterior",
+    "TargetPosterior",
+    "VariationalPosterior",
+    "draw_truncated",
+    "sequential",
+    "simulate",
+    "variational",
+]

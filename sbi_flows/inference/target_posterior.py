@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,11 @@ from torch import Tensor
 from sbi_flows._random import RandomState, torch_generator
 from sbi_flows._validation import as_float, positive
 from sbi_flows.distributions import Distribution
+from sbi_flows.estimators import FlowDensity
+from sbi_flows.flows import Flow
 from sbi_flows.inference.posterior import Posterior
-from sbi_flows.results import Chains, Reliability
+from sbi_flows.inference.variational import VariationalPosterior, variational
+from sbi_flows.results import Chains, Reliability, WeightedSamples
 from sbi_flows.samplers import RandomWalk, anneal, run_chains
 from sbi_flows.targets import Target
 
@@ -23,6 +28,7 @@ _CHAINS = (50, 500)
 _WARMUP = 50
 _THIN = 10
 _DOUBLINGS = 3
+_FITTED = 5000  # draws behind log_z
 
 
 class TargetPosterior(Posterior):
@@ -118,6 +124,42 @@ class TargetPosterior(Posterior):
     def log_density(self, theta: Tensor) -> Tensor:
         """As :meth:`Posterior.log_density`, up to a constant."""
         return self.target.log_prob(theta)
+
+    @property
+    def log_z(self) -> float:
+        """What ``log_prob`` lacks: ln of the integral of likelihood (or ratio) times prior, by a flow fitted to draws when first asked.
+
+        For NLE it is the evidence ln p(x_o); for NRE it would be 0 if the ratio were perfect.
+        """
+        return self._normaliser.log_z
+
+    @property
+    def log_z_err(self) -> float:
+        """One standard error of ``log_z``."""
+        return self._normaliser.log_z_err
+
+    def reweight(self, log_likelihood, n_samples: int = 10_000, random_state: RandomState = None) -> WeightedSamples:
+        """As :meth:`Posterior.reweight`; the weights are normalised by ``log_z``, whose error adds to theirs."""
+        weighted = super().reweight(log_likelihood, n_samples, random_state)
+        return dataclasses.replace(weighted, log_weights=weighted.log_weights + self.log_z)
+
+    def variational(
+        self, *, flow: Flow | None = None, n_steps: int = 300, random_state: RandomState = None
+    ) -> VariationalPosterior:
+        """The fast alternative to chains where many draws are wanted: see :func:`sbi_flows.inference.variational.variational`."""
+        return variational(
+            self.target, flow=flow, n_steps=n_steps, x_o=self.x_o, reliability=self._before_sampling, random_state=random_state
+        )
+
+    @cached_property
+    def _normaliser(self) -> WeightedSamples:
+        self._refuse_batch("log_z")
+        draws = _sample(self.target, _FITTED, torch_generator(0)).samples.reshape(-1, self.features)
+        with torch.enable_grad():
+            flow = FlowDensity(layers=2, hidden=(32, 32), max_epochs=20, support=self.prior.support, random_state=0).fit(draws)
+        proposals = flow.sample(_FITTED, random_state=0)
+        log_weights = super().log_prob(proposals) - flow.log_prob(proposals)
+        return WeightedSamples(proposals, log_weights, self.names)
 
     def __len__(self) -> int:
         return len(self._targets)

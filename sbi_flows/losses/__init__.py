@@ -5,5 +5,16 @@ from sbi_flows.losses.base import Batch, Loss
 from sbi_flows.losses.likelihood import nll
 from sbi_flows.losses.matching import denoising_score_matching, flow_matching
 from sbi_flows.losses.ratio import balanced, contrastive
+from sbi_flows.losses.variational import reverse_kl
 
-__all__ = ["Batch", "Loss", "atomic", "balanced", "contrastive", "denoising_score_matching", "flow_matching", "nll"]
+__all__ = [
+    "Batch",
+    "Loss",
+    "atomic",
+    "balanced",
+    "contrastive",
+    "denoising_score_matching",
+    "flow_matching",
+    "nll",
+    "reverse_kl",
+]
