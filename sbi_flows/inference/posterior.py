@@ -17,6 +17,7 @@ from sbi_flows._validation import as_float, positive
 from sbi_flows.distributions import Distribution
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.inference.modes import climb
+from sbi_flows.inference.simulations import in_order
 from sbi_flows.results import Chains, Reliability, WeightedSamples
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Posterior(ABC):
         return f"{type(self).__name__}({what}: {', '.join(self.names)})   {self.reliability}"
 
     def _rows(self, theta: Any) -> Tensor:
-        theta = as_float(theta, "theta").double().cpu()
+        theta = as_float(in_order(theta, self.names, "theta"), "theta").double().cpu()
         if theta.ndim != 2 or theta.shape[1] != self.features:
             hint = "For a single parameter vector pass theta[None]." if theta.shape == (self.features,) else "Rows are points."
             raise ValueError(f"Expected theta of shape (n, {self.features}); got {tuple(theta.shape)}. {hint}")
@@ -299,7 +300,7 @@ class FlowPosterior(Posterior):
         if self.n_observations is None:
             points = self._rows(theta).numpy()
             return self._normalised(points[None], np.broadcast_to(self._condition, (len(points), self._condition.shape[1])))[0]
-        theta = as_float(theta, "theta").double().cpu().numpy()
+        theta = as_float(in_order(theta, self.names, "theta"), "theta").double().cpu().numpy()
         m = self.n_observations
         if theta.ndim == 2:
             theta = np.broadcast_to(theta, (m, *theta.shape))
@@ -316,6 +317,13 @@ class FlowPosterior(Posterior):
         good = inside(self.prior, points).reshape(values.shape)
         with np.errstate(divide="ignore"):
             return np.where(good, values - np.log(self.acceptance)[:, None], -np.inf)
+
+    def map(self, random_state: RandomState = None, *, n_draws: int = 1000, n_starts: int = 20) -> np.ndarray:
+        """The parameters of highest density, ``(d,)``, as :meth:`Posterior.map`; ``(m, d)`` for a batch, one by one."""
+        if self.n_observations is None:
+            return super().map(random_state, n_draws=n_draws, n_starts=n_starts)
+        generator = torch_generator(random_state)
+        return np.stack([self[i].map(generator, n_draws=n_draws, n_starts=n_starts) for i in range(self.n_observations)])
 
     def log_density(self, theta: Tensor) -> Tensor:
         """As :meth:`Posterior.log_density`."""

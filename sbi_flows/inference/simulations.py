@@ -118,6 +118,13 @@ def read_simulations(theta: Any, x: Any, prior: Distribution, names: Sequence[st
             "theta or throughout x. Run the simulator on one row of theta and look at what it returns."
         )
     _check_inside(theta, good, prior, names)
+    stuck = np.flatnonzero(np.ptp(theta[good], axis=0) == 0)
+    if len(stuck):
+        which = ", ".join(f"{names[j]} = {theta[good][0, j]:g}" for j in stuck[:3])
+        raise ValueError(
+            f"Expected theta drawn from the prior; all simulations have {which}. If it is known, build it into the simulator and leave it "
+            "out of theta and the prior."
+        )
     return Simulations(theta[good], x[good], int((~good).sum()))
 
 
