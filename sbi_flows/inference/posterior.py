@@ -186,6 +186,11 @@ class Posterior(ABC):
         what = f"{self.features} parameters" + ("" if self.n_observations is None else f", {self.n_observations} observations")
         return f"{type(self).__name__}({what}: {', '.join(self.names)})   {self.reliability}"
 
+    def remark(self, reasons: Sequence[str], notes: Sequence[str]) -> None:
+        """Add to the verdict what was found out about how the posterior was made."""
+        own = self.reliability
+        self.reliability = Reliability.from_reasons([*own.reasons, *reasons], [*own.notes, *notes])
+
     def _rows(self, theta: Any) -> Tensor:
         theta = as_float(in_order(theta, self.names, "theta"), "theta").double().cpu()
         if theta.ndim != 2 or theta.shape[1] != self.features:

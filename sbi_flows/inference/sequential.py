@@ -18,7 +18,6 @@ from sbi_flows.inference.atomic import go_on_by_atoms
 from sbi_flows.inference.npe import NPE
 from sbi_flows.inference.posterior import Posterior
 from sbi_flows.inference.simulate import simulate
-from sbi_flows.results import Reliability
 
 _DRAWS = 10_000  # of a posterior, to find its region and to compare it with the one before
 _PRIOR_DRAWS = 20_000
@@ -140,7 +139,7 @@ def sequential(
             theta, volume = draw_truncated(prior, before, n_simulations, epsilon, generator)
         posterior = run(theta, n_atoms if proposal == "atomic" else None)
         rounds.append(_Round(n_simulations, volume, _moved(before, posterior, generator)))
-    posterior.reliability = _verdict(posterior.reliability, rounds, tolerance)
+    posterior.remark(*_remarks(rounds, tolerance))
     return posterior
 
 
@@ -211,7 +210,8 @@ def _moved(before: Posterior, after: Posterior, generator: torch.Generator) -> f
     return float(0.5 * (differences[1] - differences[0]))
 
 
-def _verdict(own: Reliability, rounds: list[_Round], tolerance: float) -> Reliability:
+def _remarks(rounds: list[_Round], tolerance: float) -> tuple[list[str], list[str]]:
+    """Reasons against the posterior, and notes."""
     last = rounds[-1]
     notes = [f"round {i}: {text}" for i, text in enumerate(rounds, 1)]
     reasons = []
@@ -221,4 +221,4 @@ def _verdict(own: Reliability, rounds: list[_Round], tolerance: float) -> Reliab
         reasons.append(
             f"the last round still moved the posterior by {last.moved:.2g} nats: it has not settled. Allow more rounds or simulations"
         )
-    return Reliability.from_reasons([*own.reasons, *reasons], [*own.notes, *notes])
+    return reasons, notes

@@ -73,6 +73,12 @@ class TargetPosterior(Posterior):
         self._refuse_batch("target")
         return self._targets[0]
 
+    def remark(self, reasons: Sequence[str], notes: Sequence[str]) -> None:
+        """As :meth:`Posterior.remark`; remarks outlive the verdict on the chains, which every call of ``sample`` gives anew."""
+        super().remark(reasons, notes)
+        own = self._before_sampling
+        self._before_sampling = Reliability.from_reasons([*own.reasons, *reasons], [*own.notes, *notes])
+
     def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
         """Draws by Markov chains, all inside the prior's support.
 

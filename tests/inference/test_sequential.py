@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sbi_flows import NPE, ConditionalFlow, FlowDensity, sequential
+from sbi_flows import NLE, NPE, ConditionalFlow, FlowDensity, sequential
 from sbi_flows.distributions import BoxUniform, MultivariateNormal
 from sbi_flows.flows import maf
 from sbi_flows.inference import draw_truncated
@@ -42,6 +42,15 @@ def test_it_stops_when_the_posterior_stops_moving():
     npe = NPE(PRIOR, small(), random_state=0)
     posterior = sequential(npe, simulator, X_O, 4, 400, tolerance=100.0, random_state=0)
     assert npe.n_simulations_ == 800 and "round 2" in str(posterior.reliability) and "round 3" not in str(posterior.reliability)
+
+
+def test_rounds_of_a_likelihood():
+    """The same problem by NLE; what the rounds were is told also after the chains were judged."""
+    nle = NLE(PRIOR, small(), random_state=0)
+    posterior = sequential(nle, simulator, X_O, 2, 300, random_state=0)
+    draws = posterior.sample(1000, random_state=0)
+    np.testing.assert_allclose(draws.mean(0), X_O, atol=SIGMA / 4)
+    assert "round 2: 300 simulations from" in str(posterior.reliability)
 
 
 class Known:
