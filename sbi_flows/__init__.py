@@ -17,6 +17,7 @@ _PUBLIC = {
     "simulate": "inference",
     "sequential": "inference",
     "NRE": "inference",
+    "ModelClassifier": "inference",
     "Posterior": "inference",
     "variational": "inference",
     "Target": "targets",

@@ -22,6 +22,11 @@ _LARGEST_K = 0.7
 _LEAST_ESS = 100
 
 
+# Twice ln B at which the words of Kass & Raftery change.
+_STEPS = (2.0, 6.0, 10.0)
+_WORDS = ("bare mention", "positive", "strong", "very strong")
+
+
 @dataclass(frozen=True)
 class Reliability:
     """A verdict in words.
@@ -279,6 +284,17 @@ class Evidence:
             for name, row in self.by_method.iterrows()
         )
         return f"{head}\n    {rows}"
+
+
+def words(log_bf: float) -> str:
+    """Kass & Raftery's words for a log Bayes factor, with its direction: "strong for".
+
+    References
+    ----------
+    Kass & Raftery 1995, "Bayes factors", JASA 90, 773.
+    """
+    word = _WORDS[int(np.searchsorted(_STEPS, 2 * abs(log_bf), side="right"))]
+    return word if word == _WORDS[0] else f"{word} {'for' if log_bf > 0 else 'against'}"
 
 
 def _with_error(value: float, error: float) -> str:

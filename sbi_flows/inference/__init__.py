@@ -1,5 +1,6 @@
 """Simulation-based inference: a simulator and a prior in, posteriors out."""
 
+from sbi_flows.inference.model_probability import Calibration, ModelClassifier, ModelProbabilities
 from sbi_flows.inference.nle import NLE
 from sbi_flows.inference.npe import NPE
 from sbi_flows.inference.nre import NRE
@@ -13,7 +14,10 @@ __all__ = [
     "NLE",
     "NPE",
     "NRE",
+    "Calibration",
     "FlowPosterior",
+    "ModelClassifier",
+    "ModelProbabilities",
     "Posterior",
     "TargetPosterior",
     "VariationalPosterior",

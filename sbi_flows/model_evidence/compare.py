@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import expit, logsumexp
 
 from sbi_flows._random import RandomState, numpy_generator
-from sbi_flows.results import Chains, Evidence, WeightedSamples
+from sbi_flows.results import Chains, Evidence, WeightedSamples, words
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     import pandas
 
     Draws: TypeAlias = np.ndarray | pandas.DataFrame | Chains | WeightedSamples
-
-# Twice ln B at which the words of Kass & Raftery change.
-_STEPS = (2.0, 6.0, 10.0)
-_WORDS = ("bare mention", "positive", "strong", "very strong")
 
 
 def compare_models(
@@ -234,12 +230,6 @@ def _verdict(log_bf: float, error: float, name: str, reference: str, usable: boo
         return "reference"
     low, high = words(log_bf - error), words(log_bf + error)
     return low if low == high else f"{low} to {high}"
-
-
-def words(log_bf: float) -> str:
-    """Kass & Raftery's words for a Bayes factor, with its direction."""
-    word = _WORDS[int(np.searchsorted(_STEPS, 2 * abs(log_bf), side="right"))]
-    return word if word == _WORDS[0] else f"{word} {'for' if log_bf > 0 else 'against'}"
 
 
 # --- Input --------------------------------------------------------------------------------------------------------------------

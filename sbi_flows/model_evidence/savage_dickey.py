@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sbi_flows._random import RandomState, numpy_generator
-from sbi_flows.model_evidence.compare import words
-from sbi_flows.results import Chains, Reliability
+from sbi_flows.results import Chains, Reliability, words
 from sbi_flows.weights import autocorrelation_time
 
 if TYPE_CHECKING:
