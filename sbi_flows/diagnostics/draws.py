@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from sbi_flows.estimators import ConditionalFlow
 
 # Rows handed to an estimator in one call: large enough to be one batch, small enough for any memory.
 ROWS_AT_ONCE = 100_000
+FIRST_ROWS = 10
 
 Quantity = Callable[[np.ndarray, Any], np.ndarray]
 
@@ -22,7 +24,7 @@ class PosteriorEstimator(Protocol):
     """Anything that gives a posterior for an observation: NPE, NLE, NRE, an exact posterior, somebody else's wrapped in a class."""
 
     def sample(self, x: Any, n_samples: int, random_state: RandomState = None) -> np.ndarray:
-        """``(m, n_samples, d)`` draws for observations ``x (m, ...)``."""
+        """``(m, n_samples, d)`` independent draws for observations ``x (m, ...)``: an autocorrelated chain would look miscalibrated."""
         ...
 
     def log_prob(self, theta: np.ndarray, x: Any) -> np.ndarray:
@@ -56,6 +58,7 @@ def posterior_draws(
     n_draws: int,
     *,
     names: Sequence[str] | None = None,
+    max_seconds: float | None = None,
     random_state: RandomState = None,
 ) -> PosteriorDraws:
     """Draws of the estimated posterior for every row of ``x``, in a few large calls.
@@ -72,6 +75,8 @@ def posterior_draws(
         Draws an observation.
     names : sequence of str, optional
         By default the columns of ``theta``, or what the estimator calls them.
+    max_seconds : float, optional
+        After this time no further observations are begun, and the result has those that are done. The first ten are always done.
     random_state : optional
 
     Raises
@@ -99,21 +104,32 @@ def posterior_draws(
     if m < 10:
         raise ValueError(f"Expected at least 10 pairs of theta and x, better several hundred; got {m}. Simulate more from the prior.")
     rng = numpy_generator(random_state)
-    per_call = max(1, ROWS_AT_ONCE // n_draws)
+    begun = time.perf_counter()
     draws = np.empty((m, n_draws, d))
-    for start in range(0, m, per_call):
-        rows = slice(start, min(start + per_call, m))
+    done = 0
+    for rows in _growing_slices(m, max(1, ROWS_AT_ONCE // n_draws)):
+        if max_seconds is not None and done and time.perf_counter() - begun > max_seconds:
+            break
         drawn = np.asarray(estimator.sample(take(x, rows), n_draws, random_state=rng), dtype=np.float64)
-        expected = (rows.stop - start, n_draws, d)
+        expected = (rows.stop - rows.start, n_draws, d)
         if drawn.shape != expected:
             raise ValueError(
                 f"Expected estimator.sample(x, {n_draws}) of shape {expected} for {expected[0]} observations; got {drawn.shape}."
             )
         if not np.isfinite(drawn).all():
-            bad = start + int(np.flatnonzero(~np.isfinite(drawn).all(axis=(1, 2)))[0])
+            bad = rows.start + int(np.flatnonzero(~np.isfinite(drawn).all(axis=(1, 2)))[0])
             raise ValueError(f"Expected finite draws; the estimator gave NaN or inf for observation {bad}. Look at x[{bad}].")
         draws[rows] = drawn
-    return PosteriorDraws(theta, x, draws, labels)
+        done = rows.stop
+    return PosteriorDraws(theta[:done], take(x, slice(0, done)), draws[:done], labels)
+
+
+def _growing_slices(m: int, most: int) -> Iterator[slice]:
+    """Slices of 10, 20, 40, ... rows up to ``most``: a slow estimator can be stopped soon, a fast one is called a few times only."""
+    start, size = 0, min(FIRST_ROWS, most)
+    while start < m:
+        yield slice(start, min(start + size, m))
+        start, size = start + size, min(2 * size, most)
 
 
 def quantity_ranks(quantity: Quantity, posterior: PosteriorDraws, rng: np.random.Generator, name: str) -> np.ndarray:

@@ -74,6 +74,7 @@ def diagnose(
     simulator: Callable[[np.ndarray], Any] | None = None,
     n_draws: int = 200,
     max_observations: int = 1000,
+    max_seconds: float = 600.0,
     names: Sequence[str] | None = None,
     false_alarm: float = FALSE_ALARM,
     random_state: RandomState = None,
@@ -98,8 +99,11 @@ def diagnose(
     n_draws : int
         Posterior draws an observation, at least 65. All tests are exact for any number.
     max_observations : int
-        The first so many rows of ``theta`` and ``x`` are used for calibration, which bounds the time:
-        ``n_draws * max_observations`` draws and as many densities. The misspecification test uses up to 1e4 rows.
+        The first so many rows of ``theta`` and ``x`` are used for calibration: ``n_draws * max_observations`` draws and as many
+        densities. The misspecification test uses up to 1e4 rows.
+    max_seconds : float
+        After this time no further observations are drawn for (posteriors by MCMC may take seconds each), and a note says how many
+        were. Only then do results depend on the speed of the machine.
     names : sequence of str, optional
     false_alarm : float
         Chance that an exact estimator, with an observation from the same simulator, is called not reliable by any of the checks.
@@ -134,6 +138,7 @@ def diagnose(
     start = time.perf_counter()
     positive("n_draws", n_draws, integer=True)
     positive("max_observations", max_observations, integer=True)
+    positive("max_seconds", max_seconds)
     if n_draws <= MOMENT_DRAWS:
         raise ValueError(f"Expected n_draws of at least {MOMENT_DRAWS + 1}; got {n_draws}.")
     rng = numpy_generator(random_state)
@@ -145,7 +150,9 @@ def diagnose(
     has_density = callable(getattr(estimator, "log_prob", None))
     n_checks = 2 + has_density + 2 * (x_o is not None) + (x_o is not None and simulator is not None)
     share = false_alarm / n_checks
-    posterior = posterior_draws(estimator, take(theta, rows), take(x, rows), n_draws, names=names, random_state=rng)
+    posterior = posterior_draws(
+        estimator, take(theta, rows), take(x, rows), n_draws, names=names, max_seconds=max_seconds, random_state=rng
+    )
 
     records: dict[str, Any] = {"sbc": sbc_of_draws(posterior, false_alarm=share, random_state=rng)}
     if has_density:
@@ -165,6 +172,9 @@ def diagnose(
     p_value = float(min(1.0, n_checks * table.p_value.min()))
     reasons = [reason for record in records.values() for reason in record.reliability.reasons]
     notes = [note for record in records.values() for note in record.reliability.notes]
+    wanted = min(len(x), max_observations)
+    if len(posterior.theta) < wanted:
+        notes.append(f"max_seconds={max_seconds:g} ended the draws after {len(posterior.theta)} of {wanted} observations")
     if not has_density:
         notes.append("the estimator has no log_prob: expected coverage is left out")
     return Diagnosis(

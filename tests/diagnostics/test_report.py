@@ -1,5 +1,7 @@
 """diagnose: one verdict, rarely wrong about the exact estimator and never right about broken ones."""
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -63,6 +65,20 @@ def test_without_observation_density_or_many_rows():
     assert any("no log_prob" in note for note in result.reliability.notes)
     again = diagnose(Draws(), pd.DataFrame(theta, columns=["a", "b"]), x, random_state=0)
     pd.testing.assert_frame_equal(result.table, again.table)
+
+
+def test_a_slow_estimator_is_stopped_and_a_note_says_so():
+    class Slow:
+        log_prob = staticmethod(EXACT.log_prob)
+
+        def sample(self, x, n_samples, random_state=None):
+            time.sleep(0.02 * (len(x) > 1))
+            return EXACT.sample(x, n_samples, random_state)
+
+    theta, x = simulate(500, np.random.default_rng(0))
+    result = diagnose(Slow(), theta, x, x[0], max_seconds=0.01, random_state=0)
+    assert len(result.sbc.ranks) == 10
+    assert any("after 10 of 500" in note for note in result.reliability.notes)
 
 
 def test_errors_teach():
