@@ -4,8 +4,8 @@
 
 A cell is a task, a number of simulations, a seed and a method; rows are appended to ``benchmarks/results/sbibm.csv`` as they come
 and a second run computes only what is missing (``--fresh`` starts over). Both methods get the same simulations, each in a
-process of its own, taking turns at going first. C2ST is the 5-fold cross-validated accuracy of scikit-learn's ``MLPClassifier``
-(two layers of ten times d units) between 10 000 posterior draws and the 10 000 published ones, z-scored by the latter; .5 is
+process of its own, taking turns at going first. C2ST (:mod:`benchmarks.c2st`) is the 5-fold cross-validated accuracy of a classifier of
+two layers of ten times d units between 10 000 posterior draws and the 10 000 published ones, z-scored by the latter; .5 is
 perfect. Observations 1 to 5. ``--summary`` prints the tables and draws the picture of the rows at hand.
 """
 
@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.c2st import c2st
 from benchmarks.sbibm_tasks import OBSERVATIONS, find_wheel, published, tasks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,20 +46,6 @@ PUBLISHED_NPE = {
     "two_moons": (0.71, 0.61, 0.54),
 }
 BUDGETS = (1000, 10_000, 100_000)
-
-
-def c2st(draws: np.ndarray, reference: np.ndarray, seed: int = 1) -> float:
-    """The benchmark's classifier two-sample test."""
-    from sklearn.model_selection import KFold, cross_val_score
-    from sklearn.neural_network import MLPClassifier
-
-    mean, spread = reference.mean(axis=0), reference.std(axis=0)
-    both = (np.concatenate([draws, reference]) - mean) / spread
-    width = 10 * reference.shape[1]
-    classifier = MLPClassifier(hidden_layer_sizes=(width, width), activation="relu", max_iter=1000, random_state=seed)
-    labels = np.repeat([0, 1], [len(draws), len(reference)])
-    folds = KFold(5, shuffle=True, random_state=seed)
-    return float(cross_val_score(classifier, both, labels, cv=folds, scoring="accuracy").mean())
 
 
 # --- One cell ---------------------------------------------------------------------------------------------------------------
@@ -107,14 +94,14 @@ def run_cell(name: str, n: int, seed: int, method: str, python: Path | None, thr
         load = os.getloadavg()[0]
         subprocess.run(command, check=True, cwd=ROOT)
         found = {key: value for key, value in np.load(out).items()}
-    scores = [c2st(draws, one.posterior) for draws, one in zip(found.pop("draws"), given, strict=True)]
+    scores = c2st([(draws, one.posterior) for draws, one in zip(found.pop("draws"), given, strict=True)])
     return {
         "task": name,
         "simulations": n,
         "seed": seed,
         "method": method,
-        "c2st": np.median(scores).round(4),
-        **{f"c2st_{number}": round(score, 4) for number, score in zip(OBSERVATIONS, scores, strict=True)},
+        "c2st": round(float(np.median(scores)), 4),
+        **{f"c2st_{number}": round(float(score), 4) for number, score in zip(OBSERVATIONS, scores, strict=True)},
         "seconds": round(float(found["seconds"]), 1),
         "cpu_seconds": round(float(found["cpu_seconds"]), 1),
         "sample_seconds": round(float(found["sample_seconds"]), 2),

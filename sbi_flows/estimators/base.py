@@ -50,6 +50,7 @@ class FlowEstimator(BaseEstimator):
         flow: str | nn.Module | Callable[[int, int], nn.Module] = "nsf",
         layers: int = 5,
         hidden: Sequence[int] = (64, 64),
+        bins: int = 8,
         support: Any = None,
         n_members: int = 1,
         max_epochs: int | str = "auto",
@@ -69,6 +70,7 @@ class FlowEstimator(BaseEstimator):
         self.flow = flow
         self.layers = layers
         self.hidden = hidden
+        self.bins = bins
         self.support = support
         self.n_members = n_members
         self.max_epochs = max_epochs
@@ -206,6 +208,7 @@ class FlowEstimator(BaseEstimator):
             if self.flow in ("cnf", "score"):
                 path = "straight" if self.flow == "cnf" else "variance-preserving"
                 return flows.cnf(features, context, path=path, **settings)
+            settings["bins"] = int(self.bins)
             if self.flow.startswith("nsf"):
                 return flows.nsf(features, context, autoregressive=self.flow == "nsf", **settings)
             return (flows.maf if self.flow == "maf" else flows.realnvp)(features, context, **settings)
@@ -237,6 +240,7 @@ class FlowEstimator(BaseEstimator):
             raise ValueError(f"Expected validation_fraction in [0, 1); got {fraction!r}.")
         if isinstance(self.flow, str | flows.MixedDensity):
             positive("layers", self.layers, integer=True)
+            positive("bins", self.bins, integer=True)
             if isinstance(self.hidden, str) or np.ndim(self.hidden) != 1:
                 raise ValueError(
                     f"Expected hidden to be a sequence of widths such as (64, 64); got {self.hidden!r}. For one layer pass (16,)."

@@ -32,7 +32,7 @@ class ConditionalFlow(FlowEstimator):
         such as ``{"embedding": "set", "shape": (10, 2)}``: every member of an ensemble then starts with weights of its own.
     support : optional
         Where the columns of y live, in the grammar of :class:`FlowDensity`.
-    flow, layers, hidden, n_members, max_epochs, batch_size, learning_rate, schedule, validation_fraction, patience, device, dtype
+    flow, layers, hidden, bins, n_members, max_epochs, batch_size, learning_rate, schedule, validation_fraction, patience, device, dtype
         As in :class:`FlowDensity`.
     random_state, progress, callbacks, checkpoint, warm_start
         As in :class:`FlowDensity`.
@@ -69,6 +69,7 @@ class ConditionalFlow(FlowEstimator):
         flow: str | nn.Module | Callable[[int, int], nn.Module] = "nsf",
         layers: int = 5,
         hidden: Sequence[int] = (64, 64),
+        bins: int = 8,
         embedding: str | nn.Module | Mapping[str, Any] | None = "auto",
         support: Any = None,
         n_members: int = 1,
@@ -90,6 +91,7 @@ class ConditionalFlow(FlowEstimator):
             flow=flow,
             layers=layers,
             hidden=hidden,
+            bins=bins,
             support=support,
             n_members=n_members,
             max_epochs=max_epochs,

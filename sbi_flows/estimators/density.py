@@ -29,6 +29,8 @@ class FlowDensity(FlowEstimator):
         Transformations of a named flow.
     hidden : tuple of int
         Widths of the hidden layers inside each transformation of a named flow; two of them for a continuous one.
+    bins : int
+        Bins of each spline of a named flow. Fewer are smoother: better for conditional densities of few rows.
     support : optional
         Where columns live: one entry for all, one a column, or a dict by column name. An entry is "real", "heavy", "circular"
         (period 2 pi on [-pi, pi)), ("circular", low, high), (low, high), (low, inf) or (-inf, high). No draw leaves the support.
