@@ -24,6 +24,8 @@ _PUBLIC = {
     "run_chains": "samplers",
     "RandomWalk": "samplers",
     "IndependentMetropolis": "samplers",
+    "distil": "distillation",
+    "reflow": "distillation",
     "evidence": "model_evidence",
     "compare_models": "model_evidence",
     "average_models": "model_evidence",

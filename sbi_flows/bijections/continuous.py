@@ -10,6 +10,7 @@ from torch import Tensor
 from sbi_flows.bijections.base import Bijection
 from sbi_flows.bijections.paths import PATHS
 from sbi_flows.bijections.spline import wrap
+from sbi_flows.bijections.training_solve import TrainingSolution, solve_for_training
 from sbi_flows.bijections.velocity import Conditions, VelocityNet
 from sbi_flows.nn import transforms_active
 from sbi_flows.ode import ORDER8, RowSolution, State, integrate, solve_rows
@@ -145,6 +146,18 @@ class Continuous(Bijection):
 
     def _draw_distance(self, a: State, b: State) -> Tensor:
         return (a[1] - b[1]).abs() + (a[0] - b[0]).square().sum(0).sqrt()
+
+    def forward_with_costs(self, x: Tensor, context: Tensor | None = None, steps: int = 8) -> TrainingSolution:
+        """Data ``(n, d)`` to noise on the grid of ``steps`` steps, to be differentiated; its ``x`` is ``(n, d)``."""
+        if steps < 1:
+            raise ValueError(f"Expected at least one integration step; got steps={steps}.")
+        conditions = self.net.conditions(context, divergence=True)
+        times = 1 - torch.linspace(0, 1, steps + 1, dtype=x.dtype, device=x.device) ** self.power
+        solution = solve_for_training(lambda t, y: self._slope(t, y, conditions), x.mT, times)
+        end = solution.x
+        if self.circular:
+            end = torch.where(self.net.is_real > 0, end, wrap(end))
+        return solution._replace(x=end.mT)
 
     # --- The grid ----------------------------------------------------------------------------------------------------------
 

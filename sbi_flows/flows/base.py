@@ -160,6 +160,19 @@ class Flow(nn.Module):
         error = self.bijection.forward_with_error(self._standardised(x, given)[0], self._rounded(given))[2]
         return torch.where(outside, 0.0, error).to(x.dtype)
 
+    def log_prob_with_costs(self, x: Tensor, context: Tensor | None = None, *, steps: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`log_prob` of a continuous flow on a fixed grid, for training, and the kinetic energy and curvature of the paths.
+
+        Each ``(n,)``. See :mod:`sbi_flows.bijections.training_solve`.
+        """
+        x, context = self._checked(x, context)
+        outside, x = self.support.replace_outside(x)
+        given = self._scaled(context)
+        y, log_boundary = self._standardised(x, given)
+        z, log_det, kinetic, curvature = self.continuous.forward_with_costs(y, self._rounded(given), steps)
+        log_prob = torch.where(outside, -math.inf, self.base.log_prob(z) + log_boundary + log_det).to(x.dtype)
+        return log_prob, kinetic, curvature
+
     def to_unconstrained(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Rows inside the support to what the trainable bijection sees, ``(n, d)`` in the flow's own dtype."""
         x, context = self._checked(x, context)

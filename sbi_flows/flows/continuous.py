@@ -12,6 +12,8 @@ from sbi_flows.bijections.velocity import VelocityNet
 from sbi_flows.flows.base import Flow
 from sbi_flows.flows.parts import base_for, spec_of
 
+COUPLING_NAMES = ("independent", "ot", "c2ot", "gibbs")
+
 
 def cnf(
     features: int,
@@ -21,6 +23,7 @@ def cnf(
     hidden: Sequence[int] = (128, 128),
     embedding: int = 64,
     path: str = "straight",
+    coupling: str = "independent",
     steps: int = 8,
     tolerance: float | None = 1e-3,
     support=None,
@@ -45,6 +48,9 @@ def cnf(
         Width of the joint embedding of time and context.
     path : {"straight", "variance-preserving"}
         Path from noise to data that the network is trained along.
+    coupling : {"independent", "ot", "c2ot", "gibbs"}
+        Which noise flow matching pairs with which data (:mod:`sbi_flows.losses.couplings`). "ot", for flows without context, and "c2ot",
+        with one, give straighter paths and so faster draws, if batches are large.
     steps : int
         Integration steps until :meth:`Flow.choose_steps` chooses.
     tolerance : float or None
@@ -63,6 +69,8 @@ def cnf(
     Lipman et al. 2023, "Flow matching for generative modeling", arXiv:2210.02747; Chen & Lipman 2024, "Flow matching on general
     geometries", arXiv:2302.03660 (angles).
     """
+    if coupling not in COUPLING_NAMES:
+        raise ValueError(f"Expected coupling {', '.join(map(repr, COUPLING_NAMES))}; got {coupling!r}.")
     spec = spec_of(cnf, locals())
     columns = parse_support(spec["support"], features)
     circular = [i for i, column in enumerate(columns) if column.kind == "circular"]

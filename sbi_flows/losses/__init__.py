@@ -2,13 +2,16 @@
 
 from sbi_flows.losses.atomic import atomic
 from sbi_flows.losses.base import Batch, Loss
-from sbi_flows.losses.likelihood import nll
+from sbi_flows.losses.couplings import COUPLINGS, Coupling
+from sbi_flows.losses.likelihood import nll, nll_through_solver
 from sbi_flows.losses.matching import denoising_score_matching, flow_matching
 from sbi_flows.losses.ratio import balanced, contrastive
 from sbi_flows.losses.variational import reverse_kl
 
 __all__ = [
     "Batch",
+    "COUPLINGS",
+    "Coupling",
     "Loss",
     "atomic",
     "balanced",
@@ -16,5 +19,6 @@ __all__ = [
     "denoising_score_matching",
     "flow_matching",
     "nll",
+    "nll_through_solver",
     "reverse_kl",
 ]

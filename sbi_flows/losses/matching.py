@@ -11,9 +11,12 @@ from torch import Tensor
 from sbi_flows._random import rand
 from sbi_flows.bijections.spline import wrap
 from sbi_flows.losses.base import Batch
+from sbi_flows.losses.couplings import Coupling, matched
 
 
-def flow_matching(flow: Any, batch: Batch, generator: torch.Generator, time_exponent: float = 0.0) -> Tensor:
+def flow_matching(
+    flow: Any, batch: Batch, generator: torch.Generator, time_exponent: float = 0.0, coupling: str | Coupling | None = None
+) -> Tensor:
     """Squared error of the velocity on paths from noise to data, mean over columns, ``(n,)``.
 
     The path is the flow's own (``cnf(path=...)``); angles move along the shorter arc at constant speed. Its minimum is the mean spread of
@@ -29,6 +32,9 @@ def flow_matching(flow: Any, batch: Batch, generator: torch.Generator, time_expo
         Draws times and noise.
     time_exponent : float
         Times have the density ``(1 + a) t^a``: above 0 it favours late times, where sharp densities take shape.
+    coupling : {"independent", "ot", "c2ot", "gibbs"}, callable or None
+        Which noise goes with which row, see :mod:`sbi_flows.losses.couplings`; None for the flow's own word, ``cnf(coupling=...)``. All but
+        the first straighten paths, for draws in few steps; of large batches, as they match within the batch.
 
     Examples
     --------
@@ -45,8 +51,10 @@ def flow_matching(flow: Any, batch: Batch, generator: torch.Generator, time_expo
     data = inner.to_unconstrained(batch.x, context)
     t = _times(data, generator, time_exponent)
     noise = inner.base.sample(len(data), generator).to(data)
+    noise, weights = matched(inner, noise, data, context, coupling, generator)
     point, velocity = _on_path(inner.continuous, t, data, noise)
-    return (inner.velocity(t, point, context) - velocity).square().mean(-1)
+    losses = (inner.velocity(t, point, context) - velocity).square().mean(-1)
+    return losses if weights is None else losses * weights
 
 
 def denoising_score_matching(flow: Any, batch: Batch, generator: torch.Generator, time_exponent: float = 0.0) -> Tensor:
