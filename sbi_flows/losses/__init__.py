@@ -9,8 +9,8 @@ from sbi_flows.losses.ratio import balanced, contrastive
 from sbi_flows.losses.variational import reverse_kl
 
 __all__ = [
-    "Batch",
     "COUPLINGS",
+    "Batch",
     "Coupling",
     "Loss",
     "atomic",
