@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
+from sbi_flows import evidence
 from sbi_flows.distributions import BoxUniform, as_prior
 
 
@@ -90,3 +91,11 @@ def test_what_is_no_prior():
         as_prior(3)
     with pytest.raises(ValueError, match=r"sample\(2\) of shape \(2, d\)"):
         as_prior((lambda n: np.zeros((n, 2, 2)), lambda x: x))
+
+
+def test_evidence_takes_priors_of_scipy():
+    """Posterior of one datum 0 of unit variance under N(0, 1): N(0, 1/2), ln Z = -ln(4 pi) / 2; four standard errors."""
+    draws = np.random.default_rng(0).normal(scale=0.5**0.5, size=(3000, 1))
+    likelihood, prior = scipy.stats.norm(0, 1), scipy.stats.norm(0, 1)
+    found = evidence(draws, lambda x: likelihood.logpdf(x[:, 0]) + prior.logpdf(x[:, 0]), prior=[prior], random_state=0)
+    assert found.reliability.ok and abs(found.log_z + 0.5 * math.log(4 * math.pi)) < 4 * found.log_z_err + 1e-9

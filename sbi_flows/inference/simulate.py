@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -200,14 +201,18 @@ class _Run:
             groups = [rest[start : start + size] for start in range(0, len(rest), size)]
         as_they_come = get_active_backend()[0].supports_return_generator
         pool = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered" if as_they_come else "list", batch_size=1)
-        for finished in pool(joblib.delayed(_work)(self._task(group)) for group in groups):
+        # Workers are given no more once nothing works, and finish what they have.
+        tasks = (self._task(group) for group in takewhile(lambda _: not self.hopeless, groups))
+        for finished in pool(joblib.delayed(_work)(task) for task in tasks):
             self._take(finished)
             yield
+        if self.hopeless:
+            raise RuntimeError(self._complaint())
 
     def collect(self) -> np.ndarray:
         """All simulations in order, NaN where they failed, with a warning about what should be known."""
         if not self.done:
-            raise RuntimeError(self._hopeless())
+            raise RuntimeError(self._complaint())
         shapes = Counter(x.shape for x in self.done.values())
         shape = shapes.most_common(1)[0][0]
         result = np.full((len(self.theta), *shape), np.nan)
@@ -248,10 +253,13 @@ class _Run:
             if i not in self.done:
                 self.store.add(self.keys[i], x)
             self.done[i] = x
-        if not self.done and len(self.problems) >= _HOPELESS:
-            raise RuntimeError(self._hopeless())
 
-    def _hopeless(self) -> str:
+    @property
+    def hopeless(self) -> bool:
+        """Whether enough simulations failed, and none succeeded."""
+        return not self.done and len(self.problems) >= _HOPELESS
+
+    def _complaint(self) -> str:
         first = min(self.problems)
         call = "simulator(theta)" if self.seed is None else "simulator(theta, rng)"
         return (

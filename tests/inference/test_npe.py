@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sbi_flows import NPE, ConditionalFlow, FlowDensity
+from sbi_flows import NPE, ConditionalFlow, FlowDensity, simulate
 from sbi_flows.distributions import BoxUniform, MultivariateNormal, from_pair
 
 
@@ -286,3 +286,37 @@ def test_wrong_estimators():
         NPE(prior, FlowDensity()).fit(theta, x)
     with pytest.raises(ValueError, match="without support=, which the prior decides"):
         NPE(prior, ConditionalFlow(support="real")).fit(theta, x)
+
+
+# --- Same bits, float64, and from simulator to posterior -----------------------------------------------------------------------
+
+
+def test_same_seed_same_bits():
+    prior, theta, x = uniform_problem()
+    first, second = (quick(prior).fit(theta, x).sample(x[:3], 20, random_state=3) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, NPE(prior, ConditionalFlow(**QUICK), random_state=1).fit(theta, x).sample(x[:3], 20, random_state=3))
+
+
+def test_float64_throughout():
+    """Log densities do not depend on how rows are batched beyond 1e-12, which float32 cannot keep."""
+    prior, theta, x = uniform_problem()
+    npe = quick(prior, dtype="float64").fit(theta, x)
+    assert {p.dtype for p in npe.estimator_.flow_.parameters()} == {torch.float64}
+    together = npe.log_prob(theta[:50], x[:50])
+    alone = np.concatenate([npe.log_prob(theta[i : i + 1], x[i]) for i in range(50)])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-12)
+
+
+def test_from_a_simulator_that_sometimes_fails():
+    def simulator(theta, rng):
+        if theta[0] > 0.95:
+            raise ArithmeticError("overflow")
+        return theta + 0.1 * rng.normal(size=2)
+
+    prior, theta, _ = uniform_problem()
+    with pytest.warns(UserWarning, match="simulations failed and are rows of NaN: .* raised ArithmeticError: overflow"):
+        x = simulate(simulator, theta, random_state=0)
+    npe = quick(prior).fit(theta, x)
+    assert npe.n_simulations_ == (theta[:, 0] <= 0.95).sum()
+    assert npe.posterior(x[0] if np.isfinite(x[0]).all() else x[1]).sample(10, random_state=0).shape == (10, 2)

@@ -145,3 +145,13 @@ def test_dask():
         joblib.parallel_config(backend="dask"),
     ):
         np.testing.assert_array_equal(simulate(noisy, THETA, random_state=1, batch_size=10), simulate(noisy, THETA, random_state=1))
+
+
+def broken(theta):
+    raise ArithmeticError("always")
+
+
+def test_hopeless_simulators_in_worker_processes():
+    with pytest.raises(RuntimeError, match="raised ArithmeticError: always"):
+        simulate(broken, THETA, n_jobs=2, batch_size=5)
+    np.testing.assert_array_equal(simulate(doubled, THETA, n_jobs=2), 2 * THETA)        # the workers are as good as before
