@@ -1,0 +1,65 @@
+"""The tutorials run, in small, and leave their figures."""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+from sbi_flows import NPE, ConditionalFlow
+
+QUICK = partial(NPE, estimator=ConditionalFlow(layers=1, max_epochs=3))
+FOLDER = Path(__file__).parents[1] / "tutorials"
+
+
+def tutorial(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_two_moons(tmp_path, capsys, monkeypatch):
+    module = tutorial("two_moons")
+    monkeypatch.setattr(module, "c2st", lambda ours, exact, random_state: f"{len(ours)} and {len(exact)} draws")  # tested where it lives
+    monkeypatch.setattr(module, "NPE", QUICK)
+    module.main(tmp_path / "figures", n_simulations=300)
+    assert "2000 and 2000 draws" in capsys.readouterr().out
+    assert (tmp_path / "figures" / "two_moons.png").stat().st_size > 5000
+
+
+def test_the_exact_posterior_of_two_moons_is_the_simulator_undone():
+    """The simulator at exact posterior draws, with the noise they assume, gives x_o back; both crescents are equally likely (1e-4)."""
+    module = tutorial("two_moons")
+    x_o = np.array([0.1, -0.2])
+    theta = module.exact_posterior(x_o, 4000, np.random.default_rng(0))
+    noise = module.crescent(4000, np.random.default_rng(0))
+    shift = np.stack([-np.abs(theta.sum(1)), theta[:, 1] - theta[:, 0]], axis=1) / np.sqrt(2)
+    inside = noise[:, 0] >= x_o[0]
+    np.testing.assert_allclose((noise + shift)[inside], np.broadcast_to(x_o, (inside.sum(), 2)), atol=1e-12)
+    assert (theta.sum(1) > 0).mean() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(4000))
+
+
+def test_sir(tmp_path, capsys, monkeypatch):
+    module = tutorial("sir")
+    monkeypatch.setattr(module, "NPE", QUICK)
+    module.main(tmp_path, n_simulations=300, n_checks=60)
+    said = capsys.readouterr().out
+    assert "Diagnosis" in said and "R0" in said
+    names = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert names == ["1_prior.png", "2_posterior.png", "3_posterior_predictive.png", "4_calibration.png"]
+
+
+def test_an_epidemic_neither_loses_nor_makes_people():
+    module = tutorial("sir")
+    theta = np.tile([3.0, 4.0, 1.0], (50, 1))
+    cases = module.epidemic(theta, np.random.default_rng(0))
+    assert cases.shape == (50, module.DAYS) and (cases >= 0).all()
+    assert (cases.sum(1) <= module.PEOPLE - module.FIRST_CASES).all()
+    # With everything reported, an epidemic that takes off infects the share z of people that solves z = 1 - exp(-R z), where R is R0 / 4 a
+    # day times the mean number of whole days.
+    reproduction = 3.0 / 4.0 / (1 - np.exp(-1 / 4.0))
+    share = brentq(lambda z: 1 - np.exp(-reproduction * z) - z, 0.1, 1.0)
+    assert np.median(cases.sum(1)) / module.PEOPLE == pytest.approx(share, abs=0.01)
