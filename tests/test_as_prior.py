@@ -86,6 +86,12 @@ def test_functions_that_contradict_each_other():
         as_prior((sample, box([0.5], [1.0])[1]))
 
 
+def test_heavy_tails_are_declared():
+    """A Cauchy's and a Student t's of 1.5 degrees, but not those of a normal or of Laplace's distribution."""
+    prior = as_prior([scipy.stats.cauchy(5, 2), scipy.stats.norm(), scipy.stats.laplace(), torch.distributions.StudentT(1.5)])
+    assert prior.support == ["heavy", "real", "real", "heavy"] and "heavy tails in column" in prior.notes[-1]
+
+
 def test_what_is_no_prior():
     with pytest.raises(TypeError, match=r"Expected a prior: .* got int"):
         as_prior(3)

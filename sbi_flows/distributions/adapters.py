@@ -15,7 +15,7 @@ from torch import Tensor
 from sbi_flows._random import numpy_generator, seed_from
 from sbi_flows.bijections.support import ColumnSupport, parse_support
 from sbi_flows.distributions.base import Distribution, grammar
-from sbi_flows.distributions.edges import find_edges
+from sbi_flows.distributions.edges import find_edges, heavy_columns
 from sbi_flows.distributions.priors import Choice, Product
 
 # Constraints of torch that allow every real number.
@@ -42,7 +42,8 @@ def as_prior(prior: Any, names: Sequence[str] | None = None) -> Distribution:
     -------
     Distribution
         Functions do not say where they end. If their density falls to -inf at the same place on every line along a column,
-        that end is declared for them (see ``notes``).
+        that end is declared for them (see ``notes``). Columns without ends whose draws have heavy tails, as a Cauchy's have, get the
+        support "heavy".
 
     Raises
     ------
@@ -64,6 +65,18 @@ def as_prior(prior: Any, names: Sequence[str] | None = None) -> Distribution:
     """
     if isinstance(prior, Distribution):
         return prior
+    read = _read(prior, names)
+    heavy = heavy_columns(read)
+    if heavy:
+        columns = [ColumnSupport("heavy") if j in heavy else column for j, column in enumerate(read._columns)]
+        read._columns = tuple(columns)
+        labels = ", ".join(f"column {j}" if read.names is None else repr(read.names[j]) for j in heavy)
+        read.notes = (*read.notes, f"the prior has heavy tails in {labels}, which flows are told")
+    return read
+
+
+def _read(prior: Any, names: Sequence[str] | None) -> Distribution:
+    """What :func:`as_prior` does, but for the tails."""
     if isinstance(prior, Mapping):
         return as_prior(list(prior.values()), names=list(prior))
     if isinstance(prior, torch.distributions.Distribution):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 
 from sbi_flows import NPE, ConditionalFlow, FlowDensity, simulate
@@ -114,7 +115,6 @@ def test_saved_and_loaded(tmp_path):
 
 
 def test_priors_that_are_code_are_given_back_in(tmp_path):
-    import scipy.stats
 
     prior, theta, x = uniform_problem(columns=1)
     npe = quick([scipy.stats.uniform(0, 1)]).fit(theta, x)
@@ -320,3 +320,18 @@ def test_from_a_simulator_that_sometimes_fails():
     npe = quick(prior).fit(theta, x)
     assert npe.n_simulations_ == (theta[:, 0] <= 0.95).sum()
     assert npe.posterior(x[0] if np.isfinite(x[0]).all() else x[1]).sample(10, random_state=0).shape == (10, 2)
+
+
+def test_a_prior_with_heavy_tails():
+    """Cauchy prior, noise 0.3: at x_o = 0.5 the posterior is nearly N(0.5, 0.3^2). Moments of the draws give no scale."""
+    rng = np.random.default_rng(0)
+    theta = rng.standard_cauchy((2000, 1))
+    npe = quick(scipy.stats.cauchy(), hidden=(32,), max_epochs=30).fit(theta, theta + 0.3 * rng.normal(size=theta.shape))
+    draws = npe.sample([0.5], 4000, random_state=0)
+    assert abs(np.median(draws) - 0.5) < 0.15 and 0.15 < np.std(draws) < 0.6
+
+
+def test_an_ensemble_goes_on_too():
+    prior, theta, x = uniform_problem()
+    npe = quick(prior, n_members=3).fit(theta, x)
+    assert npe.fit(theta, x).n_simulations_ == 800 and len(npe.estimator_.flow_.flows) == 3
