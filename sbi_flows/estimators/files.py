@@ -35,7 +35,7 @@ def save_estimator(path: str | Path, kind: str, flow: Any, history: FitHistory, 
             "Save its state_dict yourself."
         )
     header = {
-        "parameters": {name: value for name, value in plain(parameters).items() if _is_data(value)},
+        "parameters": data_parameters(parameters),
         "spec": plain(inner.spec),
         "members": len(members),
         "embedded": isinstance(members[0], EmbeddedFlow),
@@ -74,12 +74,21 @@ def load_estimator(path: str | Path, kind: str, embedding: nn.Module | None = No
         check_shapes(path, own, member.state_dict())
         member.load_state_dict(own)
         members.append(member.requires_grad_(False).eval())
-    record: dict[str, Any] = header["history"]
-    reliability = record.pop("reliability")
-    record.update({name: np.asarray(record[name]) for name in _HISTORY_ARRAYS})
-    verdict = Reliability(reliability["ok"], tuple(reliability["reasons"]), tuple(reliability["notes"]))
-    history = FitHistory(**record, reliability=verdict)
+    history = read_history(header["history"])
     return members[0] if len(members) == 1 else FlowEnsemble(members), history, header["parameters"], header["facts"]
+
+
+def read_history(record: Mapping[str, Any]) -> FitHistory:
+    """The history that a header holds as plain data."""
+    reliability = record["reliability"]
+    verdict = Reliability(reliability["ok"], tuple(reliability["reasons"]), tuple(reliability["notes"]))
+    arrays = {name: np.asarray(record[name]) for name in _HISTORY_ARRAYS}
+    return FitHistory(**{**record, **arrays, "reliability": verdict})
+
+
+def data_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of an estimator's parameters that JSON gives back, as plain data."""
+    return {name: value for name, value in plain(parameters).items() if _is_data(value)}
 
 
 def _embedding_spec(member: Any) -> dict | None:

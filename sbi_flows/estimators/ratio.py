@@ -21,6 +21,8 @@ from sbi_flows._validation import as_float, as_rows, check_finite, choose, posit
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.estimators.base import split_rows
 from sbi_flows.estimators.columns import check_condition, check_support
+from sbi_flows.estimators.files import complete
+from sbi_flows.estimators.ratio_files import load_ratio, save_ratio
 from sbi_flows.estimators.ratio_net import RatioEnsemble, RatioNet
 from sbi_flows.losses import Loss
 from sbi_flows.losses.ratio import LOSSES, contrastive
@@ -207,6 +209,37 @@ class RatioClassifier(BaseEstimator):
             with threads_for(size * len(rows), CALL):
                 pieces.append(self.net_.log_ratio(theta[one].to(parameters[0].device), x[one].to(parameters[0].device)))
         return torch.cat(pieces).to(theta) if pieces else theta.new_zeros(0)
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted networks to one file (safetensors with a JSON header; no pickle). An embedding's code is not in it."""
+        check_is_fitted(self, "net_")
+        save_ratio(path, "RatioClassifier", self.net_, self.history_, self.get_params(deep=False), self.facts())
+
+    @classmethod
+    def load(cls, path: str | Path, embedding: nn.Module | None = None) -> RatioClassifier:
+        """Read a file of :meth:`save`, onto the CPU. Loading runs no code.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file is missing, truncated, altered, newer than this package, or its embedding is not given.
+        """
+        with complete(path):
+            return cls.from_facts(*load_ratio(path, "RatioClassifier", embedding), embedding)
+
+    def facts(self) -> dict[str, Any]:
+        """What a file must hold besides networks, history and parameters."""
+        return {"n_features_in": self.n_features_in_, "n_conditions": self.n_conditions_}
+
+    @classmethod
+    def from_facts(
+        cls, net: Any, history: FitHistory, parameters: dict[str, Any], facts: dict[str, Any], embedding: nn.Module | None = None
+    ) -> RatioClassifier:
+        """The fitted classifier again from the parts of a file."""
+        model = cls(**parameters if embedding is None else {**parameters, "embedding": embedding})
+        model.net_, model.history_ = net, history
+        model.n_features_in_, model.n_conditions_ = facts["n_features_in"], facts["n_conditions"]
+        return model
 
     def _loss(self) -> Loss:
         choose("loss", self.loss, list(LOSSES))

@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from abc import ABC, abstractmethod
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from sbi_flows._random import RandomState
 from sbi_flows._validation import as_float
 from sbi_flows.distributions import Distribution, as_prior
+from sbi_flows.distributions.files import prior_from_data, prior_to_data
 from sbi_flows.inference.npe import parameter_names
 from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.simulations import Simulations, in_order, read_names, read_simulations, read_theta, remarks
@@ -108,6 +110,33 @@ class TargetEstimator(BaseEstimator, ABC):
             ),
         )
         return self
+
+    # --- Files ---------------------------------------------------------------------------------------------------------------
+
+    def _facts(self) -> dict[str, Any]:
+        """What a file holds of the method itself."""
+        check_is_fitted(self, "history_")
+        return {
+            "prior": prior_to_data(self.prior_),
+            "theta_names": list(self.theta_names_),
+            "x_names": self._x_names,
+            "n_simulations": self.n_simulations_,
+        }
+
+    @classmethod
+    def _from_facts(cls, path: str | Path, prior: Any, history: FitHistory, facts: dict[str, Any]):
+        if prior is None and facts["prior"] is None:
+            raise ValueError(f"{path} was fitted with a prior that is code and not in the file: pass it as prior=.")
+        method: Any = cls(prior_from_data(facts["prior"]) if prior is None else prior)
+        method.prior_ = as_prior(method.prior)
+        if method.prior_.features != len(facts["theta_names"]):
+            raise ValueError(
+                f"Expected the prior that {path} was fitted with, of {len(facts['theta_names'])} parameters; "
+                f"got one of {method.prior_.features}."
+            )
+        method.history_, method.theta_names_, method._x_names = history, tuple(facts["theta_names"]), facts["x_names"]
+        method.n_simulations_, method._simulations = facts["n_simulations"], None
+        return method
 
     # --- Use -----------------------------------------------------------------------------------------------------------------
 

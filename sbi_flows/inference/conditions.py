@@ -30,6 +30,19 @@ class Conditions:
         self._angles = [i for i, column in enumerate(columns) if column.kind == "circular"]
         self._rest = [i for i, column in enumerate(columns) if column.kind != "circular"]
 
+    def to_data(self) -> list[list[float]]:
+        """Where half-lines and heavy tails were placed; the columns are the prior's."""
+        return [self._map.location[:, 0].tolist(), self._map.scale[:, 0].tolist()]
+
+    @classmethod
+    def from_data(cls, columns: Sequence[ColumnSupport], data: list[list[float]]) -> Conditions:
+        """What :meth:`to_data` wrote."""
+        conditions = cls(columns, torch.zeros(1, len(columns), dtype=torch.float64))
+        location, scale = torch.tensor(data, dtype=torch.float64)
+        conditions._map.location.copy_(location[:, None])
+        conditions._map.scale.copy_(scale[:, None])
+        return conditions
+
     def __call__(self, theta: Tensor) -> Tensor:
         z = self._map.forward_and_log_det(theta)[0]
         if not self._angles:

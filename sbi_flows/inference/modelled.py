@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,27 @@ class Modelled:
         """``(n, ...)`` to ``(n, k)`` with whole numbers in the middle of their cells: to evaluate the density at."""
         rows = x.reshape(len(x), -1)[:, self._columns]
         return np.where(self._whole, rows + 0.5, rows)
+
+    def to_data(self) -> dict[str, Any]:
+        """Everything as lists and numbers; None stands for an infinite end."""
+        entries = [entry if isinstance(entry, str) else [end if np.isfinite(end) else None for end in entry] for entry in self.support]
+        return {
+            "observations": self.observations.to_data(),
+            "columns": self._columns.tolist(),
+            "whole": self._whole.tolist(),
+            "support": entries,
+            "notes": list(self.notes),
+            "reasons": list(self.reasons),
+        }
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Modelled:
+        """What :meth:`to_data` wrote."""
+        modelled = cls()
+        modelled.observations = Observations.from_data(data["observations"])
+        modelled._columns, modelled._whole = np.array(data["columns"], dtype=int), np.array(data["whole"], dtype=bool)
+        modelled.support, modelled.notes, modelled.reasons = data["support"], tuple(data["notes"]), tuple(data["reasons"])
+        return modelled
 
     def _remarks(self, levels: np.ndarray) -> tuple[tuple[str, ...], tuple[str, ...]]:
         notes, reasons = list(self.observations.notes), []

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import clone
-from torch import Tensor
+from torch import Tensor, nn
 
 from sbi_flows._random import RandomState, numpy_generator, seed_from
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.estimators import ConditionalFlow
+from sbi_flows.estimators.files import complete, load_estimator, save_estimator
 from sbi_flows.inference.by_target import TargetEstimator
 from sbi_flows.inference.conditions import Conditions
 from sbi_flows.inference.modelled import Modelled
@@ -88,6 +90,49 @@ class NLE(TargetEstimator):
         theta = read_theta(theta, self.prior_, self.theta_names_)
         self._check_rows(theta, observed, single)
         return self._evaluated(theta, observed, single)
+
+    def save(self, path: str | Path) -> None:
+        """Write what was learned to one file (safetensors with a JSON header; no pickle).
+
+        Simulations are not in it, nor is what is code: an embedding network's (its weights are), and a prior's unless it is made of
+        ``BoxUniform``, ``MultivariateNormal`` and ``Product``.
+        """
+        facts = {
+            **self._facts(),
+            **self.estimator_.facts(),
+            "modelled": self.modelled_.to_data(),
+            "conditions": self._conditions.to_data(),
+        }
+        save_estimator(path, "NLE", self.estimator_.flow_, self.history_, self.estimator_.get_params(deep=False), facts)
+
+    @classmethod
+    def load(cls, path: str | Path, *, prior: Any = None, embedding: nn.Module | None = None) -> NLE:
+        """Read a file of :meth:`save`, onto the CPU. Loading runs no code.
+
+        ``fit`` goes on from the weights with the simulations it is given then: pass the old ones again beside the new.
+
+        Parameters
+        ----------
+        path : str or Path
+        prior : optional
+            The prior it was fitted with, where that is code.
+        embedding : nn.Module, optional
+            The network it was fitted with, if it was.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file is missing, truncated, altered, newer than this package, or its prior or embedding is not given.
+        """
+        with complete(path):
+            flow, history, parameters, facts = load_estimator(path, "NLE", embedding)
+            nle = cls._from_facts(path, prior, history, facts)
+            nle.estimator_ = nle._estimator = ConditionalFlow.from_facts(flow, history, parameters, facts, embedding)
+            nle.modelled_ = Modelled.from_data(facts["modelled"])
+            nle.observations_ = nle.modelled_.observations
+            columns = parse_support(nle.prior_.support, nle.prior_.features)
+            nle._conditions = Conditions.from_data(columns, facts["conditions"])
+        return nle
 
     def _begin(self, simulations: Simulations, x_names: list[str] | None) -> None:
         self.modelled_ = Modelled().fit(simulations.x, x_names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from sbi_flows._random import RandomState, seed_from
 from sbi_flows.estimators import RatioClassifier
+from sbi_flows.estimators.files import complete
+from sbi_flows.estimators.ratio_files import load_ratio, save_ratio
 from sbi_flows.inference.by_target import TargetEstimator
 from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.simulations import Simulations, read_theta
@@ -90,6 +93,41 @@ class NRE(TargetEstimator):
         theta = read_theta(theta, self.prior_, self.theta_names_)
         self._check_rows(theta, observed, single)
         return self._evaluated(theta, observed, single)
+
+    def save(self, path: str | Path) -> None:
+        """Write what was learned to one file (safetensors with a JSON header; no pickle).
+
+        Simulations are not in it, nor is what is code: an embedding network's (its weights are), and a prior's unless it is made of
+        ``BoxUniform``, ``MultivariateNormal`` and ``Product``.
+        """
+        facts = {**self._facts(), **self.estimator_.facts(), "observations": self.observations_.to_data()}
+        save_ratio(path, "NRE", self.estimator_.net_, self.history_, self.estimator_.get_params(deep=False), facts)
+
+    @classmethod
+    def load(cls, path: str | Path, *, prior: Any = None, embedding: nn.Module | None = None) -> NRE:
+        """Read a file of :meth:`save`, onto the CPU. Loading runs no code.
+
+        ``fit`` goes on from the weights with the simulations it is given then: pass the old ones again beside the new.
+
+        Parameters
+        ----------
+        path : str or Path
+        prior : optional
+            The prior it was fitted with, where that is code.
+        embedding : nn.Module, optional
+            The network it was fitted with, if it was.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file is missing, truncated, altered, newer than this package, or its prior or embedding is not given.
+        """
+        with complete(path):
+            net, history, parameters, facts = load_ratio(path, "NRE", embedding)
+            nre = cls._from_facts(path, prior, history, facts)
+            nre.estimator_ = nre._estimator = RatioClassifier.from_facts(net, history, parameters, facts, embedding)
+            nre.observations_ = Observations.from_data(facts["observations"])
+        return nre
 
     def _begin(self, simulations: Simulations, x_names: list[str] | None) -> None:
         classifier = RatioClassifier() if self.classifier is None else clone(self.classifier)

@@ -19,7 +19,7 @@ from sbi_flows.flows import Flow
 from sbi_flows.inference.posterior import Posterior
 from sbi_flows.inference.variational import VariationalPosterior, variational
 from sbi_flows.results import Chains, Reliability, WeightedSamples
-from sbi_flows.samplers import RandomWalk, anneal, run_chains
+from sbi_flows.samplers import RandomWalk, anneal, judge, run_chains
 from sbi_flows.targets import Target
 
 _PARTICLES = 1000
@@ -28,6 +28,8 @@ _CHAINS = (50, 500)
 _WARMUP = 50
 _THIN = 10
 _DOUBLINGS = 3
+# The starts are nearly posterior draws already, so that a chain need not travel: it is enough that half of one is worth five draws.
+_MAX_RHAT = 1.1
 _FITTED = 5000  # draws behind log_z
 
 
@@ -190,6 +192,12 @@ class TargetPosterior(Posterior):
         return Reliability.from_reasons(reasons, notes)
 
 
+def _verdict(chains: Chains, target: Target) -> Reliability:
+    verdict = judge(chains.samples, target, max_rhat=_MAX_RHAT).reliability
+    notes = () if chains.reliability is None else chains.reliability.notes
+    return Reliability.from_reasons(verdict.reasons, notes)
+
+
 def _sample(target: Target, n_samples: int, generator: torch.Generator) -> Chains:
     """Chains of at least ``n_samples`` draws together, longer and longer ones until they have converged."""
     n_chains = int(np.clip(n_samples // _DRAWS_A_CHAIN, *_CHAINS))
@@ -200,7 +208,9 @@ def _sample(target: Target, n_samples: int, generator: torch.Generator) -> Chain
         chains = run_chains(
             RandomWalk(), target, start, n_steps=n_draws * thin, n_warmup=_WARMUP, thin=thin, random_state=generator
         )
-        if chains.reliability is None or chains.reliability.ok:
+        verdict = _verdict(chains, target)
+        chains = dataclasses.replace(chains, reliability=verdict)
+        if verdict.ok:
             break
         # From where they are, twice as long: nothing of what came before is kept, so what follows is judged on its own.
         start, thin = chains.samples[:, -1], 2 * thin

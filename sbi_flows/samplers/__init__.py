@@ -4,7 +4,7 @@ from sbi_flows.samplers.convergence import Convergence, convergence
 from sbi_flows.samplers.independent import IndependentMetropolis, IndependentState
 from sbi_flows.samplers.kernel import Info, Kernel, metropolis
 from sbi_flows.samplers.random_walk import RandomWalk, RandomWalkState
-from sbi_flows.samplers.run import run_chains
+from sbi_flows.samplers.run import judge, run_chains
 from sbi_flows.samplers.tempering import anneal
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "RandomWalkState",
     "anneal",
     "convergence",
+    "judge",
     "metropolis",
     "run_chains",
 ]

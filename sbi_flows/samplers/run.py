@@ -164,7 +164,7 @@ class _Run:
             log_posterior=log_prob,
             log_likelihood=None if user.prior is None else log_prob - _log_prior(user.prior, samples),
             stats={"acceptance": self.arrays["acceptance"].T.copy()},
-            reliability=Reliability.from_reasons(_judge(samples, user).reliability.reasons, notes),
+            reliability=Reliability.from_reasons(judge(samples, user).reliability.reasons, notes),
         )
 
     def _step(self) -> None:
@@ -208,12 +208,13 @@ def _check_start(log_prob: Tensor) -> None:
         )
 
 
-def _judge(samples: np.ndarray, user: Target) -> Convergence:
-    """Convergence of draws in the user's parameters; angles of any period are brought to one of 2 pi first."""
+def judge(samples: np.ndarray, target: Target, *, max_rhat: float | str = "auto") -> Convergence:
+    """:func:`convergence` of draws ``(chain, draw, d)`` in the user's parameters; angles of any period are brought to one of 2 pi."""
+    user = target.user
     columns = parse_support(user.support, user.features)
     circular = [column.kind == "circular" for column in columns]
     period = np.array([column.high - column.low if angle else 2 * np.pi for column, angle in zip(columns, circular, strict=True)])
-    return convergence(samples * (2 * np.pi / period), user.names, circular=circular)
+    return convergence(samples * (2 * np.pi / period), user.names, circular=circular, max_rhat=max_rhat)
 
 
 def _log_prior(prior: Distribution, samples: np.ndarray) -> np.ndarray:

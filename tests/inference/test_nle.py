@@ -156,6 +156,23 @@ def test_names_come_back():
     np.testing.assert_array_equal(nle.log_likelihood(frame[["b", "a"]], data[["v", "u"]]), nle.log_likelihood(theta, x))
 
 
+def test_files_bring_everything_back(tmp_path):
+    prior, theta, x = counts(300)
+    noise = np.random.default_rng(1).normal(size=(300, 1))
+    data = np.c_[x, -np.exp(x / 10 + noise)]
+    nle = NLE(prior, ConditionalFlow(**SMALL, max_epochs=2), random_state=0).fit(pd.DataFrame(theta, columns=["rate"]), data)
+    nle.save(tmp_path / "nle.safetensors")
+    again = NLE.load(tmp_path / "nle.safetensors")
+    observed = [15.0, -5.0]
+    np.testing.assert_array_equal(again.log_likelihood(theta, observed), nle.log_likelihood(theta, observed))
+    assert again.theta_names_ == ("rate",) and again.posterior(observed).reliability.notes == nle.posterior(observed).reliability.notes
+    again.fit(theta, data)
+    with pytest.raises(ValueError, match="holds a NLE"):
+        NPE.load(tmp_path / "nle.safetensors")
+    with pytest.raises(ValueError, match="of 1 parameters; got one of 2"):
+        NLE.load(tmp_path / "nle.safetensors", prior=BoxUniform([0.0, 0.0], [1.0, 1.0]))
+
+
 BAD = {
     "missing": (lambda p, t, x: NLE(p).fit(t, np.where(x > 1, np.nan, x)), "NPE or NRE, which take them"),
     "outside": (lambda p, t, x: NLE(BoxUniform([-0.1] * 2, [0.1] * 2)).fit(t, x), "drawn from the prior"),

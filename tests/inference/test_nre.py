@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from torch import nn
 
 from sbi_flows import NRE, ConditionalFlow, RatioClassifier
 from sbi_flows.distributions import BoxUniform
@@ -69,6 +70,25 @@ def test_a_second_fit_goes_on():
     nre = NRE(prior, RatioClassifier(**SMALL, max_epochs=3), random_state=0).fit(theta[:250], x[:250])
     before = nre.log_ratio(theta[:5], x[:5])
     assert (nre.fit(theta[250:], x[250:]).log_ratio(theta[:5], x[:5]) != before).any() and nre.n_simulations_ == 500
+
+
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_files_bring_everything_back(tmp_path, n_members):
+    prior, theta, x = simulations(300)
+    classifier = RatioClassifier(**SMALL, max_epochs=2, n_members=n_members, dtype="float64")
+    nre = NRE(prior, classifier, random_state=0).fit(theta, np.where(x > 2, np.nan, x))
+    nre.save(tmp_path / "nre.safetensors")
+    again = NRE.load(tmp_path / "nre.safetensors")
+    observed = [np.nan, 0.3]
+    np.testing.assert_array_equal(again.log_ratio(theta, observed), nre.log_ratio(theta, observed))
+    assert again.history_.reliability == nre.history_.reliability and again.n_simulations_ == 300
+    again.fit(theta, x)
+    nre.estimator_.save(tmp_path / "ratio.safetensors")
+    alone = RatioClassifier.load(tmp_path / "ratio.safetensors")
+    rows = nre.observations_.transform(x)
+    np.testing.assert_array_equal(alone.log_ratio(theta, rows), nre.estimator_.log_ratio(theta, rows))
+    with pytest.raises(ValueError, match="without embedding="):
+        RatioClassifier.load(tmp_path / "ratio.safetensors", embedding=nn.Linear(2, 2))
 
 
 BAD = {
