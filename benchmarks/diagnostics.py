@@ -18,6 +18,7 @@ from scipy import stats
 
 from sbi_flows.diagnostics import local_c2st, posterior_draws, sbc
 from sbi_flows.diagnostics.coverage import coverage_of_draws
+from sbi_flows.diagnostics.local import joint_c2st_of_draws
 from sbi_flows.diagnostics.random_points import tarp_of_draws
 from sbi_flows.diagnostics.ranks import sbc_of_draws
 from tests.diagnostics.conjugate import Gaussian, simulate
@@ -48,6 +49,7 @@ def p_values(estimator, seed: int, m: int) -> dict[str, float]:
         "sbc, chi2": min(1.0, u.shape[1] * min(stats.chisquare(count).pvalue for count in counts)),
         "expected coverage": coverage_of_draws(estimator, draws, random_state=rng).p_value,
         "tarp": tarp_of_draws(draws, random_state=rng, n_bootstrap=2).p_value,
+        "joint c2st": joint_c2st_of_draws(draws, n_permutations=199, random_state=rng).p_value,
         "local c2st": local_c2st(estimator, theta, x, simulate(1, rng)[1], n_permutations=199, random_state=rng).p_value,
     }
 

@@ -36,6 +36,7 @@ _PUBLIC = {
     "tarp": "diagnostics",
     "c2st": "diagnostics",
     "local_c2st": "diagnostics",
+    "joint_c2st": "diagnostics",
     "mmd": "diagnostics",
     "misspecification": "diagnostics",
     "posterior_predictive": "diagnostics",

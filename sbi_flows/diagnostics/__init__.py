@@ -5,7 +5,7 @@ from sbi_flows.diagnostics.coverage import Coverage, expected_coverage
 from sbi_flows.diagnostics.distances import hellinger, hellinger_floor, hellinger_joint, wasserstein, wasserstein2
 from sbi_flows.diagnostics.draws import PosteriorDraws, PosteriorEstimator, posterior_draws
 from sbi_flows.diagnostics.kernel import MMD, mmd
-from sbi_flows.diagnostics.local import LocalC2ST, local_c2st
+from sbi_flows.diagnostics.local import LocalC2ST, joint_c2st, local_c2st
 from sbi_flows.diagnostics.outliers import Misspecification, misspecification
 from sbi_flows.diagnostics.predictive import PosteriorPredictive, posterior_predictive
 from sbi_flows.diagnostics.random_points import tarp
@@ -29,6 +29,7 @@ __all__ = [
     "hellinger",
     "hellinger_floor",
     "hellinger_joint",
+    "joint_c2st",
     "local_c2st",
     "misspecification",
     "mmd",

@@ -13,7 +13,7 @@ from sbi_flows._random import RandomState, numpy_generator
 from sbi_flows._validation import positive
 from sbi_flows.diagnostics.coverage import Coverage, coverage_of_draws
 from sbi_flows.diagnostics.draws import PosteriorEstimator, as_observations, as_posterior_estimator, posterior_draws, take
-from sbi_flows.diagnostics.local import MOMENT_DRAWS, LocalC2ST, local_c2st_of_draws, one_observation
+from sbi_flows.diagnostics.local import MOMENT_DRAWS, LocalC2ST, joint_c2st_of_draws, local_c2st_of_draws, one_observation
 from sbi_flows.diagnostics.outliers import Misspecification, misspecification
 from sbi_flows.diagnostics.predictive import PosteriorPredictive, posterior_predictive
 from sbi_flows.diagnostics.random_points import tarp_of_draws
@@ -37,6 +37,8 @@ class Diagnosis:
     sbc : SBC
     coverage, tarp : Coverage
         ``coverage`` is None for estimators without a density.
+    joint : LocalC2ST
+        Truth against draws over all observations.
     local : LocalC2ST or None
     misspecification : Misspecification or None
     predictive : PosteriorPredictive or None
@@ -52,6 +54,7 @@ class Diagnosis:
     sbc: SBC
     coverage: Coverage | None
     tarp: Coverage
+    joint: LocalC2ST
     local: LocalC2ST | None
     misspecification: Misspecification | None
     predictive: PosteriorPredictive | None
@@ -81,7 +84,7 @@ def diagnose(
 ) -> Diagnosis:
     """Is this posterior estimator calibrated, and can its posterior for ``x_o`` be believed?
 
-    Over all simulations: :func:`sbc` of each parameter, :func:`expected_coverage` and :func:`tarp`. For an observation:
+    Over all simulations: :func:`sbc` of each parameter, :func:`expected_coverage`, :func:`tarp` and :func:`joint_c2st`. For an observation:
     :func:`local_c2st` and :func:`misspecification`; with a simulator also :func:`posterior_predictive`. All share the same draws.
 
     Parameters
@@ -148,7 +151,7 @@ def diagnose(
     if len(theta) != len(x):
         raise ValueError(f"Expected one row of x for each of theta; got {len(theta)} rows of theta and {len(x)} of x.")
     has_density = callable(getattr(estimator, "log_prob", None))
-    n_checks = 2 + has_density + 2 * (x_o is not None) + (x_o is not None and simulator is not None)
+    n_checks = 3 + has_density + 2 * (x_o is not None) + (x_o is not None and simulator is not None)
     share = false_alarm / n_checks
     posterior = posterior_draws(
         estimator, take(theta, rows), take(x, rows), n_draws, names=names, max_seconds=max_seconds, random_state=rng
@@ -158,10 +161,11 @@ def diagnose(
     if has_density:
         records["coverage"] = coverage_of_draws(estimator, posterior, false_alarm=share, random_state=rng)
     records["tarp"] = tarp_of_draws(posterior, false_alarm=share, random_state=rng)
+    # Enough exchanges for a p-value below this check's share of the false alarms.
+    exchanges = max(999, int(np.ceil(2 / share)))
+    records["joint"] = joint_c2st_of_draws(posterior, n_permutations=exchanges, false_alarm=share, random_state=rng)
     if x_o is not None:
         row = one_observation(x_o, x)
-        # Enough exchanges for a p-value below this check's share of the false alarms.
-        exchanges = max(999, int(np.ceil(2 / share)))
         records["local"] = local_c2st_of_draws(estimator, posterior, row, n_permutations=exchanges, false_alarm=share, random_state=rng)
         records["misspecification"] = misspecification(x, row, false_alarm=share, random_state=rng)
         if simulator is not None:
@@ -183,6 +187,7 @@ def diagnose(
         records["sbc"],
         records.get("coverage"),
         records["tarp"],
+        records["joint"],
         records.get("local"),
         records.get("misspecification"),
         records.get("predictive"),
@@ -212,7 +217,8 @@ def _table(records: dict[str, Any]) -> pandas.DataFrame:
         "sbc": ("ranks of parameters", _ranks_say),
         "coverage": ("expected coverage", _coverage_says),
         "tarp": ("coverage of balls", _coverage_says),
-        "local": ("posterior at x_o", lambda r: f"preference of the classifier {np.sqrt(r.statistic):.2f} (0 none, 1 certain)"),
+        "joint": ("truth against draws", _preference_says),
+        "local": ("posterior at x_o", _preference_says),
         "misspecification": ("x_o among simulations", lambda r: f"x_o at {r.score.max():.2f} of the 99 % distance of simulations"),
         "predictive": ("simulations at x_o", lambda r: f"{(r.table.p_value < 0.05).sum()} of {len(r.table)} summaries beyond 95 %"),
     }
@@ -232,6 +238,10 @@ def _ranks_say(record: SBC) -> str:
 def _coverage_says(record: Coverage) -> str:
     value, low, high = record.at(0.9)
     return f"{record.method}: 90 % regions hold {value:.1%} [{low:.1%}, {high:.1%}] of truths"
+
+
+def _preference_says(record: LocalC2ST) -> str:
+    return f"preference of the classifier {np.sqrt(record.statistic):.2f} (0 none, 1 certain)"
 
 
 def _power(record: Coverage) -> str:

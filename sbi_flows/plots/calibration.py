@@ -117,7 +117,7 @@ def local_preference(record: LocalC2ST, names: Sequence[str] | None = None, *, c
         figure.colorbar(points, ax=axis, label="too many draws  <  0  <  too few")
         axis.set_ylabel(names[j])
     axis.set_xlabel(names[columns[0]])
-    axis.set_title(f"posterior draws at x_o, p = {record.p_value:.2g}", fontsize=10)
+    axis.set_title(f"posterior draws at {record.where}, p = {record.p_value:.2g}", fontsize=10)
     _tidy(axis)
     return figure
 
@@ -134,6 +134,7 @@ def diagnosis(record: Diagnosis) -> Figure:
     draw = [
         lambda axis: _draw_all_ranks(axis, record.sbc),
         lambda axis: _draw_coverage(axis, [r for r in (record.coverage, record.tarp) if r is not None]),
+        lambda axis: _draw_null(axis, record.joint),
     ]
     if record.local is not None and record.misspecification is not None:
         local, unusual = record.local, record.misspecification
@@ -237,7 +238,8 @@ def _null_of(record) -> tuple[np.ndarray, float, str, str]:
         return record.calibration, float(record.score[worst]), "distance / 99 % distance of simulations", "x_o among simulations"
     if hasattr(record, "mmd2"):
         return record.null, record.mmd2, "squared mean discrepancy", "two samples"
-    return np.sqrt(record.null), float(np.sqrt(record.statistic)), "classifier's preference at x_o", "posterior at x_o"
+    label, title = f"classifier's preference at {record.where}", f"truth against draws at {record.where}"
+    return np.sqrt(record.null), float(np.sqrt(record.statistic)), label, title
 
 
 def _draw_predictive(axis: Axes, record: PosteriorPredictive, most: int) -> None:

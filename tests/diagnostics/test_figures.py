@@ -24,7 +24,7 @@ def test_all_on_one_page(tmp_path, kind):
     result = diagnose(estimator, THETA, X, X[0], simulator=lambda theta: theta @ MIXING.T, n_draws=70, random_state=0)
     figure = plots.diagnosis(result)
     assert plots.save_figure(figure, tmp_path / "diagnosis.png").stat().st_size > 20_000
-    assert len(figure.axes) == 6
+    assert len(figure.axes) == 9
     assert ("NOT RELIABLE" in figure.get_suptitle()) == (not result.reliability.ok)
     for reason in result.reliability.reasons:
         assert " ".join(reason.split()[:3]) in texts(figure).replace("\n", " ")
@@ -33,7 +33,7 @@ def test_all_on_one_page(tmp_path, kind):
 
 def test_a_page_without_an_observation():
     figure = plots.diagnosis(diagnose(EXACT, THETA, X, n_draws=70, random_state=0))
-    assert len(figure.axes) == 3
+    assert len(figure.axes) == 6
 
 
 @pytest.mark.parametrize(("n_draws", "extra"), [(1, 0), (7, 5), (70, 0)])

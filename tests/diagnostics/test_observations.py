@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sbi_flows.diagnostics import local_c2st, misspecification, posterior_predictive
+from sbi_flows.diagnostics import joint_c2st, local_c2st, misspecification, posterior_predictive, sbc
 from tests.diagnostics.conjugate import BROKEN, EXACT, MIXING, NOISE_STD, Gaussian, simulate
 
 
@@ -17,6 +17,32 @@ def test_local_p_values_of_an_exact_posterior_are_uniform():
         theta, x = simulate(200, rng)
         p_values.append(local_c2st(EXACT, theta, x, simulate(1, rng)[1][0], n_permutations=99, n_draws=200, random_state=rng).p_value)
     assert stats.kstest(p_values, "uniform").pvalue > 1e-4
+
+
+def test_joint_p_values_of_an_exact_posterior_are_uniform():
+    """40 replications, Kolmogorov-Smirnov: false alarm 1e-4."""
+    p_values = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        p_values.append(joint_c2st(EXACT, *simulate(200, rng), n_permutations=99, random_state=rng).p_value)
+    assert stats.kstest(p_values, "uniform").pvalue > 1e-4
+
+
+def test_joint_c2st_sees_a_missing_correlation_that_ranks_do_not():
+    covariance = np.linalg.inv(np.eye(2) + 4 * np.ones((2, 2)))
+
+    class Uncorrelated:
+        """Of theta ~ N(0, 1)^2 given x = theta_0 + theta_1 + N(0, 1/4), the right marginals only."""
+
+        def sample(self, x, n_samples, random_state=None):
+            noise = np.random.default_rng(random_state).normal(size=(len(x), n_samples, 2))
+            return (4 * x @ np.ones((1, 2)) @ covariance)[:, None] + noise * np.sqrt(np.diag(covariance))
+
+    rng = np.random.default_rng(0)
+    theta = rng.normal(size=(500, 2))
+    x = theta.sum(axis=1, keepdims=True) + 0.5 * rng.normal(size=(500, 1))
+    assert sbc(Uncorrelated(), theta, x, n_draws=99, random_state=rng).reliability.ok
+    assert joint_c2st(Uncorrelated(), theta, x, random_state=rng).p_value == 0.001
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -33,8 +33,8 @@ def test_the_exact_estimator_is_ok_in_all_its_words():
     result = run(EXACT, 1)
     assert result.reliability.ok
     assert list(result.table.columns) == ["p_value", "ok", "says"]
-    assert len(result.table) == 6
-    assert result.p_value == min(1.0, 6 * result.table.p_value.min())
+    assert len(result.table) == 7
+    assert result.p_value == min(1.0, 7 * result.table.p_value.min())
     assert "1000 observations" in str(result)
 
 
