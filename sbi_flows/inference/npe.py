@@ -206,13 +206,24 @@ class NPE(BaseEstimator):
         """
         check_is_fitted(self, "history_")
         x, single = self.observations_.rows_of(in_order(x_o, self._x_names, "x_o"), "x_o")
-        fitted = self.history_.reliability
-        reliability = Reliability.from_reasons([*fitted.reasons, *self.observations_.reasons(x)], fitted.notes)
+        fitted, observations = self.history_.reliability, self.observations_
+
+        def verdict(some: np.ndarray) -> Reliability:
+            return Reliability.from_reasons([*fitted.reasons, *observations.reasons(some)], fitted.notes)
+
         rows = self.observations_.transform(x)
         observed, m = (x[0], None) if single else (x, len(x))
         frozen = copy.copy(self.estimator_)  # a later fit gives the estimator a new flow, and this posterior keeps its own
         return FlowPosterior(
-            frozen, rows, self.prior_, self.theta_names_, observed, reliability, m, rejects=self._rejects
+            frozen,
+            rows,
+            self.prior_,
+            self.theta_names_,
+            observed,
+            verdict(x),
+            m,
+            rejects=self._rejects,
+            verdict_of=lambda i: verdict(x[i : i + 1]),
         )
 
     def sample(self, x, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:

@@ -262,16 +262,16 @@ class Observations:
         flat = x.reshape(len(x), -1)
         values = self._map(flat)
         span = self._high - self._low
-        beyond = ((values < self._low - _MARGIN * span) | (values > self._high + _MARGIN * span)).any(axis=0)
-        columns = self._kept[beyond].tolist()
-        new = ~np.isnan(self._constant) & (np.abs(flat - self._constant) > _ROUNDING * np.abs(self._constant)).any(axis=0)
-        columns += np.flatnonzero(new).tolist()
+        strange = np.abs(flat - self._constant) > _ROUNDING * np.abs(self._constant)
+        strange[:, self._kept] |= (values < self._low - _MARGIN * span) | (values > self._high + _MARGIN * span)
         reasons = self._strange_numbers_of_trials(flat)
-        if not columns:
+        if not strange.any():
             return reasons
+        columns, rows = np.flatnonzero(strange.any(axis=0)), np.flatnonzero(strange.any(axis=1))
+        what = "x_o lies" if len(x) == 1 else f"{len(rows)} of {len(x)} observations (the first is number {rows[0]}) lie"
         return [
             *reasons,
-            f"x_o lies outside the range of the simulations in {self._labels(np.unique(columns))}: the posterior there is a guess. "
+            f"{what} outside the range of the simulations in {self._labels(columns)}: the posterior there is a guess. "
             "Check units and summaries, or widen the prior or the simulator so that it can make such data",
         ]
 

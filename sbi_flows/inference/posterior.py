@@ -220,6 +220,8 @@ class FlowPosterior(Posterior):
     rejects : bool
         Whether the flow reaches where the prior's density is zero, because that is no box: draws there are rejected, and the density is
         divided by the share of draws that are not, measured on 10 000 of them for each observation.
+    verdict_of : callable, optional
+        From the number of an observation of a batch to its own verdict; by default each has that of the batch.
     """
 
     def __init__(
@@ -233,11 +235,13 @@ class FlowPosterior(Posterior):
         n_observations: int | None = None,
         *,
         rejects: bool = False,
+        verdict_of: Callable[[int], Reliability] | None = None,
     ):
         super().__init__(prior, names, x_o, reliability, n_observations)
         self._estimator = estimator
         self._condition = condition
         self._rejects = rejects
+        self._verdict_of = verdict_of
         if rejects and len(condition) <= _REPORTED:
             self.reliability = self._with_acceptance()
 
@@ -349,8 +353,9 @@ class FlowPosterior(Posterior):
         if self.n_observations is None:
             raise TypeError("Expected a batch of observations to pick from; this posterior holds a single one.")
         i = range(self.n_observations)[index]
+        verdict = self.reliability if self._verdict_of is None else self._verdict_of(i)
         return FlowPosterior(
-            self._estimator, self._condition[i : i + 1], self.prior, self.names, self.x_o[i], self.reliability, rejects=self._rejects
+            self._estimator, self._condition[i : i + 1], self.prior, self.names, self.x_o[i], verdict, rejects=self._rejects
         )
 
 

@@ -278,6 +278,9 @@ def test_wrong_observations(gaussian):
     verdict = gaussian.posterior([0.0, 50.0]).reliability
     assert not verdict.ok and "outside the range of the simulations in x[1]" in verdict.reasons[-1]
     assert gaussian.posterior([0.0, 1.0]).reliability.ok
+    batch = gaussian.posterior([[0.0, 1.0], [0.0, 50.0], [1.0, 0.0]])
+    assert "1 of 3 observations (the first is number 1) lie outside the range" in batch.reliability.reasons[-1]
+    assert batch[0].reliability.ok and not batch[1].reliability.ok
 
 
 def test_wrong_estimators():
