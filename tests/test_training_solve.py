@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from sbi_flows import ConditionalFlow
 from sbi_flows.bijections.training_solve import solve_for_training
 from sbi_flows.flows import cnf
 from sbi_flows.losses import Batch, nll_through_solver
@@ -129,6 +131,17 @@ def test_members_train_together():
     flows = [cnf(2, hidden=(8, 8), layers=1, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     history = train(flows, ArraySource(x), loss=nll_through_solver, max_epochs=1, batch_size=30, random_state=0)
     assert history.n_skipped == 0
+
+
+def test_estimators_train_by_likelihood_where_the_flow_says_so():
+    def small(features, context):
+        return cnf(features, context, hidden=(4, 4), layers=1, objective="likelihood")
+
+    y = np.random.default_rng(0).normal(size=(60, 1))
+    model = ConditionalFlow(flow=small, embedding=torch.nn.Linear(1, 1), max_epochs=1, batch_size=60, random_state=0).fit(y, y**2)
+    assert model.history_.loss == "nll_through_solver"
+    with pytest.raises(ValueError, match="Expected objective 'matching' or 'likelihood'; got 'luck'"):
+        cnf(1, objective="luck")
 
 
 def test_a_flow_of_layers_has_no_path():

@@ -154,10 +154,11 @@ class Continuous(Bijection):
         conditions = self.net.conditions(context, divergence=True)
         times = 1 - torch.linspace(0, 1, steps + 1, dtype=x.dtype, device=x.device) ** self.power
         solution = solve_for_training(lambda t, y: self._slope(t, y, conditions), x.mT, times)
-        end = solution.x
-        if self.circular:
-            end = torch.where(self.net.is_real > 0, end, wrap(end))
-        return solution._replace(x=end.mT)
+        return solution._replace(x=self.wrapped(solution.x.mT))
+
+    def wrapped(self, x: Tensor) -> Tensor:
+        """Angles among the columns of ``x (n, d)`` back on their circle."""
+        return x if not self.circular else torch.where(self.net.is_real[:, 0] > 0, x, wrap(x))
 
     # --- The grid ----------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from sbi_flows.bijections.support import ColumnSupport, parse_support
 from sbi_flows.embeddings import build_embedding
 from sbi_flows.estimators.columns import check_modelled, check_support
 from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble, data_dtype, draw
-from sbi_flows.losses import Loss, denoising_score_matching, flow_matching, nll
+from sbi_flows.losses import Loss, denoising_score_matching, flow_matching, nll, nll_through_solver
 from sbi_flows.results import Reliability
 from sbi_flows.training import ArraySource, train
 
@@ -130,7 +130,7 @@ class FlowEstimator(BaseEstimator):
         x, given, row_weights = as_float(y, name), *parts[1:]
         loss = self._loss(density)
         # The noise in such a loss is averaged over several draws a held-out row.
-        held_out = validation if loss is nll else np.tile(validation, _draws_a_row(len(validation)))
+        held_out = validation if loss in (nll, nll_through_solver) else np.tile(validation, _draws_a_row(len(validation)))
         history = train(
             members,
             ArraySource(x, given, row_weights, train_rows=training, validation_rows=held_out),
@@ -155,9 +155,11 @@ class FlowEstimator(BaseEstimator):
             warnings.warn(message, UserWarning, stacklevel=3)
 
     def _loss(self, density: Any) -> Loss:
-        """Continuous flows are trained without integrating them."""
+        """Continuous flows are trained without integrating them, unless they ask for it."""
         if not (isinstance(density, flows.Flow) and isinstance(density.bijection, Continuous)):
             return nll
+        if density.spec.get("objective") == "likelihood":
+            return nll_through_solver
         return denoising_score_matching if isinstance(self.flow, str) and self.flow == "score" else flow_matching
 
     @staticmethod

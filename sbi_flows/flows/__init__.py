@@ -3,7 +3,21 @@
 from sbi_flows.flows.base import Flow
 from sbi_flows.flows.continuous import cnf
 from sbi_flows.flows.discrete import maf, nsf, realnvp
+from sbi_flows.flows.mean import MeanFlow, mean_flow
 from sbi_flows.flows.mixed import MixedDensity, MixedFlow, mixed
 from sbi_flows.flows.registry import ARCHITECTURES, build
 
-__all__ = ["ARCHITECTURES", "Flow", "MixedDensity", "MixedFlow", "build", "cnf", "maf", "mixed", "nsf", "realnvp"]
+__all__ = [
+    "ARCHITECTURES",
+    "Flow",
+    "MeanFlow",
+    "MixedDensity",
+    "MixedFlow",
+    "build",
+    "cnf",
+    "maf",
+    "mean_flow",
+    "mixed",
+    "nsf",
+    "realnvp",
+]

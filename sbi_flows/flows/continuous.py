@@ -12,6 +12,7 @@ from sbi_flows.bijections.velocity import VelocityNet
 from sbi_flows.flows.base import Flow
 from sbi_flows.flows.parts import base_for, spec_of
 
+OBJECTIVES = ("matching", "likelihood")
 COUPLING_NAMES = ("independent", "ot", "c2ot", "gibbs")
 
 
@@ -24,6 +25,7 @@ def cnf(
     embedding: int = 64,
     path: str = "straight",
     coupling: str = "independent",
+    objective: str = "matching",
     steps: int = 8,
     tolerance: float | None = 1e-3,
     support=None,
@@ -51,6 +53,9 @@ def cnf(
     coupling : {"independent", "ot", "c2ot", "gibbs"}
         Which noise flow matching pairs with which data (:mod:`sbi_flows.losses.couplings`). "ot", for flows without context, and "c2ot",
         with one, give straighter paths and so faster draws, if batches are large.
+    objective : {"matching", "likelihood"}
+        How estimators train it. Likelihood goes through the solver (:func:`sbi_flows.losses.nll_through_solver`): some hundred times the
+        cost of a step, for small problems or few epochs.
     steps : int
         Integration steps until :meth:`Flow.choose_steps` chooses.
     tolerance : float or None
@@ -71,6 +76,8 @@ def cnf(
     """
     if coupling not in COUPLING_NAMES:
         raise ValueError(f"Expected coupling {', '.join(map(repr, COUPLING_NAMES))}; got {coupling!r}.")
+    if objective not in OBJECTIVES:
+        raise ValueError(f"Expected objective {' or '.join(map(repr, OBJECTIVES))}; got {objective!r}.")
     spec = spec_of(cnf, locals())
     columns = parse_support(spec["support"], features)
     circular = [i for i, column in enumerate(columns) if column.kind == "circular"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sbi_flows.bijections.spline import wrap
 from sbi_flows.bijections.velocity import VelocityNet
 from sbi_flows.flows.base import Flow
+from sbi_flows.flows.continuous import cnf
 
 _ROWS_AT_ONCE = 2**16
 # Below this difference of times the average of the drift is its value in the middle.
@@ -23,7 +25,7 @@ class MeanFlow(nn.Module):
     evaluation. Train it by :func:`sbi_flows.distillation.distil`.
 
     It has no density of its own: the map is not known to be invertible. ``log_prob`` is the parent's, exact for the parent, and the
-    draws follow it as far as distilling went. How far is in ``distances``.
+    draws follow it as far as distilling went. How far is in ``distance``.
 
     Parameters
     ----------
@@ -41,9 +43,10 @@ class MeanFlow(nn.Module):
     Attributes
     ----------
     features, context_features : int
-    distances : dict
-        For numbers of steps, the root mean squared distance of draws from the parent's of the same noise, in standard deviations:
-        a bound on the Wasserstein-2 distance between the two densities. Measured by :meth:`measure`.
+    spec : dict
+    distance : float
+        Root mean squared distance of draws from the parent's of the same noise, in standard deviations: a bound on the Wasserstein-2
+        distance between the two densities. NaN until :meth:`measure`.
 
     Examples
     --------
@@ -57,6 +60,8 @@ class MeanFlow(nn.Module):
     """
 
     data_dtype = Flow.data_dtype
+
+    _distance: Tensor
 
     def __init__(
         self,
@@ -84,7 +89,23 @@ class MeanFlow(nn.Module):
         self.net = net.to(parent._anchor)
         self.parent = parent.requires_grad_(False)
         self.n_steps = n_steps
-        self.distances: dict[int, float] = {}
+        self.spec = {
+            "architecture": "mean_flow",
+            "parent": parent.spec,
+            "layers": layers,
+            "hidden": list(hidden),
+            "embedding": embedding,
+            "n_steps": n_steps,
+        }
+        self.register_buffer("_distance", torch.full((), math.nan, dtype=torch.float64))
+
+    @property
+    def distance(self) -> float:
+        return float(self._distance)
+
+    def conditioned(self, context: Tensor | None) -> tuple[MeanFlow, Tensor | None]:
+        """Itself and ``context``, as :meth:`sbi_flows.flows.Flow.conditioned`."""
+        return self, context
 
     # --- The average velocity ----------------------------------------------------------------------------------------------
 
@@ -108,17 +129,16 @@ class MeanFlow(nn.Module):
         average = (scale_t / scale_s - 1) / torch.where(short, 1.0, gap)
         return torch.where(short, path.preconditioning(0.5 * (t + s))[0], average)
 
-    def follow(self, z: Tensor, context: Tensor | None = None, n_steps: int | None = None) -> Tensor:
+    def follow(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Noise ``z (n, d)`` to standardised draws ``(n, d)`` in ``n_steps`` evaluations, with contexts as for :meth:`sample`."""
-        steps = n_steps or self.n_steps
-        for step in range(steps):
-            t, s = (z.new_full((len(z),), (step + i) / steps) for i in (0, 1))
-            z = self.wrapped(z + (1 / steps) * self.average_velocity(t, s, z, context))
+        for step in range(self.n_steps):
+            t, s = (z.new_full((len(z),), (step + i) / self.n_steps) for i in (0, 1))
+            z = self.wrapped(z + (1 / self.n_steps) * self.average_velocity(t, s, z, context))
         return z
 
     def wrapped(self, y: Tensor) -> Tensor:
         """Angles back on their circle."""
-        return y if not self.parent.continuous.circular else torch.where(self.net.is_real[:, 0] > 0, y, wrap(y))
+        return self.parent.continuous.wrapped(y)
 
     # --- A density, the parent's, and draws --------------------------------------------------------------------------------
 
@@ -159,9 +179,23 @@ class MeanFlow(nn.Module):
         return x, self.log_prob(x, context)
 
     @torch.no_grad()
-    def measure(self, noise: Tensor, draws: Tensor, context: Tensor | None = None, steps: Sequence[int] = (1, 2, 4)) -> dict[int, float]:
-        """Fill ``distances`` from noise ``(n, d)`` and the standardised draws ``(n, d)`` that the parent makes of it."""
-        for n_steps in steps:
-            away = self.wrapped(self.follow(noise, context, n_steps) - draws)
-            self.distances[n_steps] = float(away.double().square().sum(-1).mean().sqrt())
-        return self.distances
+    def measure(self, noise: Tensor, draws: Tensor, context: Tensor | None = None) -> MeanFlow:
+        """Set ``distance`` from noise ``(n, d)`` and the standardised draws ``(n, d)`` that the parent makes of it."""
+        away = self.wrapped(self.follow(noise, context) - draws)
+        self._distance.copy_(away.double().square().sum(-1).mean().sqrt())
+        return self
+
+
+def mean_flow(
+    parent: Mapping[str, Any],
+    *,
+    layers: int = 2,
+    hidden: Sequence[int] = (128, 128),
+    embedding: int = 64,
+    n_steps: int = 1,
+    generator: torch.Generator | None = None,
+) -> MeanFlow:
+    """A :class:`MeanFlow` beside a fresh flow of the spec ``parent``: what a file is read into."""
+    settings = {name: value for name, value in parent.items() if name != "architecture"}
+    flow = cnf(**settings, generator=generator)
+    return MeanFlow(flow, layers=layers, hidden=hidden, embedding=embedding, n_steps=n_steps, generator=generator)

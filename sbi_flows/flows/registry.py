@@ -9,9 +9,17 @@ import torch
 
 from sbi_flows.flows.continuous import cnf
 from sbi_flows.flows.discrete import maf, nsf, realnvp
+from sbi_flows.flows.mean import mean_flow
 from sbi_flows.flows.mixed import mixed
 
-ARCHITECTURES: dict[str, Callable[..., Any]] = {"realnvp": realnvp, "maf": maf, "nsf": nsf, "cnf": cnf, "mixed": mixed}
+ARCHITECTURES: dict[str, Callable[..., Any]] = {
+    "realnvp": realnvp,
+    "maf": maf,
+    "nsf": nsf,
+    "cnf": cnf,
+    "mixed": mixed,
+    "mean_flow": mean_flow,
+}
 
 
 def build(spec: Mapping[str, Any], generator: torch.Generator | None = None) -> Any:

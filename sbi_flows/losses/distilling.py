@@ -1,6 +1,6 @@
 """Training a continuous flow, or a sampler of few steps, on the noise and draws of a flow that is trained already.
 
-Batches hold pairs: ``x (n, 2 d)``, noise beside the draw that the parent makes of it, both standardised.
+Batches hold the parent's own paths: ``x (n, (k + 1) d)``, noise, what becomes of it at k - 1 even times, and the draw, all standardised.
 """
 
 from __future__ import annotations
@@ -43,23 +43,24 @@ def mean_flow_matching(flow: Any, batch: Batch, generator: torch.Generator) -> T
 
     Along a path of the parent ``x_s = x_t + (s - t) u(x_t, t, s)`` does not change with t, so that ``u = v + (s - t) du/dt`` with v the
     parent's velocity and d/dt along the path: one Jacobian-vector product, through which no gradient goes. To this is added the error
-    of the whole way from noise to draw, which the pairs give without bootstrapping.
+    of a step as draws take it, on a path that the parent went: that leaves no error to be handed down from late to early times.
 
     Parameters
     ----------
     flow : MeanFlow
     batch : Batch
-        Pairs ``x (n, 2 d)`` and contexts.
+        Paths ``x (n, (flow.n_steps + 1) d)`` and contexts.
     generator : torch.Generator
-        Draws times and noise.
+        Draws times, noise and steps.
 
     References
     ----------
     Geng et al. 2025, "Mean flows for one-step generative modeling", arXiv:2505.13447; Boffi, Albergo & Vanden-Eijnden 2025, "Flow map
     matching", arXiv:2406.07507.
     """
-    parent = flow.parent
-    noise, draws = batch.x.to(next(flow.parameters()).dtype).chunk(2, dim=-1)
+    parent, k = flow.parent, flow.n_steps
+    points = batch.x.to(next(flow.parameters()).dtype).unflatten(-1, (k + 1, flow.features))
+    draws = points[:, -1]
     # Any point will do, and fresh noise makes more of them than there are pairs.
     fresh = parent.base.sample(len(draws), generator).to(draws)
     s = 1 - _times(draws, generator, 0.0).square()
@@ -76,5 +77,9 @@ def mean_flow_matching(flow: Any, batch: Batch, generator: torch.Generator) -> T
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
         u, change, *_ = torch.func.jvp(average, (t, point), (torch.ones_like(t), velocity))
     target = (velocity + (s - t)[:, None] * change).detach()
-    whole = flow.average_velocity(torch.zeros_like(s), torch.ones_like(s), noise, batch.context)
-    return (u - target).square().mean(-1) + flow.wrapped(noise + whole - draws).square().mean(-1)
+    step = torch.floor(k * _times(draws, generator, 0.0)).long().clamp(max=k - 1)
+    rows = torch.arange(len(draws), device=draws.device)
+    start, end = points[rows, step], points[rows, step + 1]
+    now = step.to(draws) / k
+    taken = flow.average_velocity(now, now + 1 / k, start, batch.context) / k
+    return (u - target).square().mean(-1) + (k * flow.wrapped(start + taken - end)).square().mean(-1)

@@ -46,7 +46,7 @@ def nll_through_solver(
     Parameters
     ----------
     flow : Flow
-        From :func:`sbi_flows.flows.cnf`, or anything with ``log_prob_with_costs``.
+        From :func:`sbi_flows.flows.cnf`, or with such a flow inside.
     batch : Batch
     generator : torch.Generator
         Not used.
@@ -69,5 +69,6 @@ def nll_through_solver(
     Finlay, Jacobsen, Nurbekyan & Oberman 2020, "How to train your neural ODE: the world of Jacobian and kinetic regularization",
     arXiv:2002.02798; Kelly, Bettencourt, Johnson & Duvenaud 2020, arXiv:2007.04504.
     """
-    log_prob, speed, bending = flow.log_prob_with_costs(batch.x, batch.context, steps=steps)
+    inner, context = flow.conditioned(batch.context)
+    log_prob, speed, bending = inner.log_prob_with_costs(batch.x, context, steps=steps)
     return kinetic * speed + curvature * bending - log_prob
