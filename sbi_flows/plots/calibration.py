@@ -143,9 +143,10 @@ def diagnosis(record: Diagnosis) -> Figure:
         checked = record.predictive
         draw.append(lambda axis: _draw_predictive(axis, checked, 12))
     draw.append(lambda axis: _draw_verdict(axis, record))
-    rows = -(-len(draw) // 3)
-    figure = new_figure(12.9, 3.7 * rows + 0.5)
-    axes = figure.subplots(rows, 3, squeeze=False).ravel()
+    columns = 3 if len(draw) <= 6 else COLUMNS
+    rows = -(-len(draw) // columns)
+    figure = new_figure(4.3 * columns, 3.7 * rows + 0.5)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, panel in zip(axes, draw, strict=False):
         panel(axis)
     for axis in axes[len(draw) :]:
@@ -218,7 +219,7 @@ def _draw_null(axis: Axes, record: MMD | LocalC2ST | Misspecification) -> None:
     axis.stairs(density, edges, fill=True, color=GREY, alpha=0.4)
     colour = COLOURS[0] if record.reliability.ok else COLOURS[1]
     axis.axvline(shown, color=colour, linewidth=1.8)
-    text = f"x_o at {observed:.3g}  ⟶" if far else f"{observed:.3g}"
+    text = f"observed {observed:.3g}  ⟶" if far else f"{observed:.3g}"
     side = "right" if far or shown > np.mean(edges[[0, -1]]) else "left"
     axis.annotate(
         text, (shown, 0.97), (-5 if side == "right" else 5, 0), xycoords=("data", "axes fraction"), textcoords="offset points",

@@ -24,7 +24,7 @@ def test_all_on_one_page(tmp_path, kind):
     result = diagnose(estimator, THETA, X, X[0], simulator=lambda theta: theta @ MIXING.T, n_draws=70, random_state=0)
     figure = plots.diagnosis(result)
     assert plots.save_figure(figure, tmp_path / "diagnosis.png").stat().st_size > 20_000
-    assert len(figure.axes) == 9
+    assert len(figure.axes) == 8
     assert ("NOT RELIABLE" in figure.get_suptitle()) == (not result.reliability.ok)
     for reason in result.reliability.reasons:
         assert " ".join(reason.split()[:3]) in texts(figure).replace("\n", " ")
@@ -82,7 +82,7 @@ def test_two_samples_and_one_observation(tmp_path):
         assert plots.save_figure(figure, tmp_path / "figure.png").stat().st_size > 5000
     # An observation far away is told, not drawn to scale.
     assert records[2].axes[0].get_xlim()[1] < 10
-    assert "x_o at" in texts(records[2])
+    assert "observed" in texts(records[2])
     assert records[-1].axes[0].get_xlabel() == "b"
 
 
