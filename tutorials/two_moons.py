@@ -54,7 +54,7 @@ def main(folder: Path, n_simulations: int = 10_000) -> None:
     exact = exact_posterior(x_o, 2000, rng)
     print(c2st(draws, exact, random_state=0))
     path = plots.save_figure(side_by_side({"sbi_flows": draws, "exact": exact}, posterior.names), folder / "two_moons.png")
-    print(f"{path}: two thin crescents on both sides, without a bridge of stray draws between them or blurred ends.")
+    print(f"{path}: two thin crescents on both sides, with hardly a stray draw between them.")
     share = np.mean(draws.sum(1) > 0)
     print(f"    share of draws in the upper crescent: {share:.3f}; exactly 0.5, and 2000 draws know it to +-0.02")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sbi_flows._random import RandomState, seed_from
 from sbi_flows._threads import CALL, threads_for
 from sbi_flows._validation import as_float, as_rows, check_finite, choose, positive, resolve_device, torch_dtype
 from sbi_flows.bijections.support import parse_support
+from sbi_flows.embeddings import build_embedding
 from sbi_flows.estimators.base import split_rows
 from sbi_flows.estimators.columns import check_condition, check_support
 from sbi_flows.estimators.files import complete
@@ -44,8 +45,9 @@ class RatioClassifier(BaseEstimator):
         Other parameters that each x is compared with, for "contrastive".
     hidden : sequence of int
         Widths of the hidden layers, residual where equal.
-    embedding : "auto", None or nn.Module
-        Network ``(n, c) -> (n, k)`` from x, standardised per column; trained jointly. "auto" and None pass the columns as they are.
+    embedding : "auto", None, nn.Module or dict
+        Network ``(n, c) -> (n, k)`` from x, standardised per column; trained jointly. "auto" and None pass the columns as they are, a dict
+        is the spec of one of :mod:`sbi_flows.embeddings`.
     support : optional
         Where the columns of theta live, in the grammar of :class:`FlowDensity`; outside the log ratio is -inf.
     n_members : int
@@ -91,7 +93,7 @@ class RatioClassifier(BaseEstimator):
         loss: str = "contrastive",
         n_contrasts: int = 10,
         hidden: Sequence[int] = (64, 64),
-        embedding: str | nn.Module | None = "auto",
+        embedding: str | nn.Module | Mapping[str, Any] | None = "auto",
         support: Any = None,
         n_members: int = 1,
         max_epochs: int | str = "auto",
@@ -252,13 +254,16 @@ class RatioClassifier(BaseEstimator):
         if self.warm_start and hasattr(self, "net_"):
             return self._continued(theta.shape[1], x.shape[1]), seeds
         embedding = self.embedding
-        if embedding is not None and not isinstance(embedding, nn.Module) and embedding != "auto":
-            raise ValueError(f"Expected embedding to be 'auto', None or a torch module; got {embedding!r}.")
+        if embedding is not None and not isinstance(embedding, nn.Module | Mapping) and embedding != "auto":
+            raise ValueError(f"Expected embedding to be 'auto', None or a torch module, or the spec of an embedding; got {embedding!r}.")
         support = parse_support(self.support, theta.shape[1], names)
         members = []
         for seed in seeds[2:]:
+            generator = torch.Generator().manual_seed(int(seed))
             own = copy.deepcopy(embedding) if isinstance(embedding, nn.Module) else None
-            net = RatioNet(support, x.shape[1], tuple(self.hidden), own, torch.Generator().manual_seed(int(seed)))
+            if isinstance(embedding, Mapping):
+                own = build_embedding(embedding, generator)
+            net = RatioNet(support, x.shape[1], tuple(self.hidden), own, generator)
             net.to(torch_dtype(self.dtype)).fit_scaling(as_float(theta, "theta"), x)
             members.append(net)
         return members, seeds

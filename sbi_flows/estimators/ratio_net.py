@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sbi_flows.bijections.linear import Whiten
 from sbi_flows.bijections.support import ColumnSupport
 from sbi_flows.bijections.unconstrain import Unconstrain
+from sbi_flows.embeddings import Embedding
 from sbi_flows.nn import ResidualNet
 
 
@@ -50,7 +51,8 @@ class RatioNet(nn.Module):
         self._angles = [i for i, column in enumerate(support) if column.kind == "circular"]
         self._real = real
         self.scaling = Whiten(self.features, real, "standard")
-        self.context_scaling = Whiten(context, method="standard")
+        # An embedding of ours standardises its input itself, as it knows which columns must share one scale.
+        self.context_scaling = Whiten(context, method="none" if isinstance(embedding, Embedding) else "standard")
         self.embedding = embedding
         width = context if embedding is None else _width(embedding, context)
         self.net = ResidualNet(len(real) + 2 * len(self._angles) + width, 1, hidden, generator=generator)
@@ -62,6 +64,8 @@ class RatioNet(nn.Module):
         self.support.fit(theta)
         self.scaling.fit(self.support.forward_and_log_det(theta.double())[0])
         self.context_scaling.fit(x.double())
+        if isinstance(self.embedding, Embedding):
+            self.embedding.fit_scaling(x)
 
     def log_ratio(self, theta: Tensor, x: Tensor) -> Tensor:
         """``ln p(x | theta) / p(x)`` of each pair of rows, ``(n,)`` in theta's dtype; -inf outside the support of theta."""

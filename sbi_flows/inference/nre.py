@@ -15,7 +15,7 @@ from sbi_flows.estimators import RatioClassifier
 from sbi_flows.estimators.files import complete
 from sbi_flows.estimators.ratio_files import load_ratio, save_ratio
 from sbi_flows.inference.by_target import TargetEstimator
-from sbi_flows.inference.observations import Observations
+from sbi_flows.inference.layout import read_observations
 from sbi_flows.inference.simulations import Simulations, read_theta
 
 
@@ -32,6 +32,8 @@ class NRE(TargetEstimator):
         Unfitted; a clone of it is fitted. Its support is taken from the prior.
     loss : {"contrastive", "balanced"}, optional
         "balanced" makes posteriors that are rather too wide than too narrow. None leaves the classifier's own, "contrastive" by default.
+    embedding : str, nn.Module or None
+        Network that learns summaries of x, as in :class:`sbi_flows.NPE`.
     random_state : int, generator or None
         Seeds the fit; None leaves the classifier's own.
 
@@ -72,11 +74,13 @@ class NRE(TargetEstimator):
         classifier: RatioClassifier | None = None,
         *,
         loss: str | None = None,
+        embedding: str | nn.Module | None = "auto",
         random_state: RandomState = None,
     ):
         self.prior = prior
         self.classifier = classifier
         self.loss = loss
+        self.embedding = embedding
         self.random_state = random_state
 
     def log_ratio(self, theta, x, *, trials: bool = False) -> np.ndarray:
@@ -135,11 +139,10 @@ class NRE(TargetEstimator):
             raise TypeError(f"Expected classifier to be a RatioClassifier or None; got {type(classifier).__name__}.")
         if classifier.support is not None:
             raise ValueError(f"Expected a classifier without support=, which the prior decides; got {classifier.support!r}.")
-        network = isinstance(classifier.embedding, nn.Module)
-        self.observations_ = Observations(keep_layout=network).fit(simulations.x, x_names)
+        self.observations_, network = read_observations(simulations.x, x_names, self.embedding, classifier.embedding)
         seed = seed_from(classifier.random_state if self.random_state is None else self.random_state)
         # A fixed seed keeps held-out rows held out when more simulations are added.
-        settings: dict[str, Any] = {"random_state": seed, "warm_start": True, "support": self.prior_.support}
+        settings: dict[str, Any] = {"embedding": network, "random_state": seed, "warm_start": True, "support": self.prior_.support}
         if self.loss is not None:
             settings["loss"] = self.loss
         self._estimator = classifier.set_params(**settings)

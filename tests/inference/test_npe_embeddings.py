@@ -6,7 +6,7 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from sbi_flows import NPE, ConditionalFlow
+from sbi_flows import NPE, NRE, ConditionalFlow, RatioClassifier
 from sbi_flows.distributions import BoxUniform, MultivariateNormal
 from sbi_flows.embeddings import SetEmbedding
 from sbi_flows.inference.observations import Observations
@@ -122,3 +122,15 @@ def test_members_of_a_set_start_apart():
     npe = NPE(MultivariateNormal([0.0], [[1.0]]), ConditionalFlow(**QUICK, n_members=3), random_state=0).fit(theta, x)
     weights = [member.embedding.pool.score.weight for member in npe.estimator_.flow_.flows]
     assert not torch.allclose(weights[0], weights[1])
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_ratios_of_sets_do_not_see_the_order(members):
+    theta, x = trials(400)
+    classifier = RatioClassifier(hidden=(16,), n_contrasts=2, max_epochs=2, dtype="float64", n_members=members)
+    nre = NRE(MultivariateNormal([0.0], [[1.0]]), classifier, random_state=0).fit(theta, x)
+    assert nre.estimator_.embedding["embedding"] == "set"
+    values = nre.log_ratio(theta, x)
+    np.testing.assert_allclose(nre.log_ratio(theta, x[:, ::-1]), values, atol=1e-9)
+    np.testing.assert_allclose(nre.log_ratio(theta[:1], x[0][~np.isnan(x[0, :, 0])]), values[:1], atol=1e-9)
+    assert np.ptp(values) > 0
