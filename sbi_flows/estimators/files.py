@@ -39,7 +39,7 @@ def save_estimator(path: str | Path, kind: str, flow: Any, history: FitHistory, 
         "spec": plain(inner.spec),
         "members": len(members),
         "embedded": isinstance(members[0], EmbeddedFlow),
-        "embedding": _embedding_spec(members[0]),
+        "embedding": embedding_spec(getattr(members[0], "embedding", None)),
         "dtype": str(next(inner.parameters()).dtype).removeprefix("torch."),
         "history": plain(dataclasses.asdict(history)),
         "facts": facts,
@@ -52,12 +52,9 @@ def load_estimator(path: str | Path, kind: str, embedding: nn.Module | None = No
     """The density, history, parameters and facts of a file."""
     tensors, header = load_tensors(path, kind=kind, version=VERSION)
     spec = header.get("embedding")  # absent from files written before embeddings had specs
-    if spec is not None and spec["embedding"] == OWN:
-        if embedding is not None and not isinstance(embedding, Embedding):
-            embedding = ShapedEmbedding(embedding, spec["shape"], spec["missing"])
-    elif spec is not None and embedding is None:
-        embedding = build_embedding(spec, torch.Generator().manual_seed(0))
+    if spec is not None and embedding is None and spec["embedding"] != OWN:
         header["parameters"]["embedding"] = spec
+    embedding = embedding_from(spec, embedding)
     if header["embedded"] and embedding is None:
         raise ValueError(
             f"{path} was fitted with an embedding network, which is code and not in the file: pass it as embedding=."
@@ -91,10 +88,18 @@ def data_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in plain(parameters).items() if _is_data(value)}
 
 
-def _embedding_spec(member: Any) -> dict | None:
-    """What a member's embedding is made from, where that is data."""
-    spec = getattr(member.embedding, "spec", None) if isinstance(member, EmbeddedFlow) else None
-    return plain(spec) if spec and isinstance(member.embedding, Embedding) else None
+def embedding_spec(network: nn.Module | None) -> dict | None:
+    """What an embedding is made from, where that is data."""
+    return plain(network.spec) if isinstance(network, Embedding) else None
+
+
+def embedding_from(spec: Mapping[str, Any] | None, given: nn.Module | None) -> nn.Module | None:
+    """The network of a spec: built from it, or around the module given where the network is somebody's own."""
+    if spec is None:
+        return given
+    if spec["embedding"] != OWN:
+        return build_embedding(spec, torch.Generator().manual_seed(0)) if given is None else given
+    return given if given is None or isinstance(given, Embedding) else ShapedEmbedding(given, spec["shape"], spec["missing"])
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 from sbi_flows._files import check_shapes, load_tensors, save_tensors
 from sbi_flows._validation import torch_dtype
 from sbi_flows.bijections.support import parse_support
-from sbi_flows.estimators.files import data_parameters, plain, read_history
+from sbi_flows.estimators.files import data_parameters, embedding_from, embedding_spec, plain, read_history
 from sbi_flows.estimators.ratio_net import RatioEnsemble, RatioNet
 from sbi_flows.results import FitHistory
 
@@ -32,6 +32,7 @@ def save_ratio(path: str | Path, kind: str, net: Any, history: FitHistory, param
         "hidden": list(first.net.widths),
         "members": len(members),
         "embedded": first.embedding is not None,
+        "embedding": embedding_spec(first.embedding),
         "dtype": str(first._anchor.dtype).removeprefix("torch."),
         "history": plain(dataclasses.asdict(history)),
         "facts": dict(facts),
@@ -43,6 +44,8 @@ def save_ratio(path: str | Path, kind: str, net: Any, history: FitHistory, param
 def load_ratio(path: str | Path, kind: str, embedding: nn.Module | None = None) -> tuple[Any, FitHistory, dict, dict]:
     """The network, history, parameters and facts of a file."""
     tensors, header = load_tensors(path, kind=kind, version=VERSION)
+    spec = header.get("embedding")  # absent from files written before embeddings had specs
+    embedding = embedding_from(spec, embedding)
     if header["embedded"] != (embedding is not None):
         wanted = "with an embedding network, which is code and not in the file: pass it as" if header["embedded"] else "without"
         raise ValueError(f"{path} was fitted {wanted} embedding=.")

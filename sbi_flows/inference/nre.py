@@ -16,6 +16,7 @@ from sbi_flows.estimators.files import complete
 from sbi_flows.estimators.ratio_files import load_ratio, save_ratio
 from sbi_flows.inference.by_target import TargetEstimator
 from sbi_flows.inference.layout import read_observations
+from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.simulations import Simulations, read_theta
 
 

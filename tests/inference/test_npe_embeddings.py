@@ -125,7 +125,7 @@ def test_members_of_a_set_start_apart():
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_ratios_of_sets_do_not_see_the_order(members):
+def test_ratios_of_sets_do_not_see_the_order(tmp_path, members):
     theta, x = trials(400)
     classifier = RatioClassifier(hidden=(16,), n_contrasts=2, max_epochs=2, dtype="float64", n_members=members)
     nre = NRE(MultivariateNormal([0.0], [[1.0]]), classifier, random_state=0).fit(theta, x)
@@ -134,3 +134,17 @@ def test_ratios_of_sets_do_not_see_the_order(members):
     np.testing.assert_allclose(nre.log_ratio(theta, x[:, ::-1]), values, atol=1e-9)
     np.testing.assert_allclose(nre.log_ratio(theta[:1], x[0][~np.isnan(x[0, :, 0])]), values[:1], atol=1e-9)
     assert np.ptp(values) > 0
+    nre.save(tmp_path / "nre")
+    np.testing.assert_array_equal(NRE.load(tmp_path / "nre").log_ratio(theta, x), values)
+
+
+def test_ratios_with_a_network_of_ones_own_and_its_file(tmp_path):
+    theta, x = trials(300)
+    x[np.isnan(x)] = 0.0
+    network = nn.Sequential(nn.Flatten(), nn.Linear(20, 3))
+    classifier = RatioClassifier(hidden=(16,), n_contrasts=2, max_epochs=2)
+    nre = NRE(MultivariateNormal([0.0], [[1.0]]), classifier, embedding=network, random_state=0).fit(theta, x)
+    nre.save(tmp_path / "nre")
+    with pytest.raises(ValueError, match="pass it as embedding="):
+        NRE.load(tmp_path / "nre")
+    np.testing.assert_array_equal(NRE.load(tmp_path / "nre", embedding=network).log_ratio(theta, x), nre.log_ratio(theta, x))
