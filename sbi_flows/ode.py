@@ -105,14 +105,20 @@ def integrate(derivative: Derivative, state: State, times: Sequence[float], meth
     >>> abs(x.item() - math.exp(-1)) < 1e-9
     True
     """
-    nodes = method.nodes
+    moments = iter(stage_times(times, method))
     for start, end in pairwise(times):
         step = end - start
         slopes: list[State] = []
-        for node, row in zip(nodes, method.stages, strict=True):
-            slopes.append(derivative(start + node * step, _moved(state, slopes, row, step)))
+        for row in method.stages:
+            slopes.append(derivative(next(moments), _moved(state, slopes, row, step)))
         state = _moved(state, slopes, method.weights, step)
     return state
+
+
+def stage_times(times: Sequence[float], method: Method = ORDER8) -> list[float]:
+    """The times at which :func:`integrate` asks for derivatives, in that order: so they can be prepared beforehand."""
+    nodes = method.nodes
+    return [start + node * (end - start) for start, end in pairwise(times) for node in nodes]
 
 
 def _moved(state: State, slopes: Sequence[State], weights: Sequence[float], step: float) -> State:

@@ -26,7 +26,7 @@ def normal(*shape, seed=0):
 
 def strong(features=2, strength=3.0, context=0, support=None, **options):
     """A flow that bends hard: it moves points by about their own size several times over."""
-    flow = cnf(features, context, hidden=(32, 32), embedding=16, support=support, generator=generator(1), **options).double()
+    flow = cnf(features, context, layers=1, hidden=(24, 24), embedding=8, support=support, generator=generator(1), **options).double()
     net = flow.bijection.net
     with torch.no_grad():
         net.out_weight.copy_(strength / math.sqrt(net.out_weight.shape[1]) * normal(*net.out_weight.shape, seed=2))
@@ -71,21 +71,21 @@ def test_preconditioning_is_exact_for_gaussian_data(path):
     torch.testing.assert_close(flow.log_prob(x), flow.base.log_prob(x), rtol=0, atol=1e-6)
 
 
-def reference(flow, x, times_finer=10):
-    """The log-density on a grid so many times finer than the rows were solved with at most."""
+def reference(flow, x, times_finer):
+    """The log-density on a grid so many times finer than the first."""
     fine = build(flow.spec).double()
     fine.load_state_dict(flow.state_dict())
     fine.bijection.tolerance, fine.bijection.steps = None, times_finer * flow.bijection.steps
     return fine.log_prob(x)
 
 
-@pytest.mark.parametrize("strength", [1.0, 5.0])
+@pytest.mark.parametrize("strength", [1.0, 4.0])
 def test_errors_are_honest_and_within_tolerance(strength):
     flow = strong(strength=strength)
-    x = 2 * normal(150, 2)
     with torch.no_grad():
+        x = flow.sample(150, generator=generator())
         log_prob, error = flow.log_prob(x), flow.log_prob_error(x)
-        true = (log_prob - reference(flow, x)).abs()
+        true = (log_prob - reference(flow, x, 40)).abs()
         moved = (flow.to_base(x)[0] - x).norm(dim=1).mean()
     assert moved > (0.2 if strength == 1 else 1)
     assert (error <= 1e-3).all()
@@ -103,28 +103,36 @@ def test_too_few_steps_are_noticed():
     assert (true <= 3 * error).double().mean() > 0.95
 
 
+def spread_of_draws(flow):
+    """Midpoints over the box of 2000 draws and an eighth more at either end, and the area of a cell."""
+    x = flow.sample(2000, generator=generator(7))
+    low, high = x.amin(0), x.amax(0)
+    axes = [midpoints(a - (b - a) / 8, b + (b - a) / 8, 70) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    return axes, math.prod((axis[1] - axis[0]).item() for axis in axes)
+
+
 def test_integral_is_one_in_a_strong_field():
-    flow = strong(strength=5.0)
-    axis = midpoints(-10, 10, 80)
+    flow = strong(strength=2.0)
+    axes, area = spread_of_draws(flow)
     with torch.no_grad():
-        log_prob = flow.log_prob(torch.cartesian_prod(axis, axis))
-    assert abs(log_prob.exp().sum().item() * (axis[1] - axis[0]).item() ** 2 - 1) < 1e-3
+        log_prob = flow.log_prob(torch.cartesian_prod(*axes))
+    assert abs(log_prob.exp().sum().item() * area - 1) < 1e-3
 
 
 def test_integral_is_one_on_a_circle_and_an_interval():
-    flow = strong(strength=3.0, support=["circular", (-1, 2)])
-    x, y = midpoints(-math.pi, math.pi, 60), midpoints(-6, 6, 60)
+    flow = strong(strength=0.5, support=["circular", (-1, 2)])
+    x, y = midpoints(-math.pi, math.pi, 90), midpoints(-7, 7, 90)
     inside, log_jacobian = -1 + 3 * torch.special.ndtr(y), math.log(3 / math.sqrt(2 * math.pi)) - 0.5 * y.square()
     with torch.no_grad():
-        log_prob = flow.log_prob(torch.cartesian_prod(x, inside)).view(60, 60) + log_jacobian
-        seam = flow.log_prob(torch.tensor([[-math.pi, 0.3], [math.pi, 0.3]]).double())
+        log_prob = flow.log_prob(torch.cartesian_prod(x, inside)).view(90, 90) + log_jacobian
+        seam = flow.log_prob(torch.tensor([[-math.pi, 0.3], [math.pi, 0.3]], dtype=torch.float64))
     assert abs(log_prob.exp().sum().item() * (x[1] - x[0]).item() * (y[1] - y[0]).item() - 1) < 1e-3
     torch.testing.assert_close(seam[0], seam[1], rtol=0, atol=1e-9)
 
 
 def test_a_row_alone_or_among_others():
-    flow = strong(strength=5.0, context=1)
-    x, context = 2 * normal(4096, 2), normal(4096, 1, seed=1)
+    flow = strong(strength=3.0, context=1)
+    x, context = normal(4096, 2), normal(4096, 1, seed=1)
     with torch.no_grad():
         among = flow.log_prob(x, context)
         for i in (0, 1234, 4095):

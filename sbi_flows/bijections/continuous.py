@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from sbi_flows.bijections.spline import wrap
 from sbi_flows.bijections.training_solve import TrainingSolution, solve_for_training
 from sbi_flows.bijections.velocity import Conditions, VelocityNet
 from sbi_flows.nn import transforms_active
-from sbi_flows.ode import ORDER8, RowSolution, State, integrate, solve_rows
+from sbi_flows.ode import ORDER8, RowSolution, State, integrate, solve_rows, stage_times
 
 # Grids tried when steps are chosen: times 1 - (1 - s)^power of even s. Narrow densities need short steps near the data.
 _POWERS = (1.0, 1.5, 2.0, 3.0)
@@ -81,23 +81,33 @@ class Continuous(Bijection):
 
     def velocity_and_divergence(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The same with the exact ``sum_j dv_j/dx_j``, ``(n,)``."""
-        velocity, divergence = self._slope(t.to(x), x.mT, self.net.conditions(context, divergence=True))
+        conditions = self.net.conditions(context, divergence=True)
+        slope = self._slopes(t.reshape(1), conditions, x)
+        velocity, divergence = slope(0, x.mT)
         return velocity.mT, divergence
 
     def _preconditioning(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         drift, gain, scale = self.path.preconditioning(t)
-        if not self.circular:
-            return drift, gain, scale
-        # Angles have no scale: for them the net is the velocity.
+        return self._of_columns(drift, gain, scale) if self.circular else (drift, gain, scale)
+
+    def _of_columns(self, drift, gain, scale):
+        """Angles have no scale: for them the net is the velocity."""
         real = self.net.is_real
         return drift * real, 1 + real * (gain - 1), 1 + real * (scale - 1)
 
-    def _slope(self, t: Tensor, x: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
-        drift, gain, scale = self.path.preconditioning(t)
-        drift_each, gain_each, scale_each = self._preconditioning(t)
-        net, divergence = self.net.with_divergence(t, scale_each * x, conditions, gain * scale)
+    def _slopes(self, t: Tensor, conditions: Conditions, like: Tensor) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
+        """For times ``t (k,)``, a function of their number and of ``x (d, n)``: velocity and divergence."""
+        numbers = list(zip(*(part.tolist() for part in self.path.preconditioning(t.double().cpu())), strict=True))
+        modulation = self.net.modulations(t.to(like), conditions)
         n_real = self.net.features - len(self.circular)
-        return drift_each * x + gain_each * net, divergence + n_real * drift
+
+        def slope(k: int, x: Tensor) -> tuple[Tensor, Tensor]:
+            drift, gain, scale = numbers[k]
+            drift_each, gain_each, scale_each = self._of_columns(*numbers[k]) if self.circular else numbers[k]
+            net, divergence = self.net.with_divergence(modulation(k), scale_each * x, conditions, gain * scale)
+            return drift_each * x + gain_each * net, divergence + n_real * drift
+
+        return slope
 
     # --- The map -----------------------------------------------------------------------------------------------------------
 
@@ -128,9 +138,10 @@ class Continuous(Bijection):
             some = conditions.rows(rows)
             state = start if rows is None else tuple(part.index_select(-1, rows) for part in start)
             times = [1 - (1 - i / n_steps) ** power for i in range(n_steps + 1)]
-            return integrate(
-                lambda t, s: self._slope(x.new_full((), t), s[0], some), state, times[::-1] if to_noise else times, ORDER8
-            )
+            times = times[::-1] if to_noise else times
+            at = {t: k for k, t in enumerate(dict.fromkeys(stage_times(times, ORDER8)))}
+            slope = self._slopes(torch.tensor(list(at), dtype=torch.float64), some, x)
+            return integrate(lambda t, s: slope(at[t], s[0]), state, times, ORDER8)
 
         if tolerance is None or transforms_active():
             return RowSolution(solve(None, steps), x.new_zeros(x.shape[0]))

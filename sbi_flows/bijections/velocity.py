@@ -8,7 +8,7 @@ context enter through shifts and gains of the hidden layers, which may be any ne
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -138,15 +138,18 @@ class VelocityNet(nn.Module):
 
     def forward(self, t: Tensor, x: Tensor, conditions: Conditions) -> Tensor:
         """``t`` () or (n,), ``x (d, n)`` to ``(d, n)``."""
-        shift1, gain1, shift2, gain2, slope, offset = self._film(t, conditions)
+        shift1, gain1, shift2, gain2, slope, offset = self._parts(self._modulation(self.embed_times(t), conditions))
         first = self._split(shift1 + conditions.in_weight @ x)
         h = torch.cat([silu(first[0]), torch.sin(first[1])], dim=1) if self.waves else silu(first[0])
         second = shift2 + self._mix(self.mid_weight, h * self._units(gain1, 0))
         return torch.addmm(offset, self.out_weight, silu(second) * gain2) + slope * x
 
-    def with_divergence(self, t: Tensor, x: Tensor, conditions: Conditions, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and the sum over columns of ``dv_j/dx_j``, ``(n,)``, real columns counted ``factor`` times."""
-        shift1, gain1, shift2, gain2, slope, offset = self._film(t, conditions)
+    def with_divergence(self, modulation: Tensor, x: Tensor, conditions: Conditions, factor: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The same, and the sum over columns of ``dv_j/dx_j``, ``(n,)``, real columns counted ``factor`` times.
+
+        ``modulation`` is what :meth:`modulations` gives for the time.
+        """
+        shift1, gain1, shift2, gain2, slope, offset = self._parts(modulation)
         first = self._split(shift1 + conditions.in_weight @ x)
         h, h_slope = _silu_and_slope(first[0])
         if self.waves:
@@ -157,18 +160,33 @@ class VelocityNet(nn.Module):
         g, g_slope = _silu_and_slope(second)
         products = [m for m in (None if conditions.real is None else factor * conditions.real, conditions.circular) if m is not None]
         jacobian = self._mix(products[0] if len(products) == 1 else products[0] + products[1], h_slope * gain)
-        divergence = (g_slope * gain2 * jacobian).sum(0) + factor * (slope * self.is_real).sum(0)
+        divergence = (g_slope * gain2 * jacobian).sum(0) + factor * slope.sum(0)
         return torch.addmm(offset, self.out_weight, g * gain2) + slope * x, divergence
 
-    def _film(self, t: Tensor, conditions: Conditions) -> list[Tensor]:
+    def modulations(self, t: Tensor, conditions: Conditions) -> Callable[[int], Tensor]:
+        """For times ``t (k,)`` known beforehand, a function of their number: what does not depend on rows is computed for all at once."""
+        embedded = self.embed_times(t)
+        if conditions.context is not None:
+            return lambda k: self._modulation(embedded[:, k : k + 1], conditions)
+        every = self._modulation(embedded, conditions)
+        return lambda k: every[:, k : k + 1]
+
+    def embed_times(self, t: Tensor) -> Tensor:
+        """``t`` () or (k,) to ``(e, 1)`` or ``(e, k)``."""
         t = t.reshape(1, -1)
         waves = [f(math.pi * k * t) for k in range(1, _TIME_WAVES + 1) for f in (torch.cos, torch.sin)]
         # The logarithm resolves the end, where sharp densities come to be.
         features = torch.cat([2 * t - 1, torch.log(1.02 - t), *waves])
-        embedded = self.time_out @ silu(torch.addmm(self.time_bias, self.time_weight, features))
+        return self.time_out @ silu(torch.addmm(self.time_bias, self.time_weight, features))
+
+    def _modulation(self, embedded: Tensor, conditions: Conditions) -> Tensor:
+        """Shifts and gains of all units and columns, ``(units, n)`` or ``(units, 1)``."""
         if conditions.context is not None:
             embedded = embedded + conditions.context
-        shift1, gain1, shift2, gain2, slope, offset = torch.addmm(self.film_bias, self.film_weight, silu(embedded)).split(self._sizes)
+        return torch.addmm(self.film_bias, self.film_weight, silu(embedded))
+
+    def _parts(self, modulation: Tensor) -> list[Tensor]:
+        shift1, gain1, shift2, gain2, slope, offset = modulation.split(self._sizes)
         return [shift1, 1 + gain1, shift2, 1 + gain2, slope * self.is_real, offset]
 
     def _units(self, flat: Tensor, layer: int) -> Tensor:
