@@ -168,16 +168,19 @@ def solve_rows(
     max_doublings : int
         A row that is not within ``tolerance`` after so many keeps its best solution, and its error tells.
     """
-    coarse, fine = solve(None, max(1, n_steps // 2)), solve(None, n_steps if n_steps > 1 else 2)
-    error = distance(coarse, fine)
+    n_steps = max(2, n_steps)
+    fine = solve(None, n_steps)
+    with torch.no_grad():
+        error = distance(solve(None, n_steps // 2), fine)
     for _ in range(max_doublings):
         # NaN counts as bad: too few steps can throw a row to infinity.
-        rows = torch.nonzero(~(error.detach() <= tolerance))[:, 0]
+        rows = torch.nonzero(~(error <= tolerance))[:, 0]
         if not len(rows):
             break
         n_steps *= 2
         before = tuple(part.index_select(-1, rows) for part in fine)
         after = solve(rows, n_steps)
         fine = tuple(part.index_copy(-1, rows, new) for part, new in zip(fine, after, strict=True))
-        error = error.index_copy(-1, rows, distance(before, after))
+        with torch.no_grad():
+            error = error.index_copy(-1, rows, distance(before, after))
     return RowSolution(fine, error)

