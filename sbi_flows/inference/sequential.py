@@ -62,9 +62,9 @@ def sequential(
     but cut to where the posterior so far has all of its mass but ``epsilon``: simulations of all rounds then train by the usual loss,
     for any method. With "atomic" (``NPE`` only) they are drawn from the posterior so far, and a contrastive loss corrects for it.
 
-    It ends after ``n_rounds``, or once the posterior has stopped moving: when the symmetrised Kullback-Leibler divergence between
-    those of two rounds (mean of both directions, from 10 000 draws of each) is below ``tolerance``. It ends with a verdict
-    against it if the last round still moved it by more than one nat.
+    It ends after ``n_rounds``, or once the posterior has stopped moving: when two rounds in a row moved it by less than ``tolerance``, the
+    symmetrised Kullback-Leibler divergence to the one before (mean of both directions, from 10 000 draws of each). It ends with
+    a verdict against it if the last round still moved it by more than one nat.
 
     Parameters
     ----------
@@ -131,7 +131,8 @@ def sequential(
     if posterior.n_observations is not None:
         raise ValueError(f"Expected a single observation; got {posterior.n_observations}. An amortised fit needs no rounds: fit and batch.")
     rounds = [_Round(n_simulations, 1.0, np.inf)]
-    while len(rounds) < n_rounds and rounds[-1].moved >= tolerance:
+    # One round may move nothing only because its training failed to improve on what was there.
+    while len(rounds) < n_rounds and max(each.moved for each in rounds[-2:]) >= tolerance:
         before = posterior
         if proposal == "atomic":
             theta, volume = before.sample(n_simulations, generator), np.nan
@@ -153,7 +154,9 @@ class _Round:
 
     def __str__(self) -> str:
         moved = "" if np.isinf(self.moved) else f", posterior moved by {self.moved:.2g} nats"
-        where = "the posterior" if np.isnan(self.volume) else f"{self.volume:.2g} of the prior"
+        least = 1 / _PRIOR_DRAWS
+        volume = f"less than {least:.0e}" if self.volume < least else f"{self.volume:.2g}"
+        where = "the posterior" if np.isnan(self.volume) else f"{volume} of the prior"
         return f"{self.n} simulations from {where}{moved}"
 
 

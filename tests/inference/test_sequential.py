@@ -40,8 +40,8 @@ def test_rounds_find_the_narrow_posterior(proposal):
 
 def test_it_stops_when_the_posterior_stops_moving():
     npe = NPE(PRIOR, small(), random_state=0)
-    posterior = sequential(npe, simulator, X_O, 4, 400, tolerance=100.0, random_state=0)
-    assert npe.n_simulations_ == 800 and "round 2" in str(posterior.reliability) and "round 3" not in str(posterior.reliability)
+    posterior = sequential(npe, simulator, X_O, 5, 300, tolerance=100.0, random_state=0)
+    assert npe.n_simulations_ == 900 and "round 3" in str(posterior.reliability) and "round 4" not in str(posterior.reliability)
 
 
 def test_rounds_of_a_likelihood():
