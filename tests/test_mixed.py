@@ -150,6 +150,11 @@ def test_npe_with_a_discrete_parameter(tmp_path):
     means = np.array([draws[1, draws[1, :, 0] == k, 1].mean() for k in (0, 1)])
     np.testing.assert_allclose(means, 0.5 * (0.7 - 1.5 * np.array([0, 1])), atol=0.1)
     assert set(draws[..., 0].ravel()) <= {0.0, 1.0, 2.0}
-    assert np.isfinite(npe.posterior(x_o[0]).map(0)).all()
+    # At x_o = .7, k = 0 has the higher evidence and mu is normal around .35.
+    np.testing.assert_allclose(npe.posterior(x_o[1]).map(0), [0.0, 0.35], atol=0.1)
+    given = npe.posterior(x_o[1]).conditional({"k": 1.0})
+    assert given.sample(2000, random_state=0).mean() == pytest.approx(means[1], abs=0.05)
+    models = npe.posterior(x_o[1]).marginal(["k"])
+    assert np.exp(models.log_prob(np.array([[0.0], [1.0], [2.0]]))) == pytest.approx(shares[1], abs=0.03)
     npe.save(tmp_path / "npe")
     np.testing.assert_array_equal(NPE.load(tmp_path / "npe").log_prob(theta, x), npe.log_prob(theta, x))

@@ -14,6 +14,7 @@ from sbi_flows._random import RandomState, seed_from, torch_generator
 from sbi_flows._validation import positive
 from sbi_flows.distributions import Distribution
 from sbi_flows.estimators import ConditionalFlow, FlowDensity
+from sbi_flows.flows import MixedDensity
 from sbi_flows.inference.posterior import Posterior
 from sbi_flows.results import Reliability, WeightedSamples
 
@@ -28,6 +29,7 @@ class PartOfPrior(Distribution):
         super().__init__(len(columns), names, [whole.support[j] for j in columns])
         self.double()
         self._whole, self._columns_of_whole = whole, list(columns)
+        self.discrete = {i: whole.discrete[j] for i, j in enumerate(columns) if j in whole.discrete}
 
     def sample(self, n, generator=None):
         return self._whole.sample(n, generator)[:, self._columns_of_whole]
@@ -66,7 +68,8 @@ class MarginalPosterior(Posterior):
     @cached_property
     def _density(self) -> FlowDensity:
         with torch.enable_grad():  # asked for within log_prob, which needs none
-            return FlowDensity(layers=2, hidden=(32, 32), support=self.prior.support, random_state=0).fit(self.sample(_DRAWS, 0))
+            flow = FlowDensity(flow=_flow_of(self.prior), layers=2, hidden=(32, 32), support=self.prior.support, random_state=0)
+            return flow.fit(self.sample(_DRAWS, 0))
 
 
 class ConditionalPosterior(Posterior):
@@ -96,7 +99,8 @@ class ConditionalPosterior(Posterior):
         self._values = np.array([float(value) for value in fixed.values()])
         generator = torch_generator(random_state)
         draws = whole.sample(_DRAWS, generator)
-        flow = ConditionalFlow(layers=2, hidden=(32, 32), max_epochs=12, support=self.prior.support, random_state=seed_from(generator))
+        settings: dict[str, Any] = {"support": self.prior.support, "random_state": seed_from(generator)}
+        flow = ConditionalFlow(flow=_flow_of(self.prior), layers=2, hidden=(32, 32), max_epochs=12, **settings)
         self._proposal = flow.fit(draws[:, held], draws[:, free])
         weighted = self._propose(_DRAWS, generator)
         self.log_density_of_fixed, self.log_density_of_fixed_err = weighted.log_z, weighted.log_z_err
@@ -125,6 +129,11 @@ class ConditionalPosterior(Posterior):
         full = np.empty((n, self._whole.features))
         full[:, self._free], full[:, self._held] = rows, given
         return WeightedSamples(rows, self._whole.log_prob(full) - self._proposal.log_prob(given, rows), self.names)
+
+
+def _flow_of(prior: Distribution) -> str | MixedDensity:
+    """The architecture for parameters of which some may be discrete."""
+    return MixedDensity(dict(prior.discrete)) if prior.discrete else "nsf"
 
 
 def columns_of(names: Any, whole: Posterior) -> list[int]:

@@ -16,7 +16,7 @@ from sbi_flows._random import RandomState, torch_generator
 from sbi_flows._validation import as_float, positive
 from sbi_flows.distributions import Distribution
 from sbi_flows.estimators import ConditionalFlow
-from sbi_flows.inference.modes import climb
+from sbi_flows.inference.modes import climb, climb_each
 from sbi_flows.inference.simulations import in_order
 from sbi_flows.results import Chains, Reliability, WeightedSamples
 
@@ -89,7 +89,8 @@ class Posterior(ABC):
         """The parameters of highest posterior density, ``(d,)``.
 
         Gradient ascent in unconstrained space from the best of some draws, all at once. The density is per unit volume of the parameters
-        themselves, whatever space the search is in. Where it rises to an edge of the support the result lies next to that edge.
+        themselves, whatever space the search is in. Where it rises to an edge of the support the result lies next to that edge. Of discrete
+        parameters the values that occur most often among the draws are tried, up to ten combinations.
 
         Parameters
         ----------
@@ -99,7 +100,10 @@ class Posterior(ABC):
         """
         self._refuse_batch("map")
         draws = torch.from_numpy(self.sample(positive("n_draws", n_draws, integer=True), random_state))
-        return climb(self.log_density, draws, self.prior.support, positive("n_starts", n_starts, integer=True)).numpy()
+        positive("n_starts", n_starts, integer=True)
+        if self.prior.discrete:
+            return climb_each(self.log_density, draws, self.prior.support, n_starts, list(self.prior.discrete)).numpy()
+        return climb(self.log_density, draws, self.prior.support, n_starts).numpy()
 
     def reweight(
         self, log_likelihood: Callable[[np.ndarray], np.ndarray], n_samples: int = 10_000, random_state: RandomState = None
