@@ -32,7 +32,10 @@ class Tilted:
     def __init__(self, offset=0.0, tilt=0.0):
         self.offset, self.tilt = offset, tilt
 
-    def log_ratio(self, theta, x):
+    def encode(self, theta, x):
+        return theta, x
+
+    def compare(self, theta, x):
         right = torch.from_numpy(exact(theta.numpy(), x.numpy()))
         return right + self.offset + self.tilt * theta[:, 0]
 

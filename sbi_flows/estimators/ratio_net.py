@@ -70,14 +70,21 @@ class RatioNet(nn.Module):
     def log_ratio(self, theta: Tensor, x: Tensor) -> Tensor:
         """``ln p(x | theta) / p(x)`` of each pair of rows, ``(n,)`` in theta's dtype; -inf outside the support of theta."""
         outside, inside = self.support.replace_outside(theta)
-        z = self.scaling.forward_and_log_det(self.support.forward_and_log_det(inside)[0])[0].to(self._anchor.dtype)
+        value = self.compare(*self.encode(inside, x))
+        return torch.where(outside, -math.inf, value.to(theta.dtype))
+
+    def encode(self, theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network sees of theta inside its support and of x, ``(n, a)`` and ``(n, b)``: once a row, in however many pairs."""
+        z = self.scaling.forward_and_log_det(self.support.forward_and_log_det(theta)[0])[0].to(self._anchor.dtype)
         columns = [z[:, self._real]]
         if self._angles:
             columns += [torch.cos(z[:, self._angles]), torch.sin(z[:, self._angles])]
         seen = self.context_scaling.forward_and_log_det(x)[0].to(self._anchor.dtype)
-        columns.append(seen if self.embedding is None else self.embedding(seen))
-        value = self.net(torch.cat(columns, dim=1).mT)[0]
-        return torch.where(outside, -math.inf, value.to(theta.dtype))
+        return torch.cat(columns, dim=1), seen if self.embedding is None else self.embedding(seen)
+
+    def compare(self, theta: Tensor, x: Tensor) -> Tensor:
+        """The log ratio of pairs of encoded rows, ``(n,)``."""
+        return self.net(torch.cat([theta, x], dim=1).mT)[0]
 
 
 class RatioEnsemble(nn.Module):

@@ -88,6 +88,11 @@ class TargetEstimator(BaseEstimator, ABC):
         again = hasattr(self, "history_")
         if not again:
             self.prior_ = as_prior(self.prior)
+            if self.prior_.discrete:
+                raise ValueError(
+                    f"Expected continuous parameters; the prior has {len(self.prior_.discrete)} discrete ones, among which the chains of "
+                    f"{type(self).__name__} cannot move. Use NPE, which gives them probabilities."
+                )
             self.theta_names_ = parameter_names(self.prior_, read_names(theta))
             self._x_names = read_names(x)
             self._simulations: Simulations | None = None

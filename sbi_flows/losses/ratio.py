@@ -27,12 +27,15 @@ def contrastive(n_contrasts: int = 10) -> Loss:
     Returns
     -------
     callable
-        ``loss(net, batch, generator) -> (n,)``, with theta as ``batch.x``, x as ``batch.context`` and ``net.log_ratio(theta, x)``.
+        ``loss(net, batch, generator) -> (n,)``, with theta as ``batch.x`` and x as ``batch.context``. The net has
+        ``encode(theta, x)``, which gives both as rows, and ``compare``, which gives the log ratio of pairs of such rows, ``(n,)``.
 
     Examples
     --------
     >>> class Zero:
-    ...     def log_ratio(self, theta, x):
+    ...     def encode(self, theta, x):
+    ...         return theta, x
+    ...     def compare(self, theta, x):
     ...         return torch.zeros(len(theta))
     >>> contrastive(2)(Zero(), Batch(torch.zeros(5, 1), torch.zeros(5, 1)), torch.Generator()).shape
     torch.Size([5])
@@ -47,7 +50,7 @@ def contrastive(n_contrasts: int = 10) -> Loss:
         theta, x = _given(batch)
         k = min(n_contrasts, len(theta) - 1)
         if k < 1:
-            return 0.0 * net.log_ratio(theta, x)  # a single row has nothing to be told from
+            return _shuffled(net, theta, x, 0)[0] * 0.0  # a single row has nothing to be told from
         log_ratio = _shuffled(net, theta, x, k)  # (k + 1, n): own parameters first, then others
         # Classes 1..k: one of k parameters made x; class 0: none did. All have prior odds 1/k, or 1 for class 0.
         zero = torch.zeros_like(log_ratio[:1])
@@ -81,7 +84,7 @@ def balanced(weight: float = BALANCE) -> Loss:
     def loss(net: Any, batch: Batch, generator: torch.Generator) -> Tensor:
         theta, x = _given(batch)
         if len(theta) < 2:
-            return 0.0 * net.log_ratio(theta, x)
+            return _shuffled(net, theta, x, 0)[0] * 0.0
         real, shuffled = _shuffled(net, theta, x, 1)
         imbalance = torch.sigmoid(real).mean() + torch.sigmoid(shuffled).mean() - 1
         return 0.5 * (softplus(-real) + softplus(shuffled)) + weight * imbalance.square()
@@ -106,5 +109,6 @@ def _shuffled(net: Any, theta: Tensor, x: Tensor, k: int) -> Tensor:
     """
     n = len(theta)
     shifts = [0] + [1 + j * (n - 1) // k for j in range(k)]
+    theta, x = net.encode(theta, x)
     pairs = torch.cat([torch.roll(theta, shift, dims=0) for shift in shifts])
-    return net.log_ratio(pairs, x.repeat(k + 1, 1)).unflatten(0, (k + 1, n))
+    return net.compare(pairs, x.repeat(k + 1, 1)).unflatten(0, (k + 1, n))

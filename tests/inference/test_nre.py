@@ -6,7 +6,7 @@ from scipy import stats
 from torch import nn
 
 from sbi_flows import NRE, ConditionalFlow, RatioClassifier
-from sbi_flows.distributions import BoxUniform
+from sbi_flows.distributions import BoxUniform, Choice, MultivariateNormal, Product
 from tests.inference.conjugate import exact_posterior, observed_trials, simulations
 
 SMALL = {"hidden": (32, 32), "n_contrasts": 4}
@@ -91,10 +91,28 @@ def test_files_bring_everything_back(tmp_path, n_members):
         RatioClassifier.load(tmp_path / "ratio.safetensors", embedding=nn.Linear(2, 2))
 
 
+def test_exchangeable_trials_get_an_embedding(tmp_path):
+    """x of shape (trials, 1): the set network is chosen by shape, comes back from a file, and does not mind the order."""
+    rng = np.random.default_rng(0)
+    theta = rng.normal(size=(300, 1))
+    x = theta[:, None] + rng.normal(size=(300, 6, 1))
+    prior = MultivariateNormal([0.0], [[1.0]])
+    nre = NRE(prior, RatioClassifier(**SMALL, max_epochs=2), embedding="set", random_state=0).fit(theta, x)
+    here = nre.log_ratio(theta, x[0])
+    np.testing.assert_allclose(nre.log_ratio(theta, x[0][::-1]), here, atol=1e-5)
+    nre.save(tmp_path / "nre.safetensors")
+    np.testing.assert_array_equal(NRE.load(tmp_path / "nre.safetensors").log_ratio(theta, x[0]), here)
+
+
 BAD = {
     "loss": (lambda p, t, x: NRE(p, loss="nre").fit(t, x), ValueError, "'contrastive', 'balanced'"),
     "support": (lambda p, t, x: NRE(p, RatioClassifier(support=(0, 1))).fit(t, x), ValueError, "which the prior decides"),
     "kind": (lambda p, t, x: NRE(p, ConditionalFlow()).fit(t, x), TypeError, "RatioClassifier or None; got ConditionalFlow"),
+    "discrete": (
+        lambda p, t, x: NRE(Product([Choice(3), BoxUniform(-9.0, 9.0)])).fit(t, x),
+        ValueError,
+        "1 discrete ones, among which the chains of NRE cannot move",
+    ),
     "shape": (lambda p, t, x: NRE(p, RatioClassifier(**SMALL, max_epochs=1)).fit(t, x).posterior([1.0]), ValueError, "Expected x_o"),
 }
 
