@@ -54,6 +54,7 @@ ROWS = (
     Row("condition, independent", True, "independent", (0.732, 0.028)),
     Row("condition, optimal transport", True, "ot", (8.276, 2.143)),
     Row("condition, C2OT", True, "c2ot", (0.077, 0.013)),
+    Row("condition, Gibbs weights", True, "gibbs", None),
 )
 
 
@@ -175,7 +176,7 @@ def main() -> None:
             seconds.append(spent)
             kept.setdefault(row.name, flow)
         one, converged = np.mean(found, axis=0)
-        skew = f"{noise_skew(row, torch.Generator().manual_seed(7)):.2f}" if row.conditional else ""
+        skew = f"{noise_skew(row, torch.Generator().manual_seed(7)):.2f}" if row.conditional and row.coupling != "gibbs" else ""
         published = row.published or ("", "")
         lines.append(f"| {row.name} | {one:.3f} | {published[0]} | {converged:.3f} | {published[1]} | {skew} | {np.mean(seconds):.0f} |")
         print(lines[-1], flush=True)

@@ -54,8 +54,8 @@ def cnf(
         Which noise flow matching pairs with which data (:mod:`sbi_flows.losses.couplings`). "ot", for flows without context, and "c2ot",
         with one, give straighter paths and so faster draws, if batches are large.
     objective : {"matching", "likelihood"}
-        How estimators train it. Likelihood goes through the solver (:func:`sbi_flows.losses.nll_through_solver`): some hundred times the
-        cost of a step, for small problems or few epochs.
+        How estimators train it. Likelihood goes through the solver (:func:`sbi_flows.losses.nll_through_solver`): a step costs some 25
+        times as much, so it is for small problems or few epochs.
     steps : int
         Integration steps until :meth:`Flow.choose_steps` chooses.
     tolerance : float or None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sbi_flows._random import rand
 from sbi_flows.losses.base import Batch
-from sbi_flows.losses.matching import _on_path, _times
+from sbi_flows.losses.matching import on_path, stratified_times
 
 
 def reflow_matching(flow: Any, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -33,8 +33,8 @@ def reflow_matching(flow: Any, batch: Batch, generator: torch.Generator) -> Tens
     Liu, Gong & Liu 2023, "Flow straight and fast: learning to generate and transfer data with rectified flow", arXiv:2209.03003.
     """
     noise, draws = batch.x.to(next(flow.parameters()).dtype).chunk(2, dim=-1)
-    t = _times(draws, generator, 0.0)
-    point, velocity = _on_path(flow.continuous, t, draws, noise)
+    t = stratified_times(draws, generator)
+    point, velocity = on_path(flow.continuous, t, draws, noise)
     return (flow.velocity(t, point, batch.context) - velocity).square().mean(-1)
 
 
@@ -63,9 +63,9 @@ def mean_flow_matching(flow: Any, batch: Batch, generator: torch.Generator) -> T
     draws = points[:, -1]
     # Any point will do, and fresh noise makes more of them than there are pairs.
     fresh = parent.base.sample(len(draws), generator).to(draws)
-    s = 1 - _times(draws, generator, 0.0).square()
+    s = 1 - stratified_times(draws, generator).square()
     t = s * rand(s.shape, generator, dtype=s.dtype, device=s.device)
-    point, _ = _on_path(parent.continuous, t, draws, fresh)
+    point, _ = on_path(parent.continuous, t, draws, fresh)
     with torch.no_grad():
         velocity = parent.velocity(t, point, batch.context)
 
@@ -77,7 +77,7 @@ def mean_flow_matching(flow: Any, batch: Batch, generator: torch.Generator) -> T
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
         u, change, *_ = torch.func.jvp(average, (t, point), (torch.ones_like(t), velocity))
     target = (velocity + (s - t)[:, None] * change).detach()
-    step = torch.floor(k * _times(draws, generator, 0.0)).long().clamp(max=k - 1)
+    step = torch.floor(k * stratified_times(draws, generator)).long().clamp(max=k - 1)
     rows = torch.arange(len(draws), device=draws.device)
     start, end = points[rows, step], points[rows, step + 1]
     now = step.to(draws) / k

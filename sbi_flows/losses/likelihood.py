@@ -39,9 +39,9 @@ def nll_through_solver(
 ) -> Tensor:
     """Negative log-likelihood of a continuous flow in nats, plus what is charged for its paths, ``(n,)``.
 
-    The gradient is that of the discretised solve. A step costs as much as some hundred of flow matching: it is best spent on
-    refining a flow that matching has trained. A solver may be exploited by what it trains, so keep some of the costs, and let
-    :meth:`Flow.choose_steps` measure the true error afterwards.
+    The gradient is that of the discretised solve. A step costs as much as some 25 of flow matching: they are best spent on refining a
+    flow that matching has trained (``benchmarks/refine.py``). A solver may be exploited by what it trains, so keep some of the
+    costs, and let :meth:`Flow.choose_steps` measure the true error afterwards.
 
     Parameters
     ----------

@@ -49,10 +49,10 @@ def flow_matching(
     """
     inner, context = flow.conditioned(batch.context)
     data = inner.to_unconstrained(batch.x, context)
-    t = _times(data, generator, time_exponent)
+    t = stratified_times(data, generator, time_exponent)
     noise = inner.base.sample(len(data), generator).to(data)
     noise, weights = matched(inner, noise, data, context, coupling, generator)
-    point, velocity = _on_path(inner.continuous, t, data, noise)
+    point, velocity = on_path(inner.continuous, t, data, noise)
     losses = (inner.velocity(t, point, context) - velocity).square().mean(-1)
     return losses if weights is None else losses * weights
 
@@ -84,9 +84,9 @@ def denoising_score_matching(flow: Any, batch: Batch, generator: torch.Generator
     if inner.continuous.circular:
         raise ValueError(f"Expected no circular columns for score matching; got columns {inner.continuous.circular}. Use flow_matching.")
     data = inner.to_unconstrained(batch.x, context)
-    t = _times(data, generator, time_exponent)
+    t = stratified_times(data, generator, time_exponent)
     noise = inner.base.sample(len(data), generator).to(data)
-    point, _ = _on_path(inner.continuous, t, data, noise)
+    point, _ = on_path(inner.continuous, t, data, noise)
     velocity = inner.velocity(t, point, context)
     alpha, sigma, d_alpha, d_sigma = (part[:, None] for part in inner.continuous.path.coefficients(t))
     # velocity = d_alpha data + d_sigma noise and point = alpha data + sigma noise, solved for the noise.
@@ -94,7 +94,7 @@ def denoising_score_matching(flow: Any, batch: Batch, generator: torch.Generator
     return (predicted - noise).square().mean(-1)
 
 
-def _times(x: Tensor, generator: torch.Generator, exponent: float) -> Tensor:
+def stratified_times(x: Tensor, generator: torch.Generator, exponent: float = 0.0) -> Tensor:
     """``(n,)`` in [0, 1], one in each of n equal parts before the exponent; rows are shuffled already."""
     if exponent < 0:
         raise ValueError(f"Expected time_exponent >= 0; got {exponent}.")
@@ -108,7 +108,7 @@ def _times(x: Tensor, generator: torch.Generator, exponent: float) -> Tensor:
 _SPREAD = 0.5 * (math.sqrt(5) - 1)
 
 
-def _on_path(bijection: Any, t: Tensor, data: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def on_path(bijection: Any, t: Tensor, data: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Where the path is at times ``t (n,)``, and how fast it moves, both ``(n, d)``."""
     alpha, sigma, d_alpha, d_sigma = (part[:, None] for part in bijection.path.coefficients(t))
     point, velocity = alpha * data + sigma * noise, d_alpha * data + d_sigma * noise
