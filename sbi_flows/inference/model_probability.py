@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 from sbi_flows._random import RandomState, seed_from
 from sbi_flows._validation import as_float
 from sbi_flows.estimators import ConditionalFlow
+from sbi_flows.estimators.files import complete, load_estimator, plain, save_estimator
 from sbi_flows.flows import MixedDensity
 from sbi_flows.inference.layout import read_observations
 from sbi_flows.inference.observations import Observations
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _HELD_OUT = 0.2  # of the simulations: half to temper the probabilities, half to check them
 _FEW = 500
 _BINS = 10
+_COLUMNS = ["model", "stated", "observed", "n"]
+_KIND = "ModelClassifier"
 _ALARM = 0.01  # chance that calibrated probabilities are called wrong
 _HARMLESS = 0.02  # a mean error of the probabilities that no verdict depends on
 
@@ -238,6 +242,56 @@ class ModelClassifier(BaseEstimator):
             Reliability.from_reasons([*fitted.reasons, *self.observations_.reasons(x)], notes),
         )
 
+    # --- Files -------------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write what was learned to one file (safetensors with a JSON header; no pickle). An embedding network of your own is code: its
+        weights are in the file, it is not."""
+        check_is_fitted(self, "history_")
+        facts = {
+            **self.estimator_.facts(),
+            "models": list(self.models_),
+            "x_names": self._x_names,
+            "log_prior": self._log_prior.tolist(),
+            "log_shares": self._log_shares.tolist(),
+            "temperature": self._temperature,
+            "observations": self.observations_.to_data(),
+            "calibration": {**dataclasses.asdict(self.calibration_), "table": self.calibration_.table.to_dict("list")},
+        }
+        save_estimator(path, _KIND, self.estimator_.flow_, self.history_, self.estimator_.get_params(deep=False), plain(facts))
+
+    @classmethod
+    def load(cls, path: str | Path, embedding: nn.Module | None = None) -> ModelClassifier:
+        """Read a file of :meth:`save`, onto the CPU. Loading runs no code.
+
+        Parameters
+        ----------
+        path : str or Path
+        embedding : nn.Module, optional
+            The network it was fitted with, where that is one of your own.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file is missing, truncated, altered, newer than this package, or its embedding is not given.
+        """
+        import pandas as pd
+
+        with complete(path):
+            flow, history, parameters, facts = load_estimator(path, _KIND, embedding)
+            prior = dict(zip(facts["models"], np.exp(facts["log_prior"]).tolist(), strict=True))
+            classifier = cls(prior=prior)
+            classifier.estimator_ = ConditionalFlow.from_facts(flow, history, parameters, facts, embedding)
+            classifier.models_, classifier._x_names = tuple(facts["models"]), facts["x_names"]
+            classifier._log_prior, classifier._log_shares = np.array(facts["log_prior"]), np.array(facts["log_shares"])
+            classifier._temperature, classifier.history_ = facts["temperature"], history
+            classifier.observations_ = Observations.from_data(facts["observations"])
+            found = facts["calibration"]
+            classifier.calibration_ = Calibration(**{**found, "table": pd.DataFrame(found["table"])[_COLUMNS]})
+        return classifier
+
+    # --- Parts -------------------------------------------------------------------------------------------------------------
+
     def _observed(self, x_o: Any) -> tuple[np.ndarray, bool]:
         check_is_fitted(self, "history_")
         return self.observations_.rows_of(in_order(x_o, self._x_names, "x_o"), "x_o")
@@ -297,7 +351,7 @@ def calibration(stated: np.ndarray, labels: np.ndarray, names: Sequence[str], te
         errors.append(error)
     log_loss = -np.log(np.maximum(stated[np.arange(n), labels], np.finfo(float).tiny)).mean()
     return Calibration(
-        pd.DataFrame(table), float(min(1.0, k * min(p_values))), float(np.mean(errors)), float(temperature), float(log_loss), n
+        pd.DataFrame(table)[_COLUMNS], float(min(1.0, k * min(p_values))), float(np.mean(errors)), float(temperature), float(log_loss), n
     )
 
 

@@ -58,6 +58,16 @@ def test_calibration_and_verdict(classifier):
         classifier.compare(np.zeros((3, TRIALS)))
 
 
+def test_files_bring_everything_back(classifier, tmp_path):
+    classifier.save(tmp_path / "classifier")
+    again = ModelClassifier.load(tmp_path / "classifier")
+    x_o = np.full(TRIALS, 0.8)
+    np.testing.assert_array_equal(again.predict_proba(x_o), classifier.predict_proba(x_o))
+    assert repr(again.compare(x_o)) == repr(classifier.compare(x_o))
+    pd.testing.assert_frame_equal(again.calibration_.table, classifier.calibration_.table)
+    assert again.calibration_.p_value == classifier.calibration_.p_value
+
+
 def test_prior_odds_and_unequal_numbers_of_simulations():
     """Probabilities are those of the stated prior, not of how many simulations each model has: checked where the models are told apart by
     nothing, to .05."""
