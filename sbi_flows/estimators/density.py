@@ -39,10 +39,10 @@ class FlowDensity(FlowEstimator):
         Flows trained together on different shuffles from different starts; the density is the mean of theirs. Three cost less
         than three fits and beat one where data are few.
     max_epochs : int or "auto"
-        Length of the training schedule.
+        Length of the training schedule; "auto" goes by the number of rows, and is three times as long for a continuous flow.
     batch_size : int or "auto"
     learning_rate : float or "auto"
-        Peak of the schedule; "auto" is 1e-2, and 3e-3 with an embedding network.
+        Peak of the schedule; "auto" is 1e-2, and 3e-3 with an embedding network or for a continuous flow.
     schedule : {"one-cycle", "cosine", "constant"}
     validation_fraction : float
         Share of the rows, in [0, 1), on which the best weights are chosen. Rows that are copies of each other stay together.

@@ -394,6 +394,11 @@ def _epochs(n_rows: int, n_steps: int, max_epochs: int | str) -> int:
     return int(positive("max_epochs", max_epochs, integer=True))
 
 
+def auto_epochs(n_rows: int, batch_size: int | str = "auto") -> int:
+    """What ``max_epochs="auto"`` of :func:`train` stands for."""
+    return _epochs(n_rows, _steps_per_epoch(n_rows, batch_size), "auto")
+
+
 def _verdict(state: FitState) -> Reliability:
     reasons, notes = [], []
     members = len(state.best_loss)
