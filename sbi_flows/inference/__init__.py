@@ -1,6 +1,7 @@
 """Simulation-based inference: a simulator and a prior in, posteriors out."""
 
-from sbi_flows.inference.model_probability import Calibration, ModelClassifier, ModelProbabilities
+from sbi_flows.inference.model_calibration import Calibration
+from sbi_flows.inference.model_probability import ModelClassifier, ModelProbabilities
 from sbi_flows.inference.nle import NLE
 from sbi_flows.inference.npe import NPE
 from sbi_flows.inference.nre import NRE

@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -21,49 +21,16 @@ from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.estimators.files import complete, load_estimator, plain, save_estimator
 from sbi_flows.flows import MixedDensity
 from sbi_flows.inference.layout import read_observations
+from sbi_flows.inference.model_calibration import COLUMNS, Calibration, best_temperature, calibration
 from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.simulations import in_order, read_names
 from sbi_flows.results import FitHistory, Reliability, words
 
-if TYPE_CHECKING:
-    import pandas
-
 _HELD_OUT = 0.2  # of the simulations: half to temper the probabilities, half to check them
 _FEW = 500
-_BINS = 10
-_COLUMNS = ["model", "stated", "observed", "n"]
 _KIND = "ModelClassifier"
 _ALARM = 0.01  # chance that calibrated probabilities are called wrong
 _HARMLESS = 0.02  # a mean error of the probabilities that no verdict depends on
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How stated probabilities compare with how often models were right, on simulations kept from the fit.
-
-    Attributes
-    ----------
-    table : pandas.DataFrame
-        One row a model and bin: ``model, stated, observed, n``.
-    p_value : float
-        That the probabilities are right: the smallest of the models' chi-squared p-values over bins, times the number of models
-        (Bonferroni).
-    error : float
-        Mean distance of stated and observed, weighted by rows and averaged over models.
-    temperature : float
-        By which log Bayes factors were divided; 1 where the network was neither too sure nor too timid.
-    log_loss : float
-        Mean of -ln p(true model), nats.
-    n : int
-        Simulations it rests on.
-    """
-
-    table: pandas.DataFrame = dataclasses.field(repr=False)
-    p_value: float
-    error: float
-    temperature: float
-    log_loss: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -199,7 +166,7 @@ class ModelClassifier(BaseEstimator):
         estimator.set_params(flow=MixedDensity({0: len(names)}), embedding=network, random_state=seed)
         self.estimator_ = estimator.fit(rows[learn], labels[learn].astype(np.float64))
         self._log_shares = np.log(np.bincount(labels[learn], minlength=len(names)) / len(learn))
-        self._temperature = _temperature(self._log_ratios(rows[temper]), self._log_shares, labels[temper])
+        self._temperature = best_temperature(self._log_ratios(rows[temper]), self._log_shares, labels[temper])
         stated = self._probabilities(rows[check], self._log_shares)
         self.calibration_ = calibration(stated, labels[check], self.models_, self._temperature)
         self.history_ = self._with_remarks(failed, len(x))
@@ -287,7 +254,7 @@ class ModelClassifier(BaseEstimator):
             classifier._temperature, classifier.history_ = facts["temperature"], history
             classifier.observations_ = Observations.from_data(facts["observations"])
             found = facts["calibration"]
-            classifier.calibration_ = Calibration(**{**found, "table": pd.DataFrame(found["table"])[_COLUMNS]})
+            classifier.calibration_ = Calibration(**{**found, "table": pd.DataFrame(found["table"])[COLUMNS]})
         return classifier
 
     # --- Parts -------------------------------------------------------------------------------------------------------------
@@ -323,46 +290,6 @@ class ModelClassifier(BaseEstimator):
         own = self.estimator_.history_
         reliability = Reliability.from_reasons([*own.reliability.reasons, *reasons], [*own.reliability.notes, *notes])
         return dataclasses.replace(own, reliability=reliability)
-
-
-def calibration(stated: np.ndarray, labels: np.ndarray, names: Sequence[str], temperature: float = 1.0) -> Calibration:
-    """Compare probabilities ``(n, k)`` with the models ``labels (n,)`` that the rows are from, in bins of equally many rows.
-
-    Given x, a label is a draw from the right probabilities, so that in every bin the count of a model has a known mean and variance.
-    """
-    import pandas as pd
-
-    n, k = stated.shape
-    # Rows often come model by model: where stated probabilities are equal, their order must not decide on the bin.
-    shuffled = np.random.default_rng(0).permutation(n)
-    table, p_values, errors = [], [], []
-    for m in range(k):
-        order = shuffled[np.argsort(stated[shuffled, m], kind="stable")]
-        chi_squared, used, error = 0.0, 0, 0.0
-        for rows in np.array_split(order, min(_BINS, n)):
-            p, hits = stated[rows, m], labels[rows] == m
-            table.append({"model": names[m], "stated": p.mean(), "observed": hits.mean(), "n": len(rows)})
-            error += abs(hits.sum() - p.sum()) / n
-            variance = (p * (1 - p)).sum()
-            # A count whose mean is below one is no normal number; such bins are sure of themselves and judged by the error.
-            if variance > 1:
-                chi_squared, used = chi_squared + (hits.sum() - p.sum()) ** 2 / variance, used + 1
-        p_values.append(stats.chi2.sf(chi_squared, used) if used else 1.0)
-        errors.append(error)
-    log_loss = -np.log(np.maximum(stated[np.arange(n), labels], np.finfo(float).tiny)).mean()
-    return Calibration(
-        pd.DataFrame(table)[_COLUMNS], float(min(1.0, k * min(p_values))), float(np.mean(errors)), float(temperature), float(log_loss), n
-    )
-
-
-def _temperature(log_ratios: np.ndarray, log_shares: np.ndarray, labels: np.ndarray) -> float:
-    """By which to divide log Bayes factors so that the log loss of ``labels`` is least."""
-
-    def log_loss(log_temperature: float) -> float:
-        scores = log_ratios * np.exp(-log_temperature) + log_shares
-        return float(-special.log_softmax(scores, axis=1)[np.arange(len(labels)), labels].mean())
-
-    return float(np.exp(optimize.minimize_scalar(log_loss, bounds=(-2.0, 2.0), method="bounded").x))
 
 
 def _split(labels: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

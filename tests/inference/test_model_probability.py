@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sbi_flows import ConditionalFlow, ModelClassifier
-from sbi_flows.inference.model_probability import calibration
+from sbi_flows.inference.model_calibration import calibration
 
 TRIALS = 5
 
