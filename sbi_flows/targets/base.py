@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +18,8 @@ from sbi_flows.bijections.unconstrain import LARGEST_QUANTILE, Unconstrain
 from sbi_flows.distributions import Distribution
 from sbi_flows.distributions.base import grammar
 from sbi_flows.flows import Flow
+from sbi_flows.targets.evaluation import LogDensity, inside, no_gradient, where_inside
 
-LogDensity = Callable[[Tensor], Tensor]
 _PRIOR_DRAWS = 1000  # enough to place a half-line's reference distribution, which only has to be of the right order
 _PRIOR_SEED = 0  # any: the draws set a scale, not a result
 
@@ -76,7 +75,7 @@ class Target(ABC):
         with torch.enable_grad():
             value = self.log_prob(x)
             if not value.requires_grad:
-                raise ValueError(_no_gradient("log_prob"))
+                raise ValueError(no_gradient("log_prob"))
             (gradient,) = torch.autograd.grad(value.sum(), x)
         return value.detach(), torch.where(torch.isfinite(value)[:, None], gradient, 0.0)
 
@@ -110,7 +109,7 @@ class LogProbTarget(Target):
 
     def log_prob(self, x):
         x = self._checked(x)
-        return _where_inside(self._density, x, _inside(x, self._columns), "log_prob")
+        return where_inside(self._density, x, inside(x, self._columns), "log_prob")
 
 
 class PosteriorTarget(Target):
@@ -123,13 +122,12 @@ class PosteriorTarget(Target):
         self._likelihood = log_likelihood
 
     def log_likelihood(self, x):
-        return _where_inside(self._likelihood, self._checked(x), None, "log_likelihood")
+        return where_inside(self._likelihood, self._checked(x), None, "log_likelihood")
 
     def log_prob(self, x):
         x = self._checked(x)
         log_prior = self.prior.log_prob(x)
-        inside = torch.isfinite(log_prior)
-        return log_prior + _where_inside(self._likelihood, x, inside, "log_likelihood")
+        return log_prior + where_inside(self._likelihood, x, torch.isfinite(log_prior), "log_likelihood")
 
 
 class TemperedTarget(Target):
@@ -339,47 +337,7 @@ def pulled_back(target: Target, flow: Flow) -> Target:
     return PulledBackTarget(target, flow)
 
 
-def from_numpy(function: Callable, grad: Callable | None = None, *, vectorized: bool = True) -> LogDensity:
-    """A numpy function as a function of tensors, for :func:`posterior` and :func:`from_log_prob`.
-
-    Parameters
-    ----------
-    function : callable
-        ``(n, d)`` float64 array to ``(n,)``, or ``(d,)`` to a number with ``vectorized=False``.
-    grad : callable, optional
-        Its gradient: ``(n, d)`` to ``(n, d)``, or ``(d,)`` to ``(d,)``. Without it gradients raise an error.
-    vectorized : bool
-        Whether the functions take many rows at once.
-
-    Examples
-    --------
-    >>> f = from_numpy(lambda theta: -0.5 * theta @ theta, vectorized=False)
-    >>> f(torch.ones(2, 3))
-    tensor([-1.5000, -1.5000], dtype=torch.float64)
-    """
-
-    def evaluate(call: Callable, x: Tensor) -> Tensor:
-        array = x.detach().cpu().double().numpy()
-        result = call(array) if vectorized else np.array([call(row) for row in array])
-        return torch.as_tensor(np.asarray(result, dtype=np.float64), device=x.device)
-
-    class Wrapped(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.save_for_backward(x)
-            return evaluate(function, x)
-
-        @staticmethod
-        def backward(ctx, upstream):
-            if grad is None:
-                raise ValueError(_no_gradient("the numpy function"))
-            (x,) = ctx.saved_tensors
-            return upstream[:, None] * evaluate(grad, x)
-
-    return Wrapped.apply
-
-
-# --- Evaluation ---------------------------------------------------------------------------------------------------------------
+# --- Angles -------------------------------------------------------------------------------------------------------------------
 
 
 def circular_columns(target: Target) -> Tensor:
@@ -390,43 +348,3 @@ def circular_columns(target: Target) -> Tensor:
 def wrap_angles(x: Tensor, circular: Tensor) -> Tensor:
     """``x (n, d)`` with its ``circular`` columns brought back to [-pi, pi)."""
     return torch.where(circular, wrap(x), x) if bool(circular.any()) else x
-
-
-def _where_inside(function: LogDensity, x: Tensor, inside: Tensor | None, name: str) -> Tensor:
-    """``function`` at the rows inside (None: all of them), -inf at the others: outside, a formula may have no value."""
-    if inside is None or bool(inside.all()):
-        return _evaluated(function, x, name)
-    values = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
-    if not bool(inside.any()):
-        # Zero times x keeps the result attached to x, for whoever asks for gradients of nothing.
-        return values + (0.0 * x).nan_to_num().sum(-1)
-    return values.index_put((inside,), _evaluated(function, x[inside], name))
-
-
-def _evaluated(function: LogDensity, x: Tensor, name: str) -> Tensor:
-    values = function(x)
-    if not isinstance(values, Tensor):
-        raise TypeError(
-            f"Expected {name} to return a tensor; got a {type(values).__name__}. Wrap a numpy function as from_numpy(function)."
-        )
-    if tuple(values.shape) != (len(x),):
-        raise ValueError(
-            f"Expected {name}(x) of shape ({len(x)},) for x of shape {tuple(x.shape)}; got {tuple(values.shape)}. "
-            "It takes many points at once, one a row; for a numpy function of one point pass from_numpy(function, vectorized=False)."
-        )
-    if x.requires_grad and torch.is_grad_enabled() and not values.requires_grad:
-        raise ValueError(_no_gradient(name))
-    return values.double()
-
-
-def _no_gradient(name: str) -> str:
-    return (
-        f"{name} has no gradient: write it in torch, or pass from_numpy(function, grad=...). "
-        "Random walks and flow proposals need none."
-    )
-
-
-def _inside(x: Tensor, columns) -> Tensor:
-    ends = [(c.low, c.high) if c.kind != "circular" else (-math.inf, math.inf) for c in columns]
-    low, high = torch.tensor(ends, dtype=x.dtype, device=x.device).unbind(-1)
-    return ((x >= low) & (x <= high)).all(-1)

@@ -1,0 +1,96 @@
+"""Calling a user's log-density: only where it is defined, its shape checked, numpy functions wrapped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_flows.bijections.support import ColumnSupport
+
+LogDensity = Callable[[Tensor], Tensor]
+
+
+def from_numpy(function: Callable, grad: Callable | None = None, *, vectorized: bool = True) -> LogDensity:
+    """A numpy function as a function of tensors, for :func:`posterior` and :func:`from_log_prob`.
+
+    Parameters
+    ----------
+    function : callable
+        ``(n, d)`` float64 array to ``(n,)``, or ``(d,)`` to a number with ``vectorized=False``.
+    grad : callable, optional
+        Its gradient: ``(n, d)`` to ``(n, d)``, or ``(d,)`` to ``(d,)``. Without it gradients raise an error.
+    vectorized : bool
+        Whether the functions take many rows at once.
+
+    Examples
+    --------
+    >>> f = from_numpy(lambda theta: -0.5 * theta @ theta, vectorized=False)
+    >>> f(torch.ones(2, 3))
+    tensor([-1.5000, -1.5000], dtype=torch.float64)
+    """
+
+    def evaluate(call: Callable, x: Tensor) -> Tensor:
+        array = x.detach().cpu().double().numpy()
+        result = call(array) if vectorized else np.array([call(row) for row in array])
+        return torch.as_tensor(np.asarray(result, dtype=np.float64), device=x.device)
+
+    class Wrapped(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return evaluate(function, x)
+
+        @staticmethod
+        def backward(ctx, upstream):
+            if grad is None:
+                raise ValueError(no_gradient("the numpy function"))
+            (x,) = ctx.saved_tensors
+            return upstream[:, None] * evaluate(grad, x)
+
+    return Wrapped.apply
+
+
+def where_inside(function: LogDensity, x: Tensor, rows: Tensor | None, name: str) -> Tensor:
+    """``function`` at the rows inside (None: all of them), -inf at the others: outside, a formula may have no value."""
+    if rows is None or bool(rows.all()):
+        return _evaluated(function, x, name)
+    values = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    if not bool(rows.any()):
+        # Zero times x keeps the result attached to x, for whoever asks for gradients of nothing.
+        return values + (0.0 * x).nan_to_num().sum(-1)
+    return values.index_put((rows,), _evaluated(function, x[rows], name))
+
+
+def _evaluated(function: LogDensity, x: Tensor, name: str) -> Tensor:
+    values = function(x)
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"Expected {name} to return a tensor; got a {type(values).__name__}. Wrap a numpy function as from_numpy(function)."
+        )
+    if tuple(values.shape) != (len(x),):
+        raise ValueError(
+            f"Expected {name}(x) of shape ({len(x)},) for x of shape {tuple(x.shape)}; got {tuple(values.shape)}. "
+            "It takes many points at once, one a row; for a numpy function of one point pass from_numpy(function, vectorized=False)."
+        )
+    if x.requires_grad and torch.is_grad_enabled() and not values.requires_grad:
+        raise ValueError(no_gradient(name))
+    return values.double()
+
+
+def no_gradient(name: str) -> str:
+    """What to do about a function that autograd cannot see through."""
+    return (
+        f"{name} has no gradient: write it in torch, or pass from_numpy(function, grad=...). "
+        "Random walks and flow proposals need none."
+    )
+
+
+def inside(x: Tensor, columns: Sequence[ColumnSupport]) -> Tensor:
+    """Which rows of ``x (n, d)`` lie within every end, ``(n,)`` bool; angles have none."""
+    ends = [(c.low, c.high) if c.kind != "circular" else (-math.inf, math.inf) for c in columns]
+    low, high = torch.tensor(ends, dtype=x.dtype, device=x.device).unbind(-1)
+    return ((x >= low) & (x <= high)).all(-1)
