@@ -54,7 +54,7 @@ ROWS = (
     Row("condition, independent", True, "independent", (0.732, 0.028)),
     Row("condition, optimal transport", True, "ot", (8.276, 2.143)),
     Row("condition, C2OT", True, "c2ot", (0.077, 0.013)),
-    Row("condition, Gibbs weights", True, "gibbs", None),
+    Row("condition, Gibbs weights (made for normal noise)", True, "gibbs", None),
 )
 
 
