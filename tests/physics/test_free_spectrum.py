@@ -69,7 +69,7 @@ def test_zeros_of_the_density_become_the_floor(toy):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"density": np.zeros((1, 3, 40))}, r"got \(3,\), \(41,\) and \(3, 40\)"),
+        ({"density": np.zeros((1, 3, 40))}, r"got \(3,\), \(41,\) and \(1, 3, 40\)"),
         ({"density": np.zeros((3, 2, 41))}, r"and \(3, 2, 41\)"),
         ({"freqs": np.array([1e-9, 2e-9])}, r"Expected in .* frequencies"),
         ({"freqs": np.array([3e-9, 2e-9, 1e-9])}, "ascending frequencies"),
