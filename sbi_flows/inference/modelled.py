@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sbi_flows.inference.observations import ASINH, LOG, Observations
+from sbi_flows.inference.observations import ASINH, LOG, ROOT, Observations
 
 _FEW_LEVELS = 10
 
@@ -127,4 +127,4 @@ def _whole_support(column: np.ndarray, levels: int):
 def _support(column: np.ndarray, kind: int):
     if kind == LOG:
         return (0.0, np.inf) if column[0] > 0 else (-np.inf, 0.0)
-    return "heavy" if kind == ASINH else "real"
+    return "heavy" if kind in (ASINH, ROOT) else "real"

@@ -19,7 +19,9 @@ _WORTH = 0.05
 # at all in 2 / n of cases.
 _MARGIN = 0.1
 _ROUNDING = 1e-13
-LINEAR, ASINH, LOG = 0, 1, 2
+# After a square root nothing may lie this many deviations out, or the tail is too heavy for it.
+_REACH = 10.0
+LINEAR, ASINH, LOG, ROOT = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Stage:
     Attributes
     ----------
     kind : ndarray of int (c,)
-        ``LINEAR``, ``ASINH`` (of the distance from the median in units of half the central 68 %) or ``LOG`` (of the modulus of columns
-        of one sign).
+        ``LINEAR``, ``ASINH`` (of the distance from the median in units of half the central 68 %), ``LOG`` (of the modulus of columns
+        of one sign) or ``ROOT`` (of the modulus, with the sign, of columns of one sign and zeros).
     location, scale : ndarray (c,)
         Taken off and divided by before ``ASINH``.
     mean, spread : ndarray (c,)
@@ -49,7 +51,8 @@ class Stage:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         y = np.array(x)
-        asinh, log = self.kind == ASINH, self.kind == LOG
+        asinh, log, root = self.kind == ASINH, self.kind == LOG, self.kind == ROOT
+        y[:, root] = np.sign(y[:, root]) * np.sqrt(np.abs(y[:, root]))
         y[:, asinh] = np.arcsinh((y[:, asinh] - self.location[asinh]) / self.scale[asinh])
         # A value on the wrong side of zero, which no simulation had, counts as the smallest number there is.
         signed = y[:, log] * np.sign(self.location[log])
@@ -61,7 +64,8 @@ class Observations:
     """From x as the simulator gives it to the rows ``(n, k)`` that an estimator is conditioned on.
 
     Every column is mapped by the one among linear, asinh and log (up to three in turn) under which the simulations are nearest to a normal
-    by likelihood, and standardised: the result does not depend on units, and a column of Cauchy noise does no harm. Missing values
+    by likelihood, and standardised: the result does not depend on units, and a column of Cauchy noise does no harm. Counts and other
+    amounts that can be zero get a square root where they are skewed, which makes the noise of counts even. Missing values
     (NaN) become 0, with a column of zeros and ones for each column that misses some. Columns that are the same in all simulations are left
     out. An embedding network that needs the layout of the data takes these rows: with ``keep_layout`` no column is left out, so that the
     first c columns are x flattened.
@@ -139,8 +143,10 @@ class Observations:
         values = self._pooled(np.where(constant, 0.0, flat)[:, self._kept])
         thinned = values[:: max(1, len(values) // _ROWS_TO_LOOK_AT)]
         self._stages: list[Stage] = []
+        rooted = np.zeros(values.shape[1], dtype=bool)
         for _ in range(_STAGES):
-            stage = _choose(thinned)
+            stage = _choose(thinned, rooted)
+            rooted |= stage.kind == ROOT
             self._stages.append(stage.of_groups(self._group) if self.shared else stage)
             if not stage.kind.any():
                 break
@@ -235,7 +241,7 @@ class Observations:
         return rows, single
 
     def first_maps(self) -> np.ndarray:
-        """How each column of x flattened looked at first, ``(c,)``: ``LINEAR``, ``ASINH``, ``LOG``, or -1 for a column left out."""
+        """How each column of x flattened looked at first, ``(c,)``: ``LINEAR``, ``ASINH``, ``LOG``, ``ROOT``, or -1 for one left out."""
         kinds = np.full(len(self._constant), -1)
         kinds[self._kept] = self._stages[0].kind
         return kinds
@@ -345,8 +351,8 @@ class Observations:
 _STAGE_PARTS = ("kind", "location", "scale", "mean", "spread")
 
 
-def _choose(x: np.ndarray) -> Stage:
-    """The map of each column of ``x (n, c)`` under which it is nearest to a normal; NaN is left out."""
+def _choose(x: np.ndarray, settled: np.ndarray) -> Stage:
+    """The map of each column of ``x (n, c)`` under which it is nearest to a normal, linear where ``settled (c,)``; NaN is left out."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         quantile = np.nanquantile if np.isnan(x).any() else np.quantile
@@ -358,7 +364,8 @@ def _choose(x: np.ndarray) -> Stage:
         scale = np.where(scale > 0, scale, 1.0)
         distance = (x - location) / scale
         bent = np.arcsinh(distance)
-        positive, negative = np.nanmin(x, axis=0) > 0, np.nanmax(x, axis=0) < 0
+        smallest, largest = np.nanmin(x, axis=0), np.nanmax(x, axis=0)
+        positive, negative = smallest > 0, largest < 0
         logs = np.log(np.where(positive | negative, np.abs(x), np.nan))
         candidates = [distance, bent, logs]
         # Log-likelihood a row of a normal fitted after the map, in units of `scale`, up to a common constant.
@@ -371,7 +378,13 @@ def _choose(x: np.ndarray) -> Stage:
         )
         score = np.nan_to_num(score, nan=-np.inf, posinf=-np.inf)
         score[LINEAR] += _WORTH
+        score[LINEAR, settled] = np.inf
         kind = score.argmax(axis=0)
+        # Nearness to a normal is no guide for amounts of which many are zero: it pulls the few counts near zero far apart.
+        root = np.sign(x) * np.sqrt(np.abs(x))
+        far = np.nanmax(np.abs(root - np.nanmean(root, axis=0)), axis=0) > _REACH * np.nanstd(root, axis=0)
+        kind = np.where((kind == ASINH) & ((smallest == 0) | (largest == 0)) & ~far, ROOT, kind)
+        candidates.append(root)
         location = np.where(kind == LOG, np.where(negative, -1.0, 1.0), location)
         chosen = np.choose(kind, candidates)
         mean, spread = np.nanmean(chosen, axis=0), np.nanstd(chosen, axis=0)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sbi_flows.inference.observations import ASINH, LINEAR, LOG, Observations
+from sbi_flows.inference.observations import ASINH, LINEAR, LOG, ROOT, Observations
 
 N = 4000
 RNG = np.random.default_rng(0)
@@ -18,6 +18,9 @@ COLUMNS = {
     "log-normal": (np.exp(3 * RNG.normal(size=N)), LOG),
     "negative log-normal": (-np.exp(3 * RNG.normal(size=N)), LOG),
     "rare counts": (RNG.poisson(0.05, N).astype(float), None),
+    "skewed counts": (RNG.poisson(RNG.gamma(0.3, 100.0, N)).astype(float), ROOT),
+    "negative amounts and zeros": (-np.maximum(RNG.normal(size=N), 0.0) ** 3, ROOT),
+    "heavy amounts and zeros": (np.exp(4 * RNG.normal(size=N)) * (RNG.random(N) < 0.6), ASINH),
     "log-Cauchy": (np.exp(np.clip(RNG.standard_cauchy(N), -600, 600)), LOG),
 }
 
