@@ -137,17 +137,16 @@ class MaskedNet(nn.Module):
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(width, 1)) for width in self.widths)
         self.out_weight = nn.Parameter(torch.zeros(len(out_degrees), self.widths[-1]))
 
-    def _masked(self) -> tuple[list[Tensor], Tensor]:
-        """Hidden and output weights with their masks applied: once a call, not once a row."""
-        assert self.out_weight is not None  # callers return early without hidden units
+    def _masked(self, out_weight: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Hidden weights and ``out_weight`` with their masks applied: once a call, not once a row."""
         masks = [self.in_mask, *(getattr(self, f"mask_{i}") for i in range(len(self.widths) - 1))]
-        return [w * m for w, m in zip(self.weights, masks, strict=True)], self.out_weight * self.out_mask
+        return [w * m for w, m in zip(self.weights, masks, strict=True)], out_weight * self.out_mask
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``x (inputs, n)``, ``context (c, n)`` or ``(c, 1)`` to ``(outputs, n)``."""
         if self.out_weight is None:
             return self.out_bias.expand(-1, x.shape[-1])
-        weights, out_weight = self._masked()
+        weights, out_weight = self._masked(self.out_weight)
         return _dense(_joined(x, context), weights, list(self.biases), out_weight, self.out_bias)
 
     def fill(self, context: Tensor | None, n: int) -> Fill:
@@ -164,9 +163,9 @@ class Fill:
 
     def __init__(self, net: MaskedNet, context: Tensor | None, n: int):
         self._net, self._n = net, n
-        if not net.widths:
+        if net.out_weight is None:
             return
-        weights, self._out_weight = net._masked()
+        weights, self._out_weight = net._masked(net.out_weight)
         self._start = net.biases[0]
         if context is not None:
             self._start = torch.addmm(net.biases[0], weights[0][:, len(net.in_order) :], context)

@@ -142,7 +142,7 @@ class FlowEstimator(BaseEstimator):
             loss=loss,
             max_epochs=self._epochs(loss, len(training)),
             batch_size=self.batch_size,
-            learning_rate=_peak_rate(self.learning_rate, members[0]),
+            learning_rate=peak_rate(self.learning_rate, members[0]),
             schedule=self.schedule,
             patience=self.patience,
             callbacks=self.callbacks,
@@ -310,7 +310,7 @@ def _look_at(y: np.ndarray, name: str, names: Sequence[str] | None, density: Any
     return reasons, notes
 
 
-def _peak_rate(learning_rate: float | str, density: Any) -> float:
+def peak_rate(learning_rate: float | str, density: Any) -> float:
     """The number that "auto" stands for; anything else as it is."""
     if learning_rate != "auto":
         return learning_rate  # type: ignore[return-value]

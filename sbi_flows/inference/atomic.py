@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sbi_flows._random import seed_from
 from sbi_flows._validation import as_float, positive
-from sbi_flows.estimators.base import _peak_rate, split_rows
+from sbi_flows.estimators.base import peak_rate, split_rows
 from sbi_flows.estimators.ensemble import FlowEnsemble
 from sbi_flows.inference.npe import NPE
 from sbi_flows.inference.simulations import in_order, read_simulations
@@ -53,7 +53,7 @@ def go_on_by_atoms(npe: NPE, theta: Any, x: Any, n_atoms: int) -> NPE:
         loss=atomic(log_prior, n_atoms),
         max_epochs=estimator.max_epochs,
         batch_size=estimator.batch_size,
-        learning_rate=_peak_rate(estimator.learning_rate, flow),
+        learning_rate=peak_rate(estimator.learning_rate, flow),
         schedule=estimator.schedule,
         patience=estimator.patience,
         random_state=int(seeds[1]),

@@ -51,22 +51,26 @@ class SimulationCache:
         self._last = time.monotonic()
 
     def read(self) -> dict[bytes, np.ndarray]:
-        """All simulations in the folder by their key.
+        """The simulations in the folder by their key, but for those of another shape than most, which failed.
 
         Raises
         ------
         ValueError
             If a file is damaged.
         """
-        found: dict[bytes, np.ndarray] = {}
+        found: list[tuple[bytes, np.ndarray]] = []
         for path in [] if self.folder is None else sorted(self.folder.glob("*.npz")):
             try:
                 with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                     keys, x = file["keys"], file["x"]
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{path} is damaged ({error}): delete it; its simulations are then run again.") from error
-            found.update(zip((key.tobytes() for key in keys), x, strict=True))
-        return found
+            found.extend(zip((key.tobytes() for key in keys), x, strict=True))
+        if not found:
+            return {}
+        # A simulation that went wrong again and again counts once.
+        shape = Counter(shape for _, shape in {(key, x.shape) for key, x in found}).most_common(1)[0][0]
+        return {key: x for key, x in found if x.shape == shape}
 
     def add(self, key: bytes, x: np.ndarray) -> None:
         """Keep one finished simulation; it is on disk some seconds later at most."""

@@ -77,6 +77,29 @@ def test_failed_simulations_are_rows_of_nan_and_run_again_from_the_cache(tmp_pat
     assert again.calls == 2
 
 
+def test_simulations_of_a_wrong_shape_are_run_again_from_the_cache(tmp_path):
+    """Two runs in which rows of theta_0 > 1 are too long, then one with the error mended: only these rows run, and they count then."""
+    wrong = THETA[:, 0] > 1
+    calls = []
+
+    def simulator(theta):
+        calls.append(theta)
+        return np.zeros(3) if theta[0] > 1 and not mended else theta
+
+    mended = False
+    for n_run in (60, wrong.sum()):
+        with pytest.warns(UserWarning, match=r"returned shape \(3,\), where most have \(2,\)"):
+            x = simulate(simulator, THETA, cache=tmp_path)
+        np.testing.assert_array_equal(np.isnan(x).all(1), wrong)
+        assert len(calls) == n_run
+        calls.clear()
+    mended = True
+    np.testing.assert_array_equal(simulate(simulator, THETA, cache=tmp_path), THETA)
+    assert len(calls) == wrong.sum()
+    np.testing.assert_array_equal(simulate(simulator, THETA, cache=tmp_path), THETA)
+    assert len(calls) == wrong.sum()
+
+
 def test_an_interrupted_run_keeps_what_it_has(tmp_path):
     class Interrupted(Counted):
         def __call__(self, theta):
