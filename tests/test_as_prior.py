@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 
 from sbi_flows import evidence
-from sbi_flows.distributions import BoxUniform, as_prior
+from sbi_flows.distributions import BoxUniform, Product, as_prior, from_pair, from_scipy
 
 
 def box(low, high):
@@ -90,6 +90,60 @@ def test_heavy_tails_are_declared():
     """A Cauchy's and a Student t's of 1.5 degrees, but not those of a normal or of Laplace's distribution."""
     prior = as_prior([scipy.stats.cauchy(5, 2), scipy.stats.norm(), scipy.stats.laplace(), torch.distributions.StudentT(1.5)])
     assert prior.support == ["heavy", "real", "real", "heavy"] and "heavy tails in column" in prior.notes[-1]
+
+
+def test_adapters_are_looked_at_as_what_they_adapt():
+    """Alone or in a product, and without a change to what the user holds; a support that is declared is believed."""
+    wrapped = from_scipy(scipy.stats.cauchy(), names=["a"])
+    assert as_prior(wrapped).support == ["heavy"] and wrapped.support == ["real"]
+    product = as_prior(Product([BoxUniform([0.0], [1.0], names=["b"]), wrapped]))
+    assert product.support == [(0, 1), "heavy"] and product.names == ("b", "a")
+    assert as_prior(product) is product
+
+    sample, log_prob = box([-1.0], [1.0])
+    found = as_prior(from_pair(sample, log_prob, 1))
+    assert found.support[0] == pytest.approx((-1, 1)) and "ends column 0" in found.notes[0]
+    with pytest.warns(UserWarning, match="posteriors may leak over the edge"):
+        as_prior(from_pair(sample, lambda x: torch.zeros(len(x)), 1))
+    declared = from_pair(sample, log_prob, 1, support=(-2, 2))
+    assert as_prior(declared) is declared
+
+
+@pytest.mark.parametrize(
+    "angle",
+    [
+        torch.distributions.VonMises(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 30.0])),
+        torch.distributions.MixtureSameFamily(
+            torch.distributions.Categorical(torch.ones(2)), torch.distributions.VonMises(torch.tensor([0.0, 2.0]), torch.ones(2))
+        ),
+        scipy.stats.vonmises(0.1),
+    ],
+    ids=["torch", "mixture", "scipy"],
+)
+def test_angles_are_circles(angle):
+    """On the line the density would repeat for ever, and a flow put mass beyond pi."""
+    prior = as_prior(angle)
+    assert prior.support == [("circular", -math.pi, math.pi)] * prior.features and "repeats in column 0" in prior.notes[0]
+
+
+def test_angles_of_functions_start_where_their_draws_do():
+    von_mises = scipy.stats.vonmises(1.0, loc=math.pi)
+    prior = as_prior((lambda n: von_mises.rvs(n, random_state=0)[:, None] % (2 * math.pi), lambda x: von_mises.logpdf(x[:, 0])))
+    assert prior.support == [("circular", 0.0, 2 * math.pi)]
+    narrow = as_prior([scipy.stats.norm(0, 0.01), scipy.stats.laplace(1, 0.1)])
+    assert narrow.support == ["real", "real"]
+
+
+@pytest.mark.parametrize("weights", [scipy.stats.dirichlet([1.0, 2.0, 3.0]), torch.distributions.Dirichlet(torch.ones(3))])
+def test_draws_on_a_plane_have_no_density(weights):
+    with pytest.raises(ValueError, match=r"density over its 3 columns; its draws lie on a plane, as those of a Dirichlet"):
+        as_prior(weights)
+
+
+def test_neither_correlation_nor_outliers_make_a_plane():
+    close = scipy.stats.multivariate_normal([0, 0], [[1, 0.99999], [0.99999, 1]])
+    assert as_prior(close).support == ["real", "real"]
+    assert as_prior(scipy.stats.multivariate_t([0, 0], df=0.5)).support == ["heavy", "heavy"]
 
 
 def test_what_is_no_prior():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import warnings
@@ -15,7 +16,7 @@ from torch import Tensor
 from sbi_flows._random import numpy_generator, seed_from
 from sbi_flows.bijections.support import ColumnSupport, parse_support
 from sbi_flows.distributions.base import Distribution, grammar
-from sbi_flows.distributions.edges import find_edges, heavy_columns
+from sbi_flows.distributions.edges import circular_columns, find_edges, heavy_columns, lies_flat
 from sbi_flows.distributions.priors import Choice, Product
 
 # Constraints of torch that allow every real number.
@@ -30,7 +31,8 @@ def as_prior(prior: Any, names: Sequence[str] | None = None) -> Distribution:
     Parameters
     ----------
     prior
-        - a :class:`Distribution`, returned as it is;
+        - a :class:`Distribution`, returned as it is, but one of :func:`from_scipy`, :func:`from_torch`, or :func:`from_pair` without
+          ``support`` with what is found out about it as below;
         - a frozen ``scipy.stats`` distribution, or a ``torch.distributions`` object;
         - a list of these, for independent columns that follow each other, or a dict of them by parameter name;
         - two functions ``(sample, log_prob)``, or an object with methods of these names, as for :func:`from_pair`;
@@ -43,14 +45,15 @@ def as_prior(prior: Any, names: Sequence[str] | None = None) -> Distribution:
     Distribution
         Functions do not say where they end. If their density falls to -inf at the same place on every line along a column,
         that end is declared for them (see ``notes``). Columns without ends whose draws have heavy tails, as a Cauchy's have, get the
-        support "heavy".
+        support "heavy"; angles, whose density repeats after 2 pi, get [-pi, pi) or [0, 2 pi), wherever their draws are.
 
     Raises
     ------
     TypeError
         If it is none of these.
     ValueError
-        If functions contradict each other: draws where the density is zero, shapes that do not match.
+        If functions contradict each other: draws where the density is zero, shapes that do not match. If draws lie on a plane, as
+        those of a Dirichlet distribution.
 
     Warns
     -----
@@ -63,20 +66,11 @@ def as_prior(prior: Any, names: Sequence[str] | None = None) -> Distribution:
     >>> as_prior({"rate": scipy.stats.gamma(2), "offset": scipy.stats.norm(0, 3)}).names
     ('rate', 'offset')
     """
-    if isinstance(prior, Distribution):
-        return prior
-    read = _read(prior, names)
-    heavy = heavy_columns(read)
-    if heavy:
-        columns = [ColumnSupport("heavy") if j in heavy else column for j, column in enumerate(read._columns)]
-        read._columns = tuple(columns)
-        labels = ", ".join(f"column {j}" if read.names is None else repr(read.names[j]) for j in heavy)
-        read.notes = (*read.notes, f"the prior has heavy tails in {labels}, which flows are told")
-    return read
+    return _examined(prior if isinstance(prior, Distribution) else _read(prior, names))
 
 
 def _read(prior: Any, names: Sequence[str] | None) -> Distribution:
-    """What :func:`as_prior` does, but for the tails."""
+    """What :func:`as_prior` does, but for what draws tell."""
     if isinstance(prior, Mapping):
         return as_prior(list(prior.values()), names=list(prior))
     if isinstance(prior, torch.distributions.Distribution):
@@ -84,9 +78,9 @@ def _read(prior: Any, names: Sequence[str] | None) -> Distribution:
     if hasattr(prior, "rvs") and hasattr(prior, "logpmf") and hasattr(prior, "support"):
         return _choice(prior, names)
     if hasattr(prior, "rvs") and hasattr(prior, "logpdf"):
-        return _with_edges(from_scipy(prior, names))
+        return from_scipy(prior, names)
     if isinstance(prior, list | tuple) and len(prior) == 2 and all(_is_function(part) for part in prior):
-        return _with_edges(_read_pair(prior[0], prior[1], names, None))
+        return _read_pair(prior[0], prior[1], names, None)
     if isinstance(prior, list | tuple) and len(prior) > 0:
         if all(hasattr(column, "support") and hasattr(column, "logpdf") for column in prior):
             return from_scipy(prior, names)
@@ -96,7 +90,7 @@ def _read(prior: Any, names: Sequence[str] | None) -> Distribution:
         return _renamed(Product(parts), names)
     if hasattr(prior, "sample") and hasattr(prior, "log_prob"):
         own_names = getattr(prior, "names", None)
-        return _with_edges(_read_pair(prior.sample, prior.log_prob, names or own_names, getattr(prior, "support", None)))
+        return _read_pair(prior.sample, prior.log_prob, names or own_names, getattr(prior, "support", None))
     raise TypeError(
         "Expected a prior: one of sbi_flows.distributions, a frozen scipy.stats or a torch.distributions object, a list or dict of "
         f"these (independent columns), or two functions (sample, log_prob); got {type(prior).__name__}."
@@ -184,12 +178,17 @@ def from_pair(
     features : int
     names : sequence of str, optional
     support : optional
-        See :func:`sbi_flows.bijections.support.parse_support`; real by default.
+        See :func:`sbi_flows.bijections.support.parse_support`. By default real, until :func:`as_prior`, which estimators pass
+        their prior through, finds ends, heavy tails or angles.
     """
-    return _Pair(sample, log_prob, features, names, support)
+    pair = _Pair(sample, log_prob, features, names, support)
+    pair.examined = support is not None
+    return pair
 
 
 class _Pair(Distribution):
+    examined = False  # whether _examined has seen it, or need not
+
     def __init__(self, sample, log_prob, features, names, support, *, box=False):
         super().__init__(features, names, support)
         self.double()
@@ -211,6 +210,8 @@ class _Pair(Distribution):
 
 
 class _ScipyColumns(Distribution):
+    examined = False
+
     def __init__(self, frozen, names):
         ends = [tuple(map(float, column.support())) for column in frozen]
         super().__init__(len(frozen), names, ends)
@@ -305,22 +306,47 @@ def _read_pair(sample: Callable, log_prob: Callable, names: Sequence[str] | None
     shape = tuple(draw(_FEW, torch.Generator().manual_seed(0)).shape)
     if len(shape) != 2 or shape[0] != _FEW:
         raise ValueError(f"Expected the prior's sample({_FEW}) of shape ({_FEW}, d), one draw a row; got {shape}.")
-    prior = from_pair(draw, log_prob, shape[1], names=names, support=support)
+    prior = _Pair(draw, log_prob, shape[1], names, support)
     if not seeded:
         prior.notes = ("the prior's sample(n) takes no generator, so its draws cannot be repeated by random_state",)
     return prior
 
 
-def _with_edges(prior: Distribution) -> Distribution:
-    """The same prior with those ends declared that its density shows; warnings where it has ends that cannot be declared."""
-    if prior.box or not isinstance(prior, _Pair):
+def _examined(prior: Distribution) -> Distribution:
+    """The same prior with what its draws and density show of its support; warnings where that cannot be declared."""
+    if isinstance(prior, Product):
+        parts = [_examined(part) for part in prior.parts]
+        if all(new is old for new, old in zip(parts, prior.parts, strict=True)):
+            return prior
+        return Product(parts) if prior.names is None else _renamed(Product(parts), prior.names)
+    if not isinstance(prior, _Pair | _ScipyColumns) or prior.examined:
         return prior
-    found = find_edges(prior)
-    for message in found.warnings:
-        warnings.warn(message, UserWarning, stacklevel=4)
-    declared = _Pair(prior._draw, prior._density, prior.features, prior.names, found.support)
-    declared.notes = (*prior.notes, *found.notes)
-    return declared
+    if isinstance(prior, _Pair) and lies_flat(prior):
+        raise ValueError(
+            f"Expected a prior with a density over its {prior.features} columns; its draws lie on a plane, as those of a Dirichlet "
+            "distribution, which sum to one. Leave out a column that follows from the others, with from_pair; a Dirichlet is also a list "
+            "of independent Beta distributions, by breaking sticks."
+        )
+    found = copy.copy(prior)  # the user's own stays as it is
+    found.examined = True
+    _declare(found, circular_columns(found), "a density that repeats")
+    if isinstance(found, _Pair) and not found.box:
+        edges = find_edges(found)
+        for message in edges.warnings:
+            warnings.warn(message, UserWarning, stacklevel=3)
+        found._columns = parse_support(edges.support, found.features)
+        found.notes = (*found.notes, *edges.notes)
+    _declare(found, dict.fromkeys(heavy_columns(found), ColumnSupport("heavy")), "heavy tails")
+    return found
+
+
+def _declare(prior: Distribution, columns: Mapping[int, ColumnSupport], what: str) -> None:
+    """Give a prior the support of some of its columns, with a note that it has ``what`` in them."""
+    if not columns:
+        return
+    prior._columns = tuple(columns.get(j, column) for j, column in enumerate(prior._columns))
+    labels = ", ".join(f"column {j}" if prior.names is None else repr(prior.names[j]) for j in columns)
+    prior.notes = (*prior.notes, f"the prior has {what} in {labels}, which flows are told")
 
 
 def _renamed(prior: Distribution, names: Sequence[str]) -> Distribution:
