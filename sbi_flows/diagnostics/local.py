@@ -18,9 +18,13 @@ from sbi_flows.results import Reliability
 MOMENT_DRAWS = 64
 X_COMPONENTS = 8
 RANDOM_FEATURES = 200
+# Draws of each observation over which the classifier's ratio of densities is made to average to one.
+OFFSET_DRAWS = 16
 PENALTIES = 10.0 ** np.arange(-2, 4)
 # Degrees of freedom count this much in generalised cross-validation (Gu 2013): plain, it now and then picks a gross overfit.
 INFLATION = 1.4
+# Rows of features at once, times a thousand exchanges.
+ROWS_AT_ONCE = 2000
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,16 @@ class LocalC2ST:
     Attributes
     ----------
     statistic : float
-        Mean square of the classifier's preference (0 none, 1 certain) over posterior draws.
+        Mean square of the classifier's preference (0 none, 1 certain) over posterior draws. Least squares shrink it: differences
+        far beyond doubt read less than 1.
     p_value : float
         From exchanging truth and draw at random in every simulation: exact when the posterior is right everywhere.
     null : ndarray (n_permutations,)
     theta : ndarray (n, d)
         Posterior draws at ``x_o``, or one for every x.
     preference : ndarray (n,)
-        Signed, between -1 and 1: where it is positive the posterior has too little mass, where negative too much.
+        Signed, between -1 and 1: about ``(p - q) / (p + q)`` of the true density p and the estimated q, so 0 where they are equal;
+        where it is positive the posterior has too little mass, where negative too much.
     where : str
         "x_o" or "all x".
     reliability : Reliability
@@ -139,7 +145,10 @@ def local_c2st_of_draws(
     row = one_observation(x_o, posterior.x)
     drawn = np.asarray(estimator.sample(row, n_draws + MOMENT_DRAWS, random_state=rng), dtype=np.float64)[0]
     standardise = _Standardised(posterior.draws[:, 1:], posterior.x)
-    points = standardise.elsewhere(drawn[:n_draws], drawn[n_draws:], row)
+    z, at = standardise.elsewhere(drawn[:n_draws], drawn[n_draws:], row)
+    # One observation: the draws that are judged are those over which the ratio of densities averages to one.
+    judged = z[None]
+    points = (judged, judged, at[:1])
     return _exchange(posterior, standardise, points, drawn[:n_draws], "x_o", n_permutations, false_alarm, rng)
 
 
@@ -192,14 +201,15 @@ def joint_c2st_of_draws(
     """:func:`joint_c2st` from draws already made for the simulations, at least four of each."""
     judged = posterior.draws[:, 1]
     standardise = _Standardised(posterior.draws[:, 2:], posterior.x)
-    points = (standardise(judged), standardise.x)
+    others = np.stack([standardise(draws) for draws in posterior.draws[:, 2 : 2 + OFFSET_DRAWS].swapaxes(0, 1)], axis=1)
+    points = (standardise(judged)[:, None], others, standardise.x)
     return _exchange(posterior, standardise, points, judged, "all x", n_permutations, false_alarm, numpy_generator(random_state))
 
 
 def _exchange(
     posterior: PosteriorDraws,
     standardise: _Standardised,
-    points: tuple[np.ndarray, np.ndarray],
+    points: tuple[np.ndarray, np.ndarray, np.ndarray],
     theta: np.ndarray,
     where: str,
     n_permutations: int,
@@ -215,7 +225,7 @@ def _exchange(
     features = _Features(rng, np.concatenate([truth, rival]), np.concatenate([standardise.x, standardise.x]))
     contrast = features(truth, standardise.x) - features(rival, standardise.x)
     signs = np.concatenate([np.ones((len(rival), 1)), rng.choice([-1.0, 1.0], (len(rival), n_permutations))], axis=1)
-    preference = np.clip(features(*points) @ _ridge_by_cross_validation(contrast, signs), -1, 1)
+    preference = _preference(features, _ridge_by_cross_validation(contrast, signs), *points)
     statistics = np.mean(preference**2, axis=0)
     p_value = float(np.mean(statistics >= statistics[0] * (1 - 1e-12)))
     reasons = []
@@ -225,6 +235,29 @@ def _exchange(
     return LocalC2ST(
         float(statistics[0]), p_value, statistics[1:], theta, preference[:, 0], where, Reliability.from_reasons(reasons)
     )
+
+
+def _preference(features: _Features, weights: np.ndarray, judged: np.ndarray, draws: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Preferences ``(o * n, p)`` for ``judged (o, n, d)`` at observations ``x (o, c)``, for every column of ``weights (k, p)``.
+
+    Features of truth and rival are subtracted at the same x, so the weights know half the log ratio of densities up to a function of x
+    only. That the ratio averages to one over ``draws (o, k, d)`` of the posterior at x fixes it.
+    """
+    at_once = max(1, ROWS_AT_ONCE // (judged.shape[1] + draws.shape[1]))
+    parts = []
+    for start in range(0, len(x), at_once):
+        here = slice(start, start + at_once)
+
+        def half_log_ratio(z: np.ndarray, x: np.ndarray = x[here]) -> np.ndarray:
+            rows = features(z.reshape(-1, z.shape[-1]), np.repeat(x, z.shape[1], axis=0))
+            return (rows @ weights).reshape(len(x), z.shape[1], -1)
+
+        value = half_log_ratio(judged[here])
+        over = value if draws is judged else half_log_ratio(draws[here])
+        largest = over.max(axis=1, keepdims=True)
+        offset = largest + 0.5 * np.log(np.exp(2 * (over - largest)).mean(axis=1, keepdims=True))
+        parts.append(np.tanh(value - offset).reshape(-1, weights.shape[1]))
+    return np.concatenate(parts)
 
 
 def one_observation(x_o: Any, x: Any) -> Any:

@@ -107,7 +107,7 @@ def local_preference(record: LocalC2ST, names: Sequence[str] | None = None, *, c
     if d == 1:
         axis.scatter(record.theta[:, 0], record.preference, s=6, color=COLOURS[0])
         axis.axhline(0, color=GREY, linewidth=1)
-        axis.set_ylabel("too few draws  >  0  >  too many")
+        axis.set_ylabel("too many draws  <  0  <  too few")
         axis.set_ylim(-1.1 * limit, 1.1 * limit)
     else:
         i, j = columns

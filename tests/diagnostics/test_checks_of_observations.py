@@ -72,6 +72,30 @@ def test_local_c2st_knows_where_the_posterior_is_wrong():
     assert np.corrcoef(at[0].theta.sum(axis=1), at[0].preference)[0, 1] < -0.5
 
 
+@pytest.mark.parametrize("kind", ["exact", "too narrow", "too wide", "shifted"])
+@pytest.mark.parametrize("where", ["x_o", "all x"])
+def test_preference_is_that_of_the_exact_densities(kind, where):
+    """(p - q) / (p + q), which least squares find up to a factor of about two; an arbitrary constant would swamp it."""
+    rng = np.random.default_rng(0)
+    theta, x = simulate(2000, rng)
+    x_o = simulate(1, rng)[1][0]
+    estimator = BROKEN.get(kind, EXACT)
+    if where == "x_o":
+        result = local_c2st(estimator, theta, x, x_o, n_permutations=99, random_state=1)
+        at = np.tile(x_o, (len(result.theta), 1))
+    else:
+        result, at = joint_c2st(estimator, theta, x, n_permutations=99, random_state=1), x
+    p, q = (np.exp(density.log_prob(result.theta, at)) for density in (EXACT, estimator))
+    exact = (p - q) / (p + q)
+    if kind == "exact":
+        assert result.statistic < 0.001
+        return
+    assert np.mean(exact**2) / 4 < result.statistic < 1.25 * np.mean(exact**2)
+    assert np.corrcoef(exact, result.preference)[0, 1] > 0.8
+    # On average the ratio of two normalised densities is one: no side of the picture is all of one colour.
+    assert 0.1 < np.mean(result.preference > 0) < 0.9
+
+
 def test_local_c2st_forms_of_x_o():
     theta, x = simulate(100, np.random.default_rng(0))
     frame = pd.DataFrame(x, columns=list("abc"))
