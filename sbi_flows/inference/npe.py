@@ -23,7 +23,7 @@ from sbi_flows.estimators.files import complete, load_estimator, save_estimator
 from sbi_flows.flows import MixedDensity
 from sbi_flows.inference.layout import read_observations
 from sbi_flows.inference.observations import Observations
-from sbi_flows.inference.posterior import FlowPosterior, inside
+from sbi_flows.inference.posterior import FlowPosterior
 from sbi_flows.inference.simulations import Simulations, in_order, read_names, read_simulations, read_theta, remarks
 from sbi_flows.results import FitHistory, Reliability
 
@@ -98,7 +98,6 @@ class NPE(BaseEstimator):
     n_simulations_: int
     _simulations: Simulations | None  # all so far; None after loading
     _x_names: list[str] | None
-    _rejects: bool
 
     def __init__(
         self,
@@ -153,7 +152,6 @@ class NPE(BaseEstimator):
         self.estimator_ = estimator.fit(rows, pd.DataFrame(simulations.theta, columns=list(self.theta_names_)))
         self._simulations = simulations
         self.n_simulations_ = len(simulations)
-        self._rejects = not self.prior_.box and self._leaks(rows)
         self.history_ = self._with_remarks(self.estimator_.history_, simulations)
         return self
 
@@ -182,12 +180,6 @@ class NPE(BaseEstimator):
             warnings.warn(reason, UserWarning, stacklevel=3)
         own = history.reliability
         return dataclasses.replace(history, reliability=Reliability.from_reasons([*own.reasons, *reasons], [*own.notes, *notes]))
-
-    def _leaks(self, rows: np.ndarray) -> bool:
-        """Whether any of some posterior draws at simulated observations falls where the prior's density is zero."""
-        some = rows[:: max(1, len(rows) // 100)]
-        draws = self.estimator_.sample(some, 100, random_state=0)
-        return not inside(self.prior_, draws.reshape(-1, self.prior_.features)).all()
 
     # --- Use ---------------------------------------------------------------------------------------------------------------
 
@@ -222,7 +214,7 @@ class NPE(BaseEstimator):
             observed,
             verdict(x),
             m,
-            rejects=self._rejects,
+            rejects=not self.prior_.box,
             verdict_of=lambda i: verdict(x[i : i + 1]),
         )
 
@@ -259,7 +251,6 @@ class NPE(BaseEstimator):
             "x_names": self._x_names,
             "observations": self.observations_.to_data(),
             "n_simulations": self.n_simulations_,
-            "rejects": self._rejects,
         }
         save_estimator(path, _KIND, self.estimator_.flow_, self.history_, self.estimator_.get_params(deep=False), facts)
 
@@ -294,7 +285,7 @@ class NPE(BaseEstimator):
                 raise ValueError(f"Expected the prior that {path} was fitted with; got one of support {npe.prior_.support}.")
             npe.history_, npe.theta_names_, npe._x_names = history, tuple(facts["theta_names"]), facts["x_names"]
             npe.observations_ = Observations.from_data(facts["observations"])
-            npe.n_simulations_, npe._rejects, npe._simulations = facts["n_simulations"], facts["rejects"], None
+            npe.n_simulations_, npe._simulations = facts["n_simulations"], None
         return npe
 
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     import arviz
     import pandas
 
-_ACCEPTANCE_DRAWS = 10_000
-_REPORTED = 20  # observations up to which the acceptance is measured at once, for the report
+# Draws that measure how many lie inside a prior that is no box: few for all observations, many for those of which one did not.
+_FIRST_DRAWS, _ACCEPTANCE_DRAWS = 1000, 10_000
+_DRAWS_AT_ONCE = 1_000_000
 _LEAKY = 0.5
 _ROUNDS = 20
 
@@ -222,8 +223,9 @@ class FlowPosterior(Posterior):
     prior, names, x_o, reliability, n_observations
         As for :class:`Posterior`.
     rejects : bool
-        Whether the flow reaches where the prior's density is zero, because that is no box: draws there are rejected, and the density is
-        divided by the share of draws that are not, measured on 10 000 of them for each observation.
+        Whether the flow can reach where the prior's density is zero, because that is no box: draws there are rejected, and the density is
+        divided by the share of draws that are not. That is measured for each observation on 10 000 draws when first needed, or on 1000
+        where all of those lie inside.
     verdict_of : callable, optional
         From the number of an observation of a batch to its own verdict; by default each has that of the batch.
     """
@@ -242,26 +244,51 @@ class FlowPosterior(Posterior):
         verdict_of: Callable[[int], Reliability] | None = None,
     ):
         super().__init__(prior, names, x_o, reliability, n_observations)
+        self._unmeasured = rejects
         self._estimator = estimator
         self._condition = condition
         self._rejects = rejects
         self._verdict_of = verdict_of
-        if rejects and len(condition) <= _REPORTED:
-            self.reliability = self._with_acceptance()
+
+    @property
+    def reliability(self) -> Reliability:
+        """The verdict, with the share of draws inside the prior's support where that is no box, which is measured when first asked for."""
+        if self._unmeasured:
+            self.reliability = self._with_acceptance(self._verdict)
+        return self._verdict
+
+    @reliability.setter
+    def reliability(self, verdict: Reliability) -> None:
+        self._verdict = verdict
+        self._unmeasured = False
 
     @cached_property
     def acceptance(self) -> np.ndarray:
         """Share of the flow's draws that lie inside the prior's support, ``(m,)``; ones where that is a box."""
-        if not self._rejects:
-            return np.ones(len(self._condition))
-        draws = self._estimator.sample(self._condition, _ACCEPTANCE_DRAWS, random_state=0)
-        return inside(self.prior, draws.reshape(-1, self.features)).reshape(len(draws), -1).mean(axis=1)
+        share = np.ones(len(self._condition))
+        if self._rejects:
+            share = self._share_inside(self._condition, _FIRST_DRAWS)
+            leaks = share < 1
+            share[leaks] = self._share_inside(self._condition[leaks], _ACCEPTANCE_DRAWS)
+        return share
 
-    def _with_acceptance(self) -> Reliability:
+    def _share_inside(self, condition: np.ndarray, n_draws: int) -> np.ndarray:
+        """Of ``n_draws`` given each row of ``condition (m, c)``, the share inside the prior's support, ``(m,)``."""
+        shares = [np.ones(0)]
+        size = max(1, _DRAWS_AT_ONCE // n_draws)
+        for start in range(0, len(condition), size):
+            draws = self._estimator.sample(condition[start : start + size], n_draws, random_state=0)
+            shares.append(inside(self.prior, draws.reshape(-1, self.features)).reshape(len(draws), -1).mean(axis=1))
+        return np.concatenate(shares)
+
+    def _with_acceptance(self, verdict: Reliability) -> Reliability:
         lowest = self.acceptance.min()
         error = np.sqrt(lowest * (1 - lowest) / _ACCEPTANCE_DRAWS)
         text = f"{lowest:.3g} +- {error:.1g} of the flow's draws lie inside the prior's support, which is no box; the others are rejected"
-        verdict = self.reliability
+        if lowest == 1:
+            text = f"all of {_FIRST_DRAWS} draws of the flow lie inside the prior's support, which is no box; others would be rejected"
+        if len(self.acceptance) > 1:
+            text += f" (for observation {self.acceptance.argmin()}, where they are fewest)"
         if lowest < _LEAKY:
             advice = f"only {text}: fit with more simulations, or in parameters in which the support is a box"
             return Reliability.from_reasons([*verdict.reasons, advice], verdict.notes)
@@ -280,20 +307,24 @@ class FlowPosterior(Posterior):
         """``(m, n, d)`` draws, each observation's rejected and drawn again until all lie inside the prior."""
         kept: list[list[np.ndarray]] = [[] for _ in self._condition]
         missing = np.full(len(self._condition), n)
+        # The share inside as the draws so far tell it, counted from one draw that was, so that it is never zero.
+        good, drawn = np.ones(len(missing)), np.ones(len(missing))
         for _ in range(_ROUNDS):
             short = np.flatnonzero(missing > 0)
             if not len(short):
                 break
-            size = int(np.ceil(1.1 * (missing[short] / np.maximum(self.acceptance[short], 0.01)).max())) + 10
+            size = int(np.ceil(1.1 * (missing[short] * drawn[short] / good[short]).clip(max=100 * missing[short]).max())) + 10
             draws = self._estimator.sample(self._condition[short], size, generator)
-            good = inside(self.prior, draws.reshape(-1, self.features)).reshape(len(short), size)
-            for i, own, ok in zip(short, draws, good, strict=True):
+            accepted = inside(self.prior, draws.reshape(-1, self.features)).reshape(len(short), size)
+            good[short] += accepted.sum(axis=1)
+            drawn[short] += size
+            for i, own, ok in zip(short, draws, accepted, strict=True):
                 kept[i].append(own[ok][: missing[i]])
                 missing[i] -= len(kept[i][-1])
         if missing.any():
             raise RuntimeError(
-                f"Expected posterior draws inside the prior's support; for observation {int(missing.argmax())} fewer than 1 % of the "
-                "flow's draws are. Is x_o like any simulation? See reliability; fit with more simulations, or declare the prior's support."
+                f"Expected posterior draws inside the prior's support; for observation {int(missing.argmax())} fewer than one in "
+                "1000 of the flow's draws are. Is x_o like any simulation? See reliability; fit with more simulations, or declare the prior's support."
             )
         return np.stack([np.concatenate(own) for own in kept])
 

@@ -8,8 +8,9 @@ import pytest
 import scipy.stats
 import torch
 
-from sbi_flows import NPE, ConditionalFlow, FlowDensity, simulate
+from sbi_flows import NPE, ConditionalFlow, FlowDensity, Reliability, simulate
 from sbi_flows.distributions import BoxUniform, MultivariateNormal, from_pair
+from sbi_flows.inference.posterior import FlowPosterior
 
 
 def conjugate(n, seed=0):
@@ -200,6 +201,39 @@ def test_a_prior_whose_support_is_no_box():
     assert np.exp(posterior.log_prob(points)).mean() == pytest.approx(1, abs=0.04)
     assert (posterior.log_prob(points[points[:, 0] > points[:, 1]]) == -np.inf).all()
     assert npe.sample(x[:3], 7, random_state=0).shape == (3, 7, 2)
+
+
+def test_a_prior_that_forbids_a_corner():
+    """x_o in the forbidden corner, which few simulations come near: no draw leaves the prior there, and the verdict says what was cut."""
+
+    def allowed(x):
+        return ((x >= 0) & (x <= 1)).all(-1) & ~(x > 0.9).all(-1)
+
+    def sample(n, generator):
+        x = torch.rand(2 * n + 50, 2, generator=generator, dtype=torch.float64)
+        return x[allowed(x)][:n]
+
+    prior = from_pair(sample, lambda x: torch.where(allowed(x), -math.log(0.99), -math.inf), 2, support=[(0, 1), (0, 1)])
+    theta = prior.sample(1000, torch.Generator().manual_seed(0)).numpy()
+    npe = quick(prior, hidden=(32,), max_epochs=20).fit(theta, theta + 0.02 * np.random.default_rng(0).normal(size=theta.shape))
+    corner, middle = [0.93, 0.93], [0.5, 0.5]
+    batch = npe.posterior([middle] * 24 + [corner])
+    assert batch.acceptance[24] < 0.9 and (batch.acceptance[:24] > 0.99).all()
+    assert allowed(torch.from_numpy(batch.sample(500, random_state=0))).all()
+    assert "lie inside the prior's support, which is no box; the others are rejected (for observation 24" in str(batch.reliability)
+    assert npe.posterior([1.1, 1.1]).log_prob([[0.95, 0.95]]) == -np.inf
+
+
+def test_a_leak_spoils_the_verdict_of_batches_of_any_size():
+    class Leaky(ConditionalFlow):
+        def sample(self, condition, n_samples, random_state=None):
+            return np.linspace(-2, 1, n_samples)[None, :, None].repeat(len(condition), 0)
+
+    estimator, many = Leaky(), np.zeros((25, 1))
+    for rows, m in ((many[:1], None), (many, 25)):
+        posterior = FlowPosterior(estimator, rows, BoxUniform([0], [1]), ["a"], rows, Reliability(True), m, rejects=True)
+        posterior.remark([], ["seen"])
+        assert not posterior.reliability.ok and posterior.reliability.notes == ("seen",) and len(posterior.reliability.reasons) == 1
 
 
 # --- Bad input ---------------------------------------------------------------------------------------------------------------
