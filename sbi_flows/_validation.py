@@ -60,7 +60,9 @@ def column_names(n: int, names: Sequence[str] | None) -> list[str]:
 
 
 def as_float(value: Any, name: str) -> Tensor:
-    """A float tensor from an array, tensor or DataFrame; integers and booleans become float64, other kinds are refused."""
+    """A float tensor from an array, tensor or DataFrame; integers and booleans become float64, masked values NaN, others are refused."""
+    if np.ma.is_masked(value) and value.dtype.kind in "fiub":
+        value = value.astype(np.result_type(value.dtype, np.float32)).filled(np.nan)
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
     if isinstance(value, Tensor):

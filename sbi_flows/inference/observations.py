@@ -66,9 +66,9 @@ class Observations:
     Every column is mapped by the one among linear, asinh and log (up to three in turn) under which the simulations are nearest to a normal
     by likelihood, and standardised: the result does not depend on units, and a column of Cauchy noise does no harm. Counts and other
     amounts that can be zero get a square root where they are skewed, which makes the noise of counts even. Missing values
-    (NaN) become 0, with a column of zeros and ones for each column that misses some. Columns that are the same in all simulations are left
-    out. An embedding network that needs the layout of the data takes these rows: with ``keep_layout`` no column is left out, so that the
-    first c columns are x flattened.
+    (NaN) become 0, with a column of zeros and ones for each column that misses some. Columns that are the same in all simulations, or
+    missing in all, are left out. An embedding network that needs the layout of the data takes these rows: with ``keep_layout`` no column
+    is left out, so that the first c columns are x flattened.
 
     Parameters
     ----------
@@ -128,17 +128,19 @@ class Observations:
         missing = np.isnan(flat)
         low, high = self._range(flat)
         constant = ~(high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high)))
-        if constant.all():
+        ever = missing.any(axis=0)
+        if self.trials:
+            ever = np.bincount(self._group, weights=ever)[self._group] > 0
+        absent = np.isnan(low)
+        self._masked = np.flatnonzero(ever & ~absent)
+        if constant.all() and not len(self._masked):
             raise ValueError(
                 f"Expected x to vary from simulation to simulation; all {len(constant)} of its columns are constant, so nothing can be "
                 "learned from them. Does the simulator use its parameters?"
             )
         self._constant = np.where(constant, low, np.nan)
         self._kept = np.flatnonzero(~constant | self.keep_layout)
-        ever = missing.any(axis=0)
-        if self.trials:
-            ever = np.bincount(self._group, weights=ever)[self._group] > 0
-        self._masked = np.flatnonzero(ever & ~constant)
+        self._absent = np.flatnonzero(absent)
         self.notes = self._describe(constant, missing)
         values = self._pooled(np.where(constant, 0.0, flat)[:, self._kept])
         thinned = values[:: max(1, len(values) // _ROWS_TO_LOOK_AT)]
@@ -187,8 +189,11 @@ class Observations:
 
     def _describe(self, constant: np.ndarray, missing: np.ndarray) -> tuple[str, ...]:
         notes = []
-        if constant.any():
-            notes.append(f"x: {self._labels(np.flatnonzero(constant))} the same in all simulations, so nothing can be learned from there")
+        masked = np.isin(np.arange(len(constant)), self._masked)
+        if (idle := constant & ~masked).any():
+            notes.append(f"x: {self._labels(np.flatnonzero(idle))} the same in all simulations, so nothing can be learned from there")
+        if (told := constant & masked).any():
+            notes.append(f"x: {self._labels(np.flatnonzero(told))} the same in all simulations that have it; whether they do is used")
         if len(self._masked):
             share = missing[:, self._masked].mean(axis=0).max()
             notes.append(f"x: {self._labels(self._masked)} missing in up to {share:.1%} of the simulations; a mask tells the network")
@@ -211,7 +216,7 @@ class Observations:
         Raises
         ------
         ValueError
-            If x has another shape, misses what no simulation missed, or is infinite.
+            If x has another shape or no rows, misses what no simulation missed, or is infinite.
         """
         array = as_float(x, name).double().cpu().numpy()
         shape = self.event_shape
@@ -226,6 +231,8 @@ class Observations:
                 f"got {array.shape}. Summarise it exactly as the simulations were."
             )
         rows = array[None] if single else array
+        if not len(rows):
+            raise ValueError(f"Expected at least one observation in {name}; got none, an array of shape {array.shape}.")
         flat = rows.reshape(len(rows), -1)
         if np.isinf(flat).any():
             where = np.flatnonzero(np.isinf(flat).any(axis=0))
@@ -233,6 +240,7 @@ class Observations:
         never = np.isnan(flat).any(axis=0)
         never[self._masked] = False
         never &= np.isnan(self._constant)
+        never[self._absent] = False
         if never.any():
             raise ValueError(
                 f"{name} misses {self._labels(np.flatnonzero(never))}, which no simulation missed, so that the network cannot know what to "
@@ -269,6 +277,7 @@ class Observations:
         values = self._map(flat)
         span = self._high - self._low
         strange = np.abs(flat - self._constant) > _ROUNDING * np.abs(self._constant)
+        strange[:, self._absent] = ~np.isnan(flat[:, self._absent])
         strange[:, self._kept] |= (values < self._low - _MARGIN * span) | (values > self._high + _MARGIN * span)
         reasons = self._strange_numbers_of_trials(flat)
         if not strange.any():
@@ -295,8 +304,9 @@ class Observations:
         ]
 
     def _map(self, flat: np.ndarray) -> np.ndarray:
-        values = flat[:, self._kept]
-        values = np.where(np.isnan(self._constant[self._kept]), values, 0.0)
+        varies = np.isnan(self._constant)
+        varies[self._absent] = False
+        values = np.where(varies[self._kept], flat[:, self._kept], 0.0)
         for stage in self._stages:
             values = stage(values)
         return values
@@ -328,6 +338,7 @@ class Observations:
             "constant": [None if np.isnan(value) else value for value in self._constant.tolist()],
             "kept": self._kept.tolist(),
             "masked": self._masked.tolist(),
+            "absent": self._absent.tolist(),
             "low": self._low.tolist(),
             "high": self._high.tolist(),
             "stages": [{name: getattr(stage, name).tolist() for name in _STAGE_PARTS} for stage in self._stages],
@@ -343,6 +354,7 @@ class Observations:
         observations.notes = tuple(data["notes"])
         observations._constant = np.array([np.nan if value is None else value for value in data["constant"]])
         observations._kept, observations._masked = np.array(data["kept"], dtype=int), np.array(data["masked"], dtype=int)
+        observations._absent = np.array(data.get("absent", []), dtype=int)
         observations._low, observations._high = np.array(data["low"]), np.array(data["high"])
         observations._stages = [Stage(**{name: np.array(stage[name]) for name in _STAGE_PARTS}) for stage in data["stages"]]
         return observations

@@ -323,8 +323,8 @@ class FlowPosterior(Posterior):
                 missing[i] -= len(kept[i][-1])
         if missing.any():
             raise RuntimeError(
-                f"Expected posterior draws inside the prior's support; for observation {int(missing.argmax())} fewer than one in 1000 of the "
-                "flow's draws are. Is x_o like any simulation? See reliability; fit with more simulations, or declare the prior's support."
+                f"Expected posterior draws inside the prior's support; for observation {int(missing.argmax())} fewer than one in 1000 "
+                "of the flow's are. Is x_o like any simulation? See reliability; fit with more simulations, or declare the prior's support."
             )
         return np.stack([np.concatenate(own) for own in kept])
 

@@ -94,3 +94,37 @@ def test_plain_data_give_the_same_again():
     again = Observations.from_data(json.loads(json.dumps(observations.to_data())))
     np.testing.assert_array_equal(again.transform(x), observations.transform(x))
     assert again.notes == observations.notes and again.event_shape == (3,)
+
+
+def test_a_constant_that_is_missing_at_times_tells_by_its_mask():
+    x = np.column_stack([RNG.normal(size=N), np.where(RNG.random(N) < 0.5, 1.0, np.nan)])
+    observations = Observations().fit(x)
+    np.testing.assert_array_equal(observations.transform(x)[:, 1], np.isnan(x[:, 1]))
+    assert "x[1] the same in all simulations that have it; whether they do is used" in observations.notes[0]
+    assert not observations.reasons(x[:10]) and "x[1]" in observations.reasons(np.array([[0.0, 2.0]]))[0]
+    only = Observations().fit(x[:, 1:])
+    np.testing.assert_array_equal(only.transform(x[:, 1:]), np.isnan(x[:, 1:]))
+
+
+@pytest.mark.parametrize("keep_layout", [False, True])
+def test_a_column_that_no_simulation_has(keep_layout):
+    x = np.column_stack([RNG.normal(size=N), np.full(N, np.nan)])
+    observations = Observations(keep_layout).fit(x)
+    again = Observations.from_data(json.loads(json.dumps(observations.to_data())))
+    for each in (observations, again):
+        rows, single = each.rows_of(x[0], "x_o")
+        assert single and not each.reasons(rows)
+        assert each.reasons(np.array([[0.0, 3.0]]))[0].startswith("x_o lies outside the range of the simulations in x[1]")
+        np.testing.assert_array_equal(each.transform(np.array([[0.5, 3.0]])), each.transform(np.array([[0.5, np.nan]])))
+    assert observations.transform(x).shape == (N, 1 + keep_layout)
+
+
+def test_masked_values_are_missing_and_no_rows_are_refused():
+    x = np.ma.masked_greater(RNG.normal(size=(N, 2)), 1.5)
+    observations = Observations().fit(x.filled(np.nan))
+    rows, _ = observations.rows_of(x, "x_o")
+    np.testing.assert_array_equal(rows, x.filled(np.nan))
+    counts = np.ma.MaskedArray([[1, 2]], mask=[[False, True]])
+    np.testing.assert_array_equal(observations.rows_of(counts)[0], [[1.0, np.nan]])
+    with pytest.raises(ValueError, match=r"at least one observation in x_o; got none, an array of shape \(0, 2\)"):
+        observations.rows_of(np.zeros((0, 2)), "x_o")
