@@ -189,6 +189,13 @@ class TargetEstimator(BaseEstimator, ABC):
         values[inside] = log_prior[inside] + self._evaluated(theta[inside], some, single)
         return values
 
+    def _learned(self, theta: Any, x: Any, trials: bool) -> np.ndarray:
+        """The learned function as a user asks for it: ``(n,)``."""
+        observed, single = self._observed(x, "x", trials)
+        theta = read_theta(theta, self.prior_, self.theta_names_)
+        self._check_rows(theta, observed, single)
+        return self._evaluated(theta, observed, single)
+
     @torch.no_grad()
     def _evaluated(self, theta: np.ndarray, observed: list[np.ndarray], single: bool) -> np.ndarray:
         """The learned function, each row of theta with its own observation, or all with one; summed over trials."""

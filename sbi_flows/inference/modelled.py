@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sbi_flows.inference.cells import CONTINUOUS, LOGARITHM, SQUARE_ROOT, UNIT, Cells
 from sbi_flows.inference.observations import ASINH, LOG, ROOT, Observations
 
 _FEW_LEVELS = 10
@@ -15,9 +16,9 @@ _FEW_LEVELS = 10
 class Modelled:
     """From x as the simulator gives it to rows ``(n, k)`` whose density given theta a flow learns, as in :class:`NLE`.
 
-    Columns that are the same in all simulations are left out. Columns of whole numbers get uniform noise of width one, so that the density
-    of a cell is the probability of its number; it is evaluated in the middle of the cell. Heavy tails and columns of one sign
-    become a support, which the flow maps to the line: the density stays one of x itself.
+    Columns that are the same in all simulations are left out. Whole numbers are spread over cells of a line, and the density integrated
+    over a cell is the probability of its number (:class:`sbi_flows.inference.cells.Cells`). Heavy tails and columns of one sign become a
+    support, which the flow maps to the line: the density stays one of x itself.
 
     Attributes
     ----------
@@ -25,6 +26,8 @@ class Modelled:
         Reads x and knows its range.
     support : list
         One entry a modelled column, in the support grammar.
+    cells : Cells
+        The cells of whole numbers, and the rule by which densities are integrated over them.
     notes, reasons : tuple of str
         Treatments, and what spoils the density.
 
@@ -33,7 +36,7 @@ class Modelled:
     >>> x = np.stack([np.arange(20.0), np.full(20, 3.0), np.linspace(-1, 1, 20)], axis=1)
     >>> modelled = Modelled().fit(x)
     >>> modelled.rows(x[:1]).tolist(), modelled.support
-    ([[0.5, -1.0]], [(0.0, inf), 'real'])
+    ([[0.0, -1.0]], ['real', 'real'])
 
     References
     ----------
@@ -42,11 +45,19 @@ class Modelled:
 
     observations: Observations
     support: list
+    cells: Cells
     notes: tuple[str, ...]
     reasons: tuple[str, ...]
 
-    def fit(self, x: np.ndarray, names: Sequence[str] | None = None) -> Modelled:
+    def fit(self, x: np.ndarray, names: Sequence[str] | None = None, *, plain: bool = False) -> Modelled:
         """Look at simulations ``(n, ...)``.
+
+        Parameters
+        ----------
+        x : ndarray (n, ...)
+        names : sequence of str, optional
+        plain : bool
+            Whether x itself is modelled whatever it looks like, whole numbers on unit cells, because its support was given.
 
         Raises
         ------
@@ -64,24 +75,27 @@ class Modelled:
         maps = self.observations.first_maps()
         self._columns = np.flatnonzero(maps >= 0)
         own = flat[:, self._columns]
-        self._whole = (own == np.round(own)).all(axis=0)
-        levels = np.array([len(np.unique(column)) if whole else 0 for column, whole in zip(own.T, self._whole, strict=True)])
+        whole = (own == np.round(own)).all(axis=0)
+        levels = np.array([len(np.unique(column)) if each else 0 for column, each in zip(own.T, whole, strict=True)])
+        scales = [
+            CONTINUOUS if not n else UNIT if plain else _scale(column, kind, n)
+            for column, kind, n in zip(own.T, maps[self._columns], levels, strict=True)
+        ]
+        self.cells = Cells(scales)
         self.support = [
-            _whole_support(column, n) if whole else _support(column, kind)
-            for column, whole, kind, n in zip(own.T, self._whole, maps[self._columns], levels, strict=True)
+            _support(column, kind) if scale == CONTINUOUS else _whole_support(column, scale, n)
+            for column, kind, scale, n in zip(own.T, maps[self._columns], scales, levels, strict=True)
         ]
         self.notes, self.reasons = self._remarks(levels)
         return self
 
     def noisy_rows(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """``(n, ...)`` to ``(n, k)`` with noise on whole numbers: to fit a density to."""
-        rows = x.reshape(len(x), -1)[:, self._columns]
-        return np.where(self._whole, rows + rng.random(rows.shape), rows)
+        return self.cells.noisy(self.rows(x), rng)
 
     def rows(self, x: np.ndarray) -> np.ndarray:
-        """``(n, ...)`` to ``(n, k)`` with whole numbers in the middle of their cells: to evaluate the density at."""
-        rows = x.reshape(len(x), -1)[:, self._columns]
-        return np.where(self._whole, rows + 0.5, rows)
+        """``(n, ...)`` to ``(n, k)`` with whole numbers as they are: what ``cells`` takes."""
+        return x.reshape(len(x), -1)[:, self._columns]
 
     def to_data(self) -> dict[str, Any]:
         """Everything as lists and numbers; None stands for an infinite end."""
@@ -89,7 +103,8 @@ class Modelled:
         return {
             "observations": self.observations.to_data(),
             "columns": self._columns.tolist(),
-            "whole": self._whole.tolist(),
+            "scales": list(self.cells.scales),
+            "level": self.cells.level,
             "support": entries,
             "notes": list(self.notes),
             "reasons": list(self.reasons),
@@ -100,15 +115,16 @@ class Modelled:
         """What :meth:`to_data` wrote."""
         modelled = cls()
         modelled.observations = Observations.from_data(data["observations"])
-        modelled._columns, modelled._whole = np.array(data["columns"], dtype=int), np.array(data["whole"], dtype=bool)
+        modelled._columns = np.array(data["columns"], dtype=int)
+        modelled.cells = Cells(data["scales"], data["level"])
         modelled.support, modelled.notes, modelled.reasons = data["support"], tuple(data["notes"]), tuple(data["reasons"])
         return modelled
 
     def _remarks(self, levels: np.ndarray) -> tuple[tuple[str, ...], tuple[str, ...]]:
         notes, reasons = list(self.observations.notes), []
-        n_whole, n_few = int(self._whole.sum()), int(((levels > 0) & (levels <= _FEW_LEVELS)).sum())
+        n_whole, n_few = int((levels > 0).sum()), int(((levels > 0) & (levels <= _FEW_LEVELS)).sum())
         if n_whole:
-            notes.append(f"x: {n_whole} columns hold whole numbers only; noise of width one makes them continuous (dequantisation)")
+            notes.append(f"x: {n_whole} columns hold whole numbers only; noise within their cells makes them continuous (dequantisation)")
         if n_few:
             reasons.append(
                 f"x: {n_few} columns take at most {_FEW_LEVELS} different whole values, which a continuous density fits badly: NPE and NRE "
@@ -117,11 +133,14 @@ class Modelled:
         return tuple(notes), tuple(reasons)
 
 
-def _whole_support(column: np.ndarray, levels: int):
-    low, high = float(column.min()), float(column.max()) + 1
-    if levels <= _FEW_LEVELS:
-        return (low, high)
-    return (0.0, np.inf) if low >= 0 else "real"
+def _scale(column: np.ndarray, kind: int, levels: int) -> str:
+    if levels <= _FEW_LEVELS or column.min() < 0:
+        return UNIT
+    return LOGARITHM if kind in (LOG, ASINH) else SQUARE_ROOT
+
+
+def _whole_support(column: np.ndarray, scale: str, levels: int):
+    return (float(column.min()), float(column.max()) + 1) if scale == UNIT and levels <= _FEW_LEVELS else "real"
 
 
 def _support(column: np.ndarray, kind: int):

@@ -10,14 +10,17 @@ import torch
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from sbi_flows._random import RandomState, numpy_generator, seed_from
+from sbi_flows._random import RandomState, seed_from
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.estimators.files import complete, load_estimator, save_estimator
 from sbi_flows.inference.by_target import TargetEstimator
+from sbi_flows.inference.cells import reasons_against
 from sbi_flows.inference.conditions import Conditions
 from sbi_flows.inference.modelled import Modelled
-from sbi_flows.inference.simulations import Simulations, read_theta
+from sbi_flows.inference.simulations import Simulations
+
+_NOISE_STREAM = (1_701_732_083,)  # any number that nobody else would spawn
 
 
 class NLE(TargetEstimator):
@@ -86,10 +89,7 @@ class NLE(TargetEstimator):
             One x for all, or one for each row of theta; with ``trials=True`` each is a set ``(n_trials, ...)``, and their terms are added.
         trials : bool
         """
-        observed, single = self._observed(x, "x", trials)
-        theta = read_theta(theta, self.prior_, self.theta_names_)
-        self._check_rows(theta, observed, single)
-        return self._evaluated(theta, observed, single)
+        return self._learned(theta, x, trials)
 
     def save(self, path: str | Path) -> None:
         """Write what was learned to one file (safetensors with a JSON header; no pickle).
@@ -135,13 +135,13 @@ class NLE(TargetEstimator):
         return nle
 
     def _begin(self, simulations: Simulations, x_names: list[str] | None) -> None:
-        self.modelled_ = Modelled().fit(simulations.x, x_names)
-        self.observations_ = self.modelled_.observations
         columns = parse_support(self.prior_.support, self.prior_.features)
         self._conditions = Conditions(columns, torch.from_numpy(simulations.theta))
         estimator = ConditionalFlow() if self.estimator is None else clone(self.estimator)
         if not isinstance(estimator, ConditionalFlow):
             raise TypeError(f"Expected estimator to be a ConditionalFlow or None; got {type(estimator).__name__}.")
+        self.modelled_ = Modelled().fit(simulations.x, x_names, plain=estimator.support is not None)
+        self.observations_ = self.modelled_.observations
         seed = seed_from(estimator.random_state if self.random_state is None else self.random_state)
         # A fixed seed keeps held-out rows held out when more simulations are added.
         settings: dict[str, Any] = {"random_state": seed, "warm_start": True}
@@ -150,16 +150,24 @@ class NLE(TargetEstimator):
         self._estimator = estimator.set_params(**settings)
 
     def _learn(self, simulations: Simulations):
-        # The same noise at every fit: rows that were held out must not return in disguise.
-        x = self.modelled_.noisy_rows(simulations.x, numpy_generator(self._estimator.random_state))
+        # The same noise at every fit: rows that were held out must not return in disguise. It has a stream of its own: otherwise
+        # simulations drawn with default_rng(seed) and a fit with the same random_state would have noise that is a function of theta.
+        stream = np.random.SeedSequence(self._estimator.random_state, spawn_key=_NOISE_STREAM)
+        x = self.modelled_.noisy_rows(simulations.x, np.random.default_rng(stream))
         theta = self._conditions(torch.from_numpy(simulations.theta)).numpy()
         self.estimator_ = self._estimator.fit(theta, x)
-        return self.estimator_.history_, self.modelled_.reasons, self.modelled_.notes
+        modelled = self.modelled_
+        rows, given = self._rows(simulations.x), torch.from_numpy(theta)
+        modelled.cells, error = modelled.cells.fine_enough(self._log_density, rows, given)
+        return self.estimator_.history_, (*modelled.reasons, *reasons_against(error)), modelled.notes
 
     def _rows(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(self.modelled_.rows(x))
 
     def _pairs(self, theta: Tensor, rows: Tensor) -> Tensor:
+        return self.modelled_.cells.log_mass(self._log_density, rows, self._conditions(theta))
+
+    def _log_density(self, rows: Tensor, given: Tensor) -> Tensor:
         flow = self.estimator_.flow_
         device = next(flow.parameters()).device
-        return flow.log_prob(rows.to(device), self._conditions(theta).to(device)).to(theta)
+        return flow.log_prob(rows.to(device), given.to(device)).to(given)

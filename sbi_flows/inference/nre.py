@@ -17,7 +17,7 @@ from sbi_flows.estimators.ratio_files import load_ratio, save_ratio
 from sbi_flows.inference.by_target import TargetEstimator
 from sbi_flows.inference.layout import read_observations
 from sbi_flows.inference.observations import Observations
-from sbi_flows.inference.simulations import Simulations, read_theta
+from sbi_flows.inference.simulations import Simulations
 
 
 class NRE(TargetEstimator):
@@ -94,10 +94,7 @@ class NRE(TargetEstimator):
             One x for all, or one for each row of theta.
         trials : bool
         """
-        observed, single = self._observed(x, "x", trials)
-        theta = read_theta(theta, self.prior_, self.theta_names_)
-        self._check_rows(theta, observed, single)
-        return self._evaluated(theta, observed, single)
+        return self._learned(theta, x, trials)
 
     def save(self, path: str | Path) -> None:
         """Write what was learned to one file (safetensors with a JSON header; no pickle).

@@ -129,6 +129,24 @@ def test_counts_are_dequantised_and_say_so():
     assert np.abs(probability - stats.poisson(15).pmf(k[:, 0])).sum() < 0.2
 
 
+def test_counts_near_zero_when_everything_has_the_same_seed():
+    """Counts of which most are 0, simulated with the seed of the fit: the noise must be none of theta's business, and the cells integrated.
+
+    2000 simulations, 70 of them with rates below 0.2, determine p(0) at a rate near 0.2 to about 0.1, as a smooth function of the rate.
+    """
+    rng = np.random.default_rng(3)
+    theta = rng.uniform(0.01, 6, size=(2000, 1))
+    x = rng.poisson(theta).astype(float)
+    nle = NLE(BoxUniform([0.01], [6.0]), ConditionalFlow(flow="nsf", layers=1, hidden=(32,)), random_state=3).fit(theta, x)
+    k = np.arange(0.0, 40)[:, None]
+    for rate in (0.2, 1.0, 3.0):
+        probability = np.exp(nle.log_likelihood(np.full_like(k, rate), k))
+        assert probability.sum() == pytest.approx(1, abs=0.05)
+        assert np.abs(probability - stats.poisson(rate).pmf(k[:, 0])).sum() < 0.4
+    assert nle.posterior([0.0]).reliability.ok
+    assert nle.log_likelihood([[1.0]], [-1.0])[0] == -np.inf
+
+
 def test_few_levels_are_a_reason_against():
     prior, theta, x = counts(300)
     with pytest.warns(UserWarning, match="NPE and NRE take such data"):
