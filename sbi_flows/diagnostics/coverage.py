@@ -11,8 +11,8 @@ from scipy import stats
 
 from sbi_flows._random import RandomState, numpy_generator
 from sbi_flows.diagnostics.draws import PosteriorDraws, PosteriorEstimator, as_posterior_estimator, posterior_draws, quantity_ranks
-from sbi_flows.diagnostics.ranks import FALSE_ALARM
-from sbi_flows.diagnostics.uniformity import uniformity_p_value
+from sbi_flows.diagnostics.ranks import FALSE_ALARM, GROSS, advice
+from sbi_flows.diagnostics.uniformity import distance, p_text, uniformity_p_value
 from sbi_flows.results import Reliability
 
 LEVELS = tuple(np.round(np.arange(0.05, 1.0, 0.05), 2))
@@ -56,7 +56,7 @@ class Coverage:
 
     def __repr__(self) -> str:
         value, low, high = self.at(0.9)
-        head = f"Coverage({self.method}, 90 % regions hold {value:.1%} [{low:.1%}, {high:.1%}], p={self.p_value:.3g})"
+        head = f"Coverage({self.method}, 90 % regions hold {value:.1%} [{low:.1%}, {high:.1%}], p{p_text(self.p_value, 3)})"
         return f"{head}   {self.reliability}"
 
 
@@ -166,11 +166,9 @@ def coverage_record(ranks, n_draws: int, levels, low, high, method: str, false_a
     reasons = []
     if p_value < false_alarm:
         words = _in_words(ranks, n_draws) if method == "HPD" else _of_balls(ranks, n_draws)
-        reasons.append(f"{words} (p={p_value:.2g}); {_ADVICE}")
+        what_to_do = advice("too wide" in words, distance(ranks, n_draws) > GROSS)
+        reasons.append(f"{words} (p{p_text(p_value)}); {what_to_do}")
     return Coverage(counts / (n_draws + 1), coverage, low, high, ranks, n_draws, p_value, method, Reliability.from_reasons(reasons))
-
-
-_ADVICE = "train on more simulations, or average more members"
 
 
 def _in_words(ranks: np.ndarray, n_draws: int) -> str:

@@ -11,7 +11,9 @@ import numpy as np
 
 from sbi_flows._random import RandomState, numpy_generator
 from sbi_flows._validation import as_rows, check_finite, positive
+from sbi_flows.distributions import Distribution
 from sbi_flows.estimators import ConditionalFlow
+from sbi_flows.inference.simulations import check_inside, in_order
 
 # Rows handed to an estimator in one call: large enough to be one batch, small enough for any memory.
 ROWS_AT_ONCE = 100_000
@@ -68,7 +70,7 @@ def posterior_draws(
     estimator
         Has ``sample(x, n_samples, random_state) -> (m, n_samples, d)``.
     theta : array_like or DataFrame (m, d)
-        Parameters drawn from the prior.
+        Parameters drawn from the prior. Columns of a DataFrame are put in the estimator's order.
     x : array_like or DataFrame (m, ...)
         What the simulator made of them. Simulations the estimator was not trained on.
     n_draws : int
@@ -82,7 +84,8 @@ def posterior_draws(
     Raises
     ------
     ValueError
-        When ``theta`` and ``x`` do not pair up, or the estimator's draws have another shape or are not finite.
+        When ``theta`` and ``x`` do not pair up, ``theta`` has other columns than the estimator was trained on or lies outside its prior,
+        or the estimator's draws have another shape or are not finite.
 
     Examples
     --------
@@ -94,9 +97,13 @@ def posterior_draws(
     (20, 10, 1)
     """
     positive("n_draws", n_draws, integer=True)
+    theta, names = as_trained(estimator, theta, names)
     labels = parameter_names(estimator, theta, names)
     theta = as_rows(theta, "theta").double().cpu().numpy()
     check_finite(theta, "theta", labels)
+    prior = getattr(estimator, "prior_", None)
+    if isinstance(prior, Distribution) and prior.features == theta.shape[1]:
+        check_inside(theta, np.ones(len(theta), dtype=bool), prior, labels)
     x = as_observations(x)
     m, d = theta.shape
     if len(x) != m:
@@ -153,6 +160,20 @@ def ranks_among(truth: np.ndarray, drawn: np.ndarray, rng: np.random.Generator) 
     smaller = (drawn < truth[:, None]).sum(axis=1)
     equal = (drawn == truth[:, None]).sum(axis=1)
     return smaller + rng.integers(0, equal + 1)
+
+
+def as_trained(estimator: Any, theta: Any, names: Sequence[str] | None = None) -> tuple[Any, Sequence[str] | None]:
+    """``theta`` with the columns of a DataFrame in the order the estimator was trained on, and ``names`` moved along with them."""
+    trained = getattr(estimator, "theta_names_", None)
+    if trained is None or not hasattr(theta, "columns"):
+        return theta, names
+    columns, trained = [str(name) for name in theta.columns], list(trained)
+    # An estimator trained on an array only numbers its parameters: nothing says that the order differs.
+    if columns == trained or (trained == [f"theta_{j}" for j in range(len(columns))] and not set(columns) & set(trained)):
+        return theta, names
+    if names is not None and len(names) == len(columns) and set(columns) == set(trained):
+        names = [names[columns.index(name)] for name in trained]
+    return in_order(theta, trained, "theta"), names
 
 
 def parameter_names(estimator: Any, theta: Any, names: Sequence[str] | None) -> tuple[str, ...]:

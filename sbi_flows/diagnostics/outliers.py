@@ -13,7 +13,7 @@ from sbi_flows._validation import positive
 from sbi_flows.diagnostics.draws import as_observations, take
 from sbi_flows.diagnostics.features import Scaling, flat_rows
 from sbi_flows.diagnostics.ranks import FALSE_ALARM
-from sbi_flows.diagnostics.uniformity import holm
+from sbi_flows.diagnostics.uniformity import holm, p_text
 from sbi_flows.results import Reliability
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Misspecification:
     reliability: Reliability
 
     def __repr__(self) -> str:
-        return f"Misspecification({len(self.p_values)} observation(s), p={self.p_value:.2g})   {self.reliability}"
+        return f"Misspecification({len(self.p_values)} observation(s), p{p_text(self.p_value)})   {self.reliability}"
 
 
 def misspecification(
@@ -131,8 +131,8 @@ def misspecification(
     smallest = len(p_values) / (1 + len(rows))
     if smallest > false_alarm:
         notes.append(
-            f"with {len(rows)} simulations the smallest possible p-value is {smallest:.2g}: "
-            f"pass at least {int(np.ceil(len(p_values) / false_alarm))}"
+            f"x_o among simulations: this check alone cannot fail, as with {len(rows)} simulations its smallest possible p-value is "
+            f"{smallest:.2g} and it fails below {false_alarm:.2g}: pass at least {int(np.ceil(len(p_values) / false_alarm))} simulations"
         )
     reasons = _reasons(p_value, false_alarm, scores[worst][-1], table)
     score = np.array([s[-1].max() for s in scores])
@@ -209,6 +209,6 @@ def _reasons(p_value: float, false_alarm: float, scores: np.ndarray, table: pand
     labels = [f"{name} (missing)" if missing[name] else name for name in strange.sort_values("p_value").index[:5]]
     where = ", ".join(labels) or "no single column, but their combination"
     return [
-        f"x_o is unlike any simulation (p={p_value:.2g}, by the {SCORES[int(np.argmax(scores))]}; {where}): "
+        f"x_o is unlike any simulation (p{p_text(p_value)}, by the {SCORES[int(np.argmax(scores))]}; {where}): "
         "its posterior is an extrapolation; mend the simulator or widen the prior"
     ]

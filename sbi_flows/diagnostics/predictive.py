@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sbi_flows._random import RandomState, numpy_generator
+from sbi_flows._random import RandomState, numpy_generator, seed_from
 from sbi_flows._validation import positive
 from sbi_flows.diagnostics.features import flat_rows
 from sbi_flows.diagnostics.outliers import misspecification
 from sbi_flows.diagnostics.ranks import FALSE_ALARM
+from sbi_flows.diagnostics.uniformity import p_text
+from sbi_flows.inference.simulate import simulate
 from sbi_flows.results import Reliability
 
 if TYPE_CHECKING:
@@ -44,15 +47,16 @@ class PosteriorPredictive:
     reliability: Reliability
 
     def __repr__(self) -> str:
-        head = f"PosteriorPredictive({len(self.x)} simulations, {len(self.table)} summaries, p={self.p_value:.2g})"
+        head = f"PosteriorPredictive({len(self.x)} simulations, {len(self.table)} summaries, p{p_text(self.p_value)})"
         return f"{head}   {self.reliability}"
 
 
 def posterior_predictive(
     posterior: Any,
-    simulator: Callable[[np.ndarray], Any],
+    simulator: Callable[..., Any],
     x_o: Any,
     *,
+    vectorized: bool | None = None,
     n_samples: int = 1000,
     summaries: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
     names: Sequence[str] | None = None,
@@ -66,10 +70,13 @@ def posterior_predictive(
     posterior
         Has ``sample(n_samples, random_state) -> (n, d)``: what ``NPE.posterior(x_o)`` gives.
     simulator : callable
-        ``(n, d)`` array of parameters to ``(n, ...)`` observations. To run a slow one on several cores or with a cache, wrap it:
+        ``simulator(theta)`` of an ``(n, d)`` array of parameters, giving ``(n, ...)`` observations; or ``simulator(theta, rng)`` of one row
+        ``(d,)``, as :func:`sbi_flows.simulate` takes it. To run a slow one on several cores or with a cache, wrap it:
         ``lambda theta: simulate(simulator, theta, n_jobs=8)``.
     x_o : array_like (...)
         The observation.
+    vectorized : bool, optional
+        Whether the simulator takes all rows at once. By default one of theta alone does, one of theta and a generator does not.
     n_samples : int
     summaries : mapping of str to callable, optional
         ``f(x (n, ...)) -> (n,)``; by default every number of x is one.
@@ -86,6 +93,8 @@ def posterior_predictive(
 
     Raises
     ------
+    TypeError
+        When arguments are in another order.
     ValueError
         When the simulator's output does not match ``x_o``, or fewer than 40 simulations succeed.
 
@@ -106,15 +115,16 @@ def posterior_predictive(
     import pandas as pd
 
     positive("n_samples", n_samples, integer=True)
+    _check_order(posterior, simulator, x_o)
     rng = numpy_generator(random_state)
     theta = np.asarray(posterior.sample(n_samples, random_state=rng))
-    simulated = np.asarray(simulator(theta), dtype=np.float64)
+    simulated = _simulated(simulator, theta, vectorized, rng)
     observed = np.asarray(x_o.to_numpy() if hasattr(x_o, "to_numpy") else x_o, dtype=np.float64)
     observed = observed[0] if observed.ndim > 1 and observed.shape[0] == 1 and observed.ndim == simulated.ndim else observed
     if simulated.shape[:1] != (len(theta),) or simulated.shape[1:] != observed.shape:
         raise ValueError(
             f"Expected simulator(theta) of shape {(len(theta), *observed.shape)} for theta {theta.shape} and x_o {observed.shape}; "
-            f"got {simulated.shape}."
+            f"got {simulated.shape}. A simulator of one row of theta is called row by row with vectorized=False."
         )
     # A value missing from x_o tells nothing; the simulator is then not asked for it either.
     known = np.isfinite(observed.reshape(-1))
@@ -135,9 +145,44 @@ def posterior_predictive(
     if p_value < false_alarm:
         strange = table[table.p_adjusted < max(false_alarm, 0.01)].sort_values("p_value").index[:5]
         where = ", ".join(strange) or "no single summary, but their combination"
-        reasons.append(f"simulations from the posterior do not look like x_o: {where} (p={p_value:.2g}); model or posterior is wrong")
+        reasons.append(f"simulations from the posterior do not look like x_o: {where} (p{p_text(p_value)}); model or posterior is wrong")
     notes = [f"{n_failed} of {len(theta)} simulations were not finite and are left out"] if n_failed else []
     return PosteriorPredictive(table, p_value, values, n_failed, Reliability.from_reasons(reasons, notes))
+
+
+def _check_order(posterior: Any, simulator: Any, x_o: Any) -> None:
+    order = "Expected posterior_predictive(posterior, simulator, x_o)"
+    if not callable(getattr(posterior, "sample", None)):
+        raise TypeError(f"{order} with a posterior that has sample(n_samples, random_state); got {type(posterior).__name__}.")
+    if not callable(simulator) or callable(x_o):
+        raise TypeError(f"{order}; got {type(simulator).__name__} for the simulator and {type(x_o).__name__} for x_o.")
+    if callable(getattr(posterior, "posterior", None)):
+        raise TypeError(f"{order} with the posterior of one observation; got the estimator. Pass its .posterior(x_o).")
+
+
+def _simulated(simulator: Callable[..., Any], theta: np.ndarray, vectorized: bool | None, rng: np.random.Generator) -> np.ndarray:
+    """What the simulator makes of ``theta (n, d)``, whichever of the ways it wants to be called."""
+    wants_rng = _wants_generator(simulator)
+    at_once = not wants_rng if vectorized is None else vectorized
+    if wants_rng or not at_once:
+        return simulate(simulator, theta, vectorized=at_once, random_state=seed_from(rng) if wants_rng else None)
+    try:
+        return np.asarray(simulator(theta), dtype=np.float64)
+    except Exception as error:  # a user's simulator may raise anything
+        raise ValueError(
+            f"Expected a simulator of all rows at once, called as simulator(theta) with theta of shape {theta.shape}; it raised "
+            f"{type(error).__name__}: {error}. If it takes one row (d,), pass vectorized=False; if also a generator, simulator(theta, rng)."
+        ) from error
+
+
+def _wants_generator(simulator: Callable[..., Any]) -> bool:
+    """Whether a second argument must be given."""
+    try:
+        parameters = inspect.signature(simulator).parameters.values()
+    except (TypeError, ValueError):  # some builtins have no signature
+        return False
+    needed = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    return len(needed) >= 2
 
 
 def _summaries(summaries, names, simulated, observed, known) -> tuple[np.ndarray, np.ndarray, list[str]]:

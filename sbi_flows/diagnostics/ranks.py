@@ -18,13 +18,19 @@ from sbi_flows.diagnostics.draws import (
     quantity_ranks,
     ranks_among,
 )
-from sbi_flows.diagnostics.uniformity import central_coverage, holm, shape_in_words, uniformity_p_value
+from sbi_flows.diagnostics.uniformity import central_coverage, distance, holm, p_text, shape_in_words, uniformity_p_value
 from sbi_flows.results import Reliability
 
 if TYPE_CHECKING:
     import pandas
 
 FALSE_ALARM = 0.01
+# Distance of the ranks from uniform ones that training hardly explains: draws all one half of their spread too low, or half as wide.
+GROSS = 0.15
+CHECK_FIRST = (
+    "check first that theta is drawn from the prior the estimator was trained with, in the same columns and units, and that every row of x "
+    "was simulated from its row of theta; then "
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class SBC:
     reliability: Reliability
 
     def __repr__(self) -> str:
-        return f"SBC({len(self.ranks)} observations, p={self.p_value:.3g})   {self.reliability}"
+        return f"SBC({len(self.ranks)} observations, p{p_text(self.p_value, 3)})   {self.reliability}"
 
 
 def sbc(
@@ -154,15 +160,24 @@ def rank_record(names: tuple[str, ...], ranks: np.ndarray, n_draws: int, false_a
         },
         index=pd.Index(names, name="quantity"),
     )
-    reasons = [_reason(shape, rows) for shape, rows in table[table.p_holm < false_alarm].groupby("shape")]
+    gross = {name for name, column in zip(names, ranks.T, strict=True) if distance(column, n_draws) > GROSS}
+    reasons = [_reason(shape, rows, not gross.isdisjoint(rows.index)) for shape, rows in table[table.p_holm < false_alarm].groupby("shape")]
     return SBC(names, ranks, n_draws, float(adjusted.min()), table, Reliability.from_reasons(reasons))
 
 
-def _reason(shape: str, rows: pandas.DataFrame) -> str:
+def advice(wide: bool, gross: bool) -> str:
+    """What to do about ranks that are not uniform."""
+    first = CHECK_FIRST if gross else ""
+    if wide:
+        return f"{first}train longer or on more simulations, or give the estimator better summaries of x: it uses less of x than there is"
+    return f"{first}train on more simulations or with more members"
+
+
+def _reason(shape: str, rows: pandas.DataFrame, gross: bool) -> str:
     rows = rows.sort_values("p_value")
     named = ", ".join(rows.index[:4]) + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")
     worst = rows.iloc[0]
     return (
-        f"{named}: {shape} (p={worst.p_holm:.2g}; 90 % intervals of {rows.index[0]} hold the truth {worst.inside_90:.0%} of the time); "
-        "train on more simulations or with more members"
+        f"{named}: {shape} (p{p_text(worst.p_holm)}; 90 % intervals of {rows.index[0]} hold the truth {worst.inside_90:.0%} of the time); "
+        f"{advice('wide' in shape, gross)}"
     )

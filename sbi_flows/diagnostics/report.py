@@ -12,16 +12,30 @@ import numpy as np
 from sbi_flows._random import RandomState, numpy_generator
 from sbi_flows._validation import positive
 from sbi_flows.diagnostics.coverage import Coverage, coverage_of_draws
-from sbi_flows.diagnostics.draws import PosteriorEstimator, as_observations, as_posterior_estimator, posterior_draws, take
+from sbi_flows.diagnostics.draws import (
+    PosteriorDraws,
+    PosteriorEstimator,
+    as_observations,
+    as_posterior_estimator,
+    posterior_draws,
+    take,
+)
 from sbi_flows.diagnostics.local import MOMENT_DRAWS, LocalC2ST, joint_c2st_of_draws, local_c2st_of_draws, one_observation
 from sbi_flows.diagnostics.outliers import Misspecification, misspecification
 from sbi_flows.diagnostics.predictive import PosteriorPredictive, posterior_predictive
 from sbi_flows.diagnostics.random_points import tarp_of_draws
-from sbi_flows.diagnostics.ranks import FALSE_ALARM, SBC, sbc_of_draws
+from sbi_flows.diagnostics.ranks import CHECK_FIRST, FALSE_ALARM, SBC, sbc_of_draws
+from sbi_flows.diagnostics.uniformity import p_text
 from sbi_flows.results import Reliability
 
 if TYPE_CHECKING:
     import pandas
+
+
+# With fewer, the coverage of 90 % regions is known to no better than six percent.
+FEW = 100
+# Above this share of pairs that the estimator was trained on, the checks say nothing about new data.
+SEEN_BEFORE = 0.1
 
 
 @dataclass(frozen=True)
@@ -43,10 +57,12 @@ class Diagnosis:
     misspecification : Misspecification or None
     predictive : PosteriorPredictive or None
         Where an observation (and, for the last, a simulator) was given.
+    threshold : float
+        A single check is not ok when its p-value is below this: the false-alarm rate asked for over the number of checks.
     seconds : float
         Wall time.
     reliability : Reliability
-        Not ok when ``p_value`` is below the false-alarm rate asked for.
+        Not ok when ``p_value`` is below the false-alarm rate asked for, or the estimator was trained on the pairs it is checked with.
     """
 
     table: pandas.DataFrame = field(repr=False)
@@ -58,14 +74,24 @@ class Diagnosis:
     local: LocalC2ST | None
     misspecification: Misspecification | None
     predictive: PosteriorPredictive | None
+    threshold: float
     seconds: float
     reliability: Reliability
 
+    @property
+    def verdict(self) -> str:
+        """In words: "NOT RELIABLE", "no check finds an error", or "nothing found, too few to tell"."""
+        if not self.reliability.ok:
+            return "NOT RELIABLE"
+        return "nothing found, too few to tell" if len(self.sbc.ranks) < FEW else "no check finds an error"
+
     def __repr__(self) -> str:
-        rows = "\n    ".join(
-            f"{name:<22} p={row.p_value:<8.2g} {'ok' if row.ok else 'NOT OK':<7} {row.says}" for name, row in self.table.iterrows()
-        )
-        return f"Diagnosis(p={self.p_value:.2g})   {self.reliability}\n    {rows}"
+        lines = [*self.reliability.reasons, *(f"note: {note}" for note in self.reliability.notes)]
+        lines += [
+            f"{name:<22} p{p_text(row.p_value):<9} {'ok' if row.ok else 'NOT OK':<7} {row.says}" for name, row in self.table.iterrows()
+        ]
+        lines.append(f"a check is not ok below p={self.threshold:.2g}, its share of the false-alarm rate")
+        return "\n    ".join([f"Diagnosis(p{p_text(self.p_value)})   {self.verdict}", *lines])
 
 
 def diagnose(
@@ -74,7 +100,8 @@ def diagnose(
     x: Any,
     x_o: Any = None,
     *,
-    simulator: Callable[[np.ndarray], Any] | None = None,
+    simulator: Callable[..., Any] | None = None,
+    vectorized: bool | None = None,
     n_draws: int = 200,
     max_observations: int = 1000,
     max_seconds: float = 600.0,
@@ -98,7 +125,10 @@ def diagnose(
     x_o : array_like (...), optional
         The observation.
     simulator : callable, optional
-        ``(n, d)`` parameters to ``(n, ...)`` observations.
+        ``(n, d)`` parameters to ``(n, ...)`` observations, or ``simulator(theta, rng)`` of one row as :func:`sbi_flows.simulate` takes it;
+        see ``vectorized``.
+    vectorized : bool, optional
+        As in :func:`posterior_predictive`.
     n_draws : int
         Posterior draws an observation, at least 65. All tests are exact for any number.
     max_observations : int
@@ -170,12 +200,16 @@ def diagnose(
         records["misspecification"] = misspecification(x, row, false_alarm=share, random_state=rng)
         if simulator is not None:
             records["predictive"] = posterior_predictive(
-                _At(estimator, row), simulator, _plain(row)[0], false_alarm=share, random_state=rng
+                _At(estimator, row), simulator, _plain(row)[0], vectorized=vectorized, false_alarm=share, random_state=rng
             )
     table = _table(records)
     p_value = float(min(1.0, n_checks * table.p_value.min()))
-    reasons = [reason for record in records.values() for reason in record.reliability.reasons]
+    reasons = _said_once([reason for record in records.values() for reason in record.reliability.reasons])
     notes = [note for record in records.values() for note in record.reliability.notes]
+    known = _trained_on(estimator, posterior)
+    if known:
+        told = f"{known} of {len(posterior.theta)} pairs were in the training data, on which errors do not show: simulate new ones"
+        (reasons if known > SEEN_BEFORE * len(posterior.theta) else notes).append(told)
     wanted = min(len(x), max_observations)
     if len(posterior.theta) < wanted:
         notes.append(f"max_seconds={max_seconds:g} ended the draws after {len(posterior.theta)} of {wanted} observations")
@@ -191,6 +225,7 @@ def diagnose(
         records.get("local"),
         records.get("misspecification"),
         records.get("predictive"),
+        share,
         time.perf_counter() - start,
         Reliability.from_reasons(reasons, [*notes, _power(records["tarp"])]),
     )
@@ -204,6 +239,21 @@ class _At:
 
     def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
         return np.asarray(self._estimator.sample(self._row, n_samples, random_state=random_state))[0]
+
+
+def _said_once(reasons: list[str]) -> list[str]:
+    """What to check first comes with the first reason that asks for it."""
+    asked = [k for k, reason in enumerate(reasons) if CHECK_FIRST in reason]
+    return [reason.replace(CHECK_FIRST, "") if k in asked[1:] else reason for k, reason in enumerate(reasons)]
+
+
+def _trained_on(estimator: Any, posterior: PosteriorDraws) -> int:
+    """How many rows of theta the estimator has seen with its training data, where it still has them."""
+    simulations = getattr(estimator, "_simulations", None)
+    if simulations is None:
+        return 0
+    seen = {row.tobytes() for row in np.ascontiguousarray(simulations.theta, dtype=np.float64)}
+    return sum(row.tobytes() in seen for row in np.ascontiguousarray(posterior.theta))
 
 
 def _plain(x: Any) -> np.ndarray:

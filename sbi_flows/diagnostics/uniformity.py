@@ -17,6 +17,7 @@ MAX_POINTS = 100
 TIE = 1e-9
 # Rounding of a sum of probabilities.
 NO_DIGITS = 1e-11
+SMALLEST_P = 1e-300
 
 
 def thresholds(n_draws: int) -> np.ndarray:
@@ -98,6 +99,18 @@ def central_coverage(ranks: np.ndarray, n_draws: int, mass: float) -> tuple[floa
     tail = int(np.floor((1 - mass) / 2 * (n_draws + 1)))
     inside = (ranks >= tail) & (ranks <= n_draws - tail)
     return float(inside.mean()), (n_draws + 1 - 2 * tail) / (n_draws + 1)
+
+
+def distance(ranks: np.ndarray, n_draws: int) -> float:
+    """Largest difference between the distribution function of ``ranks (m,)`` and the uniform one: 0 none, 1 most."""
+    points = thresholds(n_draws)
+    below = np.searchsorted(np.sort(ranks), points, side="left") / len(ranks)
+    return float(np.abs(below - points / (n_draws + 1)).max())
+
+
+def p_text(p_value: float, digits: int = 2) -> str:
+    """``=0.012``, or ``<1e-300`` for what float64 cannot tell from zero: no test proves a probability to be zero."""
+    return f"={p_value:.{digits}g}" if p_value >= SMALLEST_P else f"<{SMALLEST_P:g}"
 
 
 def shape_in_words(ranks: np.ndarray, n_draws: int) -> str:

@@ -117,7 +117,7 @@ def read_simulations(theta: Any, x: Any, prior: Distribution, names: Sequence[st
             f"Expected at least two simulations that succeeded; got {good.sum()} of {len(good)}: the others hold infinities, or NaN in "
             "theta or throughout x. Run the simulator on one row of theta and look at what it returns."
         )
-    _check_inside(theta, good, prior, names)
+    check_inside(theta, good, prior, names)
     stuck = np.flatnonzero(np.ptp(theta[good], axis=0) == 0)
     if len(stuck):
         which = ", ".join(f"{names[j]} = {theta[good][0, j]:g}" for j in stuck[:3])
@@ -128,7 +128,8 @@ def read_simulations(theta: Any, x: Any, prior: Distribution, names: Sequence[st
     return Simulations(theta[good], x[good], int((~good).sum()))
 
 
-def _check_inside(theta: np.ndarray, good: np.ndarray, prior: Distribution, names: Sequence[str]) -> None:
+def check_inside(theta: np.ndarray, good: np.ndarray, prior: Distribution, names: Sequence[str]) -> None:
+    """ValueError if any of the ``good (n,)`` rows of ``theta (n, d)`` lies where the prior's density is zero."""
     outside = np.zeros(len(theta), dtype=bool)
     outside[good] = ~np.isfinite(prior.log_prob(torch.from_numpy(theta[good])).cpu().numpy())
     if not outside.any():
