@@ -122,11 +122,14 @@ class WeightedSamples:
         Natural-log weights: ln of the target, unnormalised perhaps, minus ln of the normalised density of the draws; -inf marks a draw of
         no weight.
     names : tuple of str
+    source : Reliability or None
+        The verdict on what they were drawn from, which is part of their own: weights cannot tell of what was never drawn.
     """
 
     samples: np.ndarray
     log_weights: np.ndarray
     names: tuple[str, ...]
+    source: Reliability | None = None
 
     @property
     def weights(self) -> np.ndarray:
@@ -164,7 +167,8 @@ class WeightedSamples:
     def reliability(self) -> Reliability:
         """Whether averages over the weights can be believed."""
         k, ess, n = self.pareto_k, self.ess, len(self.samples)
-        reasons = []
+        source = Reliability(True) if self.source is None else self.source
+        reasons = list(source.reasons)
         if k > _LARGEST_K:
             reasons.append(
                 f"Pareto k = {k:.2f} > {_LARGEST_K}: a few draws carry the weight, and others as heavy were missed. The density they were "
@@ -172,11 +176,11 @@ class WeightedSamples:
             )
         if ess < _LEAST_ESS:
             reasons.append(f"an effective sample size of {ess:.0f} out of {n} draws: draw more")
-        return Reliability.from_reasons(reasons)
+        return Reliability.from_reasons(reasons, source.notes)
 
     def smoothed(self) -> WeightedSamples:
         """The same draws with Pareto-smoothed weights: averages gain precision at the cost of a small bias."""
-        return WeightedSamples(self.samples, importance.smooth_weights(self.log_weights), self.names)
+        return WeightedSamples(self.samples, importance.smooth_weights(self.log_weights), self.names, self.source)
 
     def __repr__(self) -> str:
         head = f"WeightedSamples({len(self.samples)} draws of {', '.join(self.names)}: ess={self.ess:.0f}, {_tail(self.pareto_k)})"

@@ -34,7 +34,8 @@ def go_on_by_atoms(npe: NPE, theta: Any, x: Any, n_atoms: int) -> NPE:
         )
     positive("n_atoms", n_atoms, integer=True)
     new = read_simulations(theta, in_order(x, npe._x_names, "x"), npe.prior_, npe.theta_names_)
-    npe.observations_.rows_of(new.x)
+    # One that misses what none before did says nothing about an observation that does not.
+    new = new.only(npe.observations_.readable(new.x))
     simulations = new if npe._simulations is None else npe._simulations.followed_by(new)
     rows = npe.observations_.transform(simulations.x)
     # As the estimator's own fits do, so that held-out rows stay held out.

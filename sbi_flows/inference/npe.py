@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,8 @@ class NPE(BaseEstimator):
     def fit(self, theta, x) -> NPE:
         """Learn from simulations; called again, add simulations to those before and go on from the weights learned.
 
+        Where the new ones vary in columns that were constant, or miss values that none did, it starts afresh on all and notes it.
+
         Parameters
         ----------
         theta : array_like or DataFrame (n, d)
@@ -142,17 +145,21 @@ class NPE(BaseEstimator):
         again = hasattr(self, "history_")
         estimator = self.estimator_.set_params(warm_start=True) if again else self._prepare(theta, x)
         new = read_simulations(theta, in_order(x, self._x_names, "x"), self.prior_, self.theta_names_)
-        if again:
-            self.observations_.rows_of(new.x)
-        else:
-            self.observations_, network = read_observations(new.x, self._x_names, self.embedding, estimator.embedding)
-            estimator.set_params(embedding=network)
+        outgrown = self.observations_.outgrown_by(new.x) if again else ""
         simulations = new if self._simulations is None else self._simulations.followed_by(new)
-        rows = self.observations_.transform(simulations.x)
+        if again and not outgrown:
+            observations = self.observations_
+        else:
+            own = None if self.estimator is None else self.estimator.embedding
+            observations, network = read_observations(simulations.x, self._x_names, self.embedding, own)
+            estimator.set_params(embedding=network, warm_start=False)
+        rows = observations.transform(simulations.x)
         self.estimator_ = estimator.fit(rows, pd.DataFrame(simulations.theta, columns=list(self.theta_names_)))
+        self.observations_ = observations
         self._simulations = simulations
         self.n_simulations_ = len(simulations)
-        self.history_ = self._with_remarks(self.estimator_.history_, simulations)
+        notes = [f"fitted afresh, since {outgrown}"] if outgrown else []
+        self.history_ = self._with_remarks(self.estimator_.history_, simulations, notes)
         return self
 
     def _prepare(self, theta: Any, x: Any) -> ConditionalFlow:
@@ -173,9 +180,9 @@ class NPE(BaseEstimator):
         # A fixed seed keeps held-out rows held out when more simulations are added.
         return estimator.set_params(support=support, random_state=seed)
 
-    def _with_remarks(self, history: FitHistory, simulations: Simulations) -> FitHistory:
+    def _with_remarks(self, history: FitHistory, simulations: Simulations, own_notes: Sequence[str] = ()) -> FitHistory:
         reasons, notes = remarks(simulations)
-        notes = [*self.prior_.notes, *self.observations_.notes, *notes]
+        notes = [*self.prior_.notes, *self.observations_.notes, *notes, *own_notes]
         for reason in reasons:
             warnings.warn(reason, UserWarning, stacklevel=3)
         own = history.reliability
@@ -277,7 +284,8 @@ class NPE(BaseEstimator):
             flow, history, parameters, facts = load_estimator(path, _KIND, embedding)
             if prior is None and facts["prior"] is None:
                 raise ValueError(f"{path} was fitted with a prior that is code and not in the file: pass it as prior=.")
-            npe = cls(prior_from_data(facts["prior"]) if prior is None else prior)
+            own = "auto" if embedding is None else embedding
+            npe = cls(prior_from_data(facts["prior"]) if prior is None else prior, embedding=own)
             npe.prior_ = as_prior(npe.prior)
             npe.estimator_ = ConditionalFlow.from_facts(flow, history, parameters, facts, embedding)
             columns = parse_support(npe.prior_.support, npe.prior_.features)

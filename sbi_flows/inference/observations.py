@@ -218,6 +218,42 @@ class Observations:
         ValueError
             If x has another shape or no rows, misses what no simulation missed, or is infinite.
         """
+        rows, single = self._in_shape(x, name)
+        never = self._gaps(rows.reshape(len(rows), -1)).any(axis=0)
+        if never.any():
+            raise ValueError(
+                f"{name} misses {self._labels(np.flatnonzero(never))}, which no simulation missed, so that the network cannot know what to "
+                "make of it. Set x to NaN there in a share of the simulations, at random, and fit again."
+            )
+        return rows, single
+
+    def readable(self, x: np.ndarray) -> np.ndarray:
+        """Which of further simulations ``(n, *event_shape)`` miss nothing but what some before missed, ``(n,)`` bool."""
+        return ~self._gaps(self._in_shape(x, "x")[0].reshape(len(x), -1)).any(axis=1)
+
+    def outgrown_by(self, x: np.ndarray) -> str:
+        """What further simulations ``(n, *event_shape)`` show that was left out as it never changed, in words; nothing for ""."""
+        flat = self._in_shape(x, "x")[0].reshape(len(x), -1)
+        gaps, moved = self._gaps(flat).any(axis=0), self._moved(flat).any(axis=0)
+        told = [f"{self._labels(np.flatnonzero(gaps))} missing for the first time"] if gaps.any() else []
+        if moved.any():
+            told.append(f"{self._labels(np.flatnonzero(moved))} no longer the same in all simulations")
+        return " and ".join(told)
+
+    def _gaps(self, flat: np.ndarray) -> np.ndarray:
+        """Where ``(n, c)`` misses what no simulation did."""
+        gaps = np.isnan(flat) & np.isnan(self._constant)
+        gaps[:, self._masked] = False
+        gaps[:, self._absent] = False
+        return gaps
+
+    def _moved(self, flat: np.ndarray) -> np.ndarray:
+        """Where ``(n, c)`` has another value than all simulations, or one where they had none."""
+        moved = np.abs(flat - self._constant) > _ROUNDING * np.abs(self._constant)
+        moved[:, self._absent] = ~np.isnan(flat[:, self._absent])
+        return moved
+
+    def _in_shape(self, x: Any, name: str) -> tuple[np.ndarray, bool]:
         array = as_float(x, name).double().cpu().numpy()
         shape = self.event_shape
         if array.ndim == 0 and shape == (1,):
@@ -237,15 +273,6 @@ class Observations:
         if np.isinf(flat).any():
             where = np.flatnonzero(np.isinf(flat).any(axis=0))
             raise ValueError(f"Expected finite {name} (NaN where it is missing); got infinite values in {self._labels(where)}.")
-        never = np.isnan(flat).any(axis=0)
-        never[self._masked] = False
-        never &= np.isnan(self._constant)
-        never[self._absent] = False
-        if never.any():
-            raise ValueError(
-                f"{name} misses {self._labels(np.flatnonzero(never))}, which no simulation missed, so that the network cannot know what to "
-                "make of it. Set x to NaN there in a share of the simulations, at random, and fit again."
-            )
         return rows, single
 
     def first_maps(self) -> np.ndarray:
@@ -276,8 +303,7 @@ class Observations:
         flat = x.reshape(len(x), -1)
         values = self._map(flat)
         span = self._high - self._low
-        strange = np.abs(flat - self._constant) > _ROUNDING * np.abs(self._constant)
-        strange[:, self._absent] = ~np.isnan(flat[:, self._absent])
+        strange = self._moved(flat)
         strange[:, self._kept] |= (values < self._low - _MARGIN * span) | (values > self._high + _MARGIN * span)
         reasons = self._strange_numbers_of_trials(flat)
         if not strange.any():

@@ -121,7 +121,7 @@ class Posterior(ABC):
         Returns
         -------
         WeightedSamples
-            With ``ess``, ``pareto_k``, ``log_z`` and a verdict in ``reliability``.
+            With ``ess``, ``pareto_k``, ``log_z`` and a verdict in ``reliability``, of which this posterior's is part.
 
         Raises
         ------
@@ -146,7 +146,7 @@ class Posterior(ABC):
                 f"theta = {theta[~(values < np.inf)][0]}. Return -inf where the data are impossible."
             )
         log_prior = self.prior.log_prob(torch.from_numpy(theta)).double().cpu().numpy()
-        return WeightedSamples(theta, values + log_prior - self.log_prob(theta), self.names)
+        return WeightedSamples(theta, values + log_prior - self.log_prob(theta), self.names, self.reliability)
 
     def marginal(self, names: str | Sequence[str]) -> Posterior:
         """The posterior of some parameters, whatever the others are.

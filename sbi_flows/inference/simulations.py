@@ -37,6 +37,10 @@ class Simulations:
     def __len__(self) -> int:
         return len(self.theta)
 
+    def only(self, good: np.ndarray) -> Simulations:
+        """Those where ``good (n,)``; the others count as failed."""
+        return Simulations(self.theta[good], self.x[good], self.n_failed + int((~good).sum()))
+
     def followed_by(self, other: Simulations) -> Simulations:
         """Both, these first."""
         theta, x = np.concatenate([self.theta, other.theta]), np.concatenate([self.x, other.x])

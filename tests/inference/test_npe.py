@@ -10,6 +10,7 @@ import torch
 
 from sbi_flows import NPE, ConditionalFlow, FlowDensity, Reliability, simulate
 from sbi_flows.distributions import BoxUniform, MultivariateNormal, from_pair
+from sbi_flows.inference.atomic import go_on_by_atoms
 from sbi_flows.inference.posterior import FlowPosterior
 
 
@@ -102,6 +103,31 @@ def test_a_second_fit_adds_simulations_and_goes_on():
     assert npe.n_simulations_ == 2000
     assert npe.log_prob(theta[1000:], x[1000:]).mean() > before - 0.01
     assert torch.equal(npe.estimator_.flow_.scaling.mean, scaling)
+
+
+def test_a_second_fit_starts_afresh_where_x_shows_what_it_did_not():
+    """theta_1 appears only in later simulations' third column, which was constant; x_0 is missing there for the first time."""
+    prior, theta, x = uniform_problem(2000)
+    before = np.column_stack([x[:, :1], np.ones((2000, 1))])
+    npe = quick(prior, max_epochs=20, learning_rate=1e-2, hidden=(32,)).fit(theta[:500], before[:500])
+    after = x.copy()
+    after[::20, 0] = np.nan
+    npe.fit(theta[500:], after[500:])
+    assert npe.n_simulations_ == 2000
+    note = "fitted afresh, since x[0] missing for the first time and x[1] no longer the same in all simulations"
+    assert note in npe.history_.reliability.notes
+    assert np.std(npe.sample([0.5, 0.5], 2000, random_state=0)[:, 1]) < 0.25 and npe.posterior([np.nan, 0.5]).reliability.ok
+    npe.fit(theta[500:], after[500:])
+    assert not any("afresh" in note for note in npe.history_.reliability.notes) and npe.n_simulations_ == 3500
+
+
+def test_rounds_go_on_when_a_value_is_first_missing_in_the_second():
+    prior, theta, x = uniform_problem()
+    npe = quick(prior).fit(theta, x)
+    gaps = x.copy()
+    gaps[3, 1] = np.nan
+    go_on_by_atoms(npe, theta, gaps, 5)
+    assert npe.n_simulations_ == 799 and "1 of 800 simulations failed and were left out" in npe.history_.reliability.notes
 
 
 def test_saved_and_loaded(tmp_path):

@@ -44,6 +44,10 @@ def test_reweighting_gives_the_evidence_and_a_verdict():
     weighted = Exact(widened=1.5).reweight(log_likelihood, 5000, random_state=1)
     assert abs(weighted.log_z - 0.5) < 4 * weighted.log_z_err and weighted.reliability.ok
     assert weighted.names == ("a", "b", "c") and "ok" in repr(weighted)
+    doubtful = Exact(widened=1.5)
+    doubtful.remark(["its training failed"], ["of old"])
+    for each in (weighted := doubtful.reweight(log_likelihood, 5000, random_state=1), weighted.smoothed()):
+        assert each.reliability.reasons == ("its training failed",) and each.reliability.notes == ("of old",)
     narrow = Exact(widened=0.2).reweight(log_likelihood, 5000, random_state=1)
     assert not narrow.reliability.ok
 
