@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from sbi_flows.inference.cells import CONTINUOUS, LOGARITHM, SQUARE_ROOT, UNIT, Cells
-from sbi_flows.inference.observations import ASINH, LOG, ROOT, Observations
+from sbi_flows.inference.maps import ASINH, LOG, ROOT
+from sbi_flows.inference.observations import Observations
 
 _FEW_LEVELS = 10
 

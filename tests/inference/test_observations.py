@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from sbi_flows.inference.observations import ASINH, LINEAR, LOG, ROOT, Observations
+from sbi_flows.inference.maps import ASINH, LINEAR, LOG, ROOT
+from sbi_flows.inference.observations import Observations
 
 N = 4000
 RNG = np.random.default_rng(0)
