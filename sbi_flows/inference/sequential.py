@@ -23,6 +23,7 @@ _DRAWS = 10_000  # of a posterior, to find its region and to compare it with the
 _PRIOR_DRAWS = 20_000
 _WORTH_REJECTING = 0.005  # share of prior draws inside the region from which on they are taken from the prior
 _CANDIDATES = 20  # posterior draws for each parameter of a round, where the prior is too wide
+_UNCHANGED = 1e-6  # nats: less than any training does that changes weights
 _LOWEST = -1e4  # nats: what -inf counts as when two posteriors are compared
 
 
@@ -37,6 +38,10 @@ class Method(Protocol):
 
     def posterior(self, x_o: Any) -> Posterior:
         """What was learned, at an observation."""
+        ...
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of its constructor."""
         ...
 
 
@@ -63,8 +68,10 @@ def sequential(
     for any method. With "atomic" (``NPE`` only) they are drawn from the posterior so far, and a contrastive loss corrects for it.
 
     It ends after ``n_rounds``, or once the posterior has stopped moving: when two rounds in a row moved it by less than ``tolerance``, the
-    symmetrised Kullback-Leibler divergence to the one before (mean of both directions, from 10 000 draws of each). It ends with
-    a verdict against it if the last round still moved it by more than one nat.
+    symmetrised Kullback-Leibler divergence to the one before (mean of both directions, from 10 000 draws of each). A round whose
+    training found nothing better than the weights before is fitted afresh, on the simulations of all rounds; where that cannot be
+    (atomic proposals, a method that was fitted before), it does not count as standing still, and the verdict is against it if it is the
+    last. So it is if the last round still moved the posterior by more than one nat.
 
     Parameters
     ----------
@@ -123,41 +130,64 @@ def sequential(
     prior = as_prior(method.prior)
     generator = torch_generator(random_state)
 
+    renewable = proposal == "truncated" and not hasattr(method, "history_")
+    theta_so_far, x_so_far = [], []
+
     def run(theta: np.ndarray, atoms: int | None) -> Posterior:
         x = simulate(simulator, theta, n_jobs=n_jobs, vectorized=vectorized, cache=cache, random_state=generator)
+        theta_so_far.append(theta)
+        x_so_far.append(x)
         return _learn(method, theta, x, x_o, prior, atoms)
 
     posterior = run(prior.sample(n_simulations, generator).double().cpu().numpy(), None)
     if posterior.n_observations is not None:
         raise ValueError(f"Expected a single observation; got {posterior.n_observations}. An amortised fit needs no rounds: fit and batch.")
     rounds = [_Round(n_simulations, 1.0, np.inf)]
-    # One round may move nothing only because its training failed to improve on what was there.
-    while len(rounds) < n_rounds and max(each.moved for each in rounds[-2:]) >= tolerance:
+    while len(rounds) < n_rounds and not all(each.stood_still(tolerance) for each in rounds[-2:]):
         before = posterior
         if proposal == "atomic":
             theta, volume = before.sample(n_simulations, generator), np.nan
         else:
             theta, volume = draw_truncated(prior, before, n_simulations, epsilon, generator)
         posterior = run(theta, n_atoms if proposal == "atomic" else None)
-        rounds.append(_Round(n_simulations, volume, _moved(before, posterior, generator)))
+        moved = _moved(before, posterior, generator)
+        stuck = abs(moved) < _UNCHANGED
+        if stuck and renewable:
+            _forget(method)
+            posterior = _learn(method, np.concatenate(theta_so_far), np.concatenate(x_so_far), x_o, prior, None)
+            moved = _moved(before, posterior, generator)
+        rounds.append(_Round(n_simulations, volume, moved, stuck=stuck and not renewable, afresh=stuck and renewable))
     posterior.remark(*_remarks(rounds, tolerance))
     return posterior
 
 
 @dataclass(frozen=True)
 class _Round:
-    """Simulations, the share of the prior they were drawn from, and the nats by which they moved the posterior."""
+    """Simulations, the share of the prior they were drawn from, the nats by which they moved the posterior, and how training went."""
 
     n: int
     volume: float
     moved: float
+    stuck: bool = False
+    afresh: bool = False
+
+    def stood_still(self, tolerance: float) -> bool:
+        return self.moved < tolerance and not self.stuck
 
     def __str__(self) -> str:
         moved = "" if np.isinf(self.moved) else f", posterior moved by {self.moved:.2g} nats"
+        moved += ", fitted afresh as the weights before could not be improved on" if self.afresh else ""
         least = 1 / _PRIOR_DRAWS
         volume = f"less than {least:.0e}" if self.volume < least else f"{self.volume:.2g}"
         where = "the posterior" if np.isnan(self.volume) else f"{volume} of the prior"
         return f"{self.n} simulations from {where}{moved}"
+
+
+def _forget(method: Any) -> None:
+    """Make it unfitted again, with the arguments it was made with."""
+    fresh = type(method)(**method.get_params(deep=False))
+    vars(method).clear()
+    vars(method).update(vars(fresh))
 
 
 def _learn(method: Any, theta: np.ndarray, x: np.ndarray, x_o: Any, prior: Distribution, n_atoms: int | None) -> Posterior:
@@ -218,6 +248,11 @@ def _remarks(rounds: list[_Round], tolerance: float) -> tuple[list[str], list[st
     last = rounds[-1]
     notes = [f"round {i}: {text}" for i, text in enumerate(rounds, 1)]
     reasons = []
+    if last.stuck:
+        reasons.append(
+            "training in the last round found nothing better than the weights before, so that it tells nothing about whether the posterior "
+            "has settled. Fit a new estimator on all simulations, or use truncated proposals with an unfitted one, which do"
+        )
     if len(rounds) > 1 and last.moved >= tolerance:
         notes.append(f"ended by n_rounds; the posterior still moves by more than {tolerance} nats a round")
     if len(rounds) > 1 and last.moved > 1:

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import BaseEstimator
 
 from sbi_flows import NLE, NPE, ConditionalFlow, FlowDensity, sequential
 from sbi_flows.distributions import BoxUniform, MultivariateNormal
 from sbi_flows.flows import maf
-from sbi_flows.inference import draw_truncated
+from sbi_flows.inference import Posterior, draw_truncated
 from sbi_flows.losses import Batch, nll
 from sbi_flows.losses.atomic import atomic
+from sbi_flows.results import Reliability
 
 SIGMA = 0.05
 PRIOR = BoxUniform([-1.0, -1.0], [1.0, 1.0], names=["a", "b"])
@@ -42,6 +44,67 @@ def test_it_stops_when_the_posterior_stops_moving():
     npe = NPE(PRIOR, small(), random_state=0)
     posterior = sequential(npe, simulator, X_O, 5, 300, tolerance=100.0, random_state=0)
     assert npe.n_simulations_ == 900 and "round 3" in str(posterior.reliability) and "round 4" not in str(posterior.reliability)
+
+
+class At(Posterior):
+    """N(centre, 0.1^2) in two dimensions: one at a distance of k standard deviations from another is k^2 / 2 nats away."""
+
+    def __init__(self, centre):
+        super().__init__(PRIOR, ("a", "b"), X_O, Reliability.from_reasons([], []))
+        self.normal = MultivariateNormal([centre, 0.0], 0.01 * np.eye(2))
+
+    def sample(self, n_samples=1, random_state=None):
+        return self.normal.sample(n_samples, random_state).numpy()
+
+    def log_density(self, theta):
+        return self.normal.log_prob(theta)
+
+
+class Scripted(BaseEstimator):
+    """Learns what the script says: its k-th posterior after k rounds, the one before where that is None; ``afresh`` from all at once."""
+
+    def __init__(self, prior, script, afresh=0.0):
+        self.prior, self.script, self.afresh = prior, script, afresh
+
+    def fit(self, theta, x):
+        first = len(x) > 300 and not hasattr(self, "history_")
+        self.history_ = [*getattr(self, "history_", []), self.afresh if first else None]
+        self.n_simulations_ = getattr(self, "n_simulations_", 0) + len(x)
+        told = self.afresh if first else self.script[self.n_simulations_ // 300 - 1]
+        self.centre_ = self.centre_ if told is None else told
+        return self
+
+    def posterior(self, x_o):
+        return At(self.centre_)
+
+
+@pytest.mark.parametrize(
+    ("script", "n_rounds"),
+    [
+        ([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 8),  # half a nat each time
+        ([0.0, 0.1, 0.11, 0.21, 0.22, 0.23, 0.33, 0.43], 6),  # .005 nats in rounds 3, 5 and 6
+        ([0.0, 0.01, 0.02, 0.12, 0.22, 0.32, 0.42, 0.52], 3),
+    ],
+)
+def test_two_small_moves_in_a_row_end_it(script, n_rounds):
+    """Against a tolerance of .05 nats; the estimate of a move of .005 (.5) from 10 000 draws is good to .001 (.01)."""
+    method = Scripted(PRIOR, script)
+    posterior = sequential(method, simulator, X_O, 8, 300, random_state=0)
+    assert method.n_simulations_ == 300 * n_rounds
+    assert ("ended by n_rounds" in str(posterior.reliability)) == (n_rounds == 8)
+
+
+def test_training_that_fails_is_not_taken_for_a_posterior_that_stands_still():
+    """Rounds 2 and 3 improve nothing. Fitted afresh, round 2 moves it by 2 nats and the third by none, again and again."""
+    method = Scripted(PRIOR, [0.0, None, None, None], afresh=0.2)
+    posterior = sequential(method, simulator, X_O, 4, 300, random_state=0)
+    assert method.centre_ == 0.2 and method.n_simulations_ == 1200
+    assert str(posterior.reliability).count("fitted afresh") == 3
+
+    fitted = Scripted(PRIOR, [0.0] * 2 + [None] * 5).fit(np.zeros((300, 2)), np.zeros((300, 2)))
+    posterior = sequential(fitted, simulator, X_O, 4, 300, random_state=0)
+    assert fitted.n_simulations_ == 1500 and not posterior.reliability.ok
+    assert "found nothing better than the weights before" in posterior.reliability.reasons[0]
 
 
 def test_rounds_of_a_likelihood():
