@@ -48,6 +48,9 @@ def test_sir(tmp_path, capsys, monkeypatch):
     module.main(tmp_path, n_simulations=300, n_checks=60)
     said = capsys.readouterr().out
     assert "Diagnosis" in said and "R0" in said
+    # The last word is that of the check.
+    failed = "NOT RELIABLE" in said.split("Diagnosis")[1]
+    assert ("do not use this posterior" in said) == failed and ("use the posterior" in said.split("Diagnosis")[1]) != failed
     names = sorted(path.name for path in tmp_path.glob("*.png"))
     assert names == ["1_prior.png", "2_posterior.png", "3_posterior_predictive.png", "4_calibration.png"]
 
@@ -63,3 +66,21 @@ def test_an_epidemic_neither_loses_nor_makes_people():
     reproduction = 3.0 / 4.0 / (1 - np.exp(-1 / 4.0))
     share = brentq(lambda z: 1 - np.exp(-reproduction * z) - z, 0.1, 1.0)
     assert np.median(cases.sum(1)) / module.PEOPLE == pytest.approx(share, abs=0.01)
+
+
+def test_summaries_of_an_epidemic():
+    module = tutorial("sir")
+    cases = np.zeros((2, module.DAYS))
+    cases[0, 12] = 9.0
+    cases[0, 30] = 16.0
+    rows = module.summaries(cases)
+    assert rows.shape == (2, 19) and np.isfinite(rows).all()
+    # 36 % of the cases on day 12, the rest on day 30.
+    np.testing.assert_allclose(rows[0, :9], [np.log(26), np.log(17), 12, 12, 12, 12, 30, 30, 30])
+    np.testing.assert_allclose(rows[0, 9:], np.sqrt(cases[0, ::6]))
+
+
+def test_the_epidemic_is_not_called_calibrated_when_it_is_not():
+    module = tutorial("sir")
+    assert "do not use" in module.advice(False, 100) and "400" in module.advice(False, 100)
+    assert "nothing wrong" in module.advice(True, 100)

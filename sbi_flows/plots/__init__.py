@@ -11,7 +11,8 @@ from sbi_flows.plots.calibration import (
     rank_histograms,
 )
 from sbi_flows.plots.canvas import COLOURS, GREY, new_figure, save_figure
-from sbi_flows.plots.summaries import corner, evidence_bars
+from sbi_flows.plots.evidences import evidence_bars
+from sbi_flows.plots.marginals import corner
 
 __all__ = [
     "COLOURS",

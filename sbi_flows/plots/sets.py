@@ -40,13 +40,21 @@ def read_sets(draws: Any) -> dict[str, DrawSet]:
 def _read(draws: Any) -> DrawSet:
     if isinstance(draws, WeightedSamples):
         return DrawSet(draws.resample(_RESAMPLED, random_state=0), draws.names, min(draws.ess, _RESAMPLED))
+    n_observations = getattr(draws, "n_observations", None)
+    if n_observations is not None:
+        raise ValueError(
+            f"Expected the posterior of one observation; this one holds {n_observations}. Draw one, posterior[0], or several in "
+            'one figure: {"first": posterior[0], "second": posterior[1]}.'
+        )
     if hasattr(draws, "to_dataframe"):
         # A posterior makes its draws now; chains bring theirs.
         draws = draws.to_dataframe()
     names = tuple(str(name) for name in draws.columns) if hasattr(draws, "columns") else None
-    rows = np.asarray(draws, dtype=np.float64)
+    wanted = "Expected draws of shape (n, d), a DataFrame, Chains, WeightedSamples or a posterior"
+    try:
+        rows = np.asarray(draws, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{wanted}; got {type(draws).__name__}, which is no numbers.") from error
     if rows.ndim != 2:
-        raise ValueError(
-            f"Expected draws of shape (n, d), a DataFrame, Chains, WeightedSamples or a posterior; got an array of shape {rows.shape}."
-        )
+        raise ValueError(f"{wanted}; got an array of shape {rows.shape}.")
     return DrawSet(rows, names, len(rows))
