@@ -28,6 +28,8 @@ from sbi_flows.targets import posterior as posterior_target
 
 # Pairs of parameters and trials evaluated at once.
 _PAIRS = 200_000
+# Pairs evaluated to look for modes among draws of the prior, and how few draws there may be for many trials.
+_PRIOR_PAIRS, _LEAST_PRIOR = 20_000, 1000
 
 
 class TargetEstimator(BaseEstimator, ABC):
@@ -171,7 +173,9 @@ class TargetEstimator(BaseEstimator, ABC):
             posterior_target(partial(self._summed, rows=self._rows(x)), self.prior_, names=self.theta_names_) for x in observed
         ]
         array = as_float(x_o, "x_o").double().cpu().numpy()
-        return TargetPosterior(targets, self.prior_, self.theta_names_, array, reliability, None if single else len(targets))
+        n_prior = max(_LEAST_PRIOR, _PRIOR_PAIRS // max(map(len, observed)))
+        count = None if single else len(targets)
+        return TargetPosterior(targets, self.prior_, self.theta_names_, array, reliability, count, n_prior=n_prior)
 
     def sample(self, x, n_samples: int = 1, random_state: RandomState = None, *, trials: bool = False) -> np.ndarray:
         """Posterior draws: ``(n_samples, d)`` for one observation, ``(m, n_samples, d)`` for a batch ``(m, ...)``."""

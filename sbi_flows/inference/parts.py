@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from sbi_flows._random import RandomState, seed_from, torch_generator
-from sbi_flows._validation import positive
 from sbi_flows.distributions import Distribution
 from sbi_flows.estimators import ConditionalFlow, FlowDensity
 from sbi_flows.flows import MixedDensity
 from sbi_flows.inference.posterior import Posterior
+from sbi_flows.inference.variational import resampled
 from sbi_flows.results import Reliability, WeightedSamples
 
 _DRAWS = 5000
-_MOST = 50  # proposals made for each draw of a conditional posterior at most
 
 
 class PartOfPrior(Distribution):
@@ -111,10 +110,7 @@ class ConditionalPosterior(Posterior):
 
     def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
         """``(n_samples, k)`` draws of the free parameters, by importance resampling; where weights are very unequal, rows repeat."""
-        positive("n_samples", n_samples, integer=True)
-        generator = torch_generator(random_state)
-        n_proposals = int(n_samples * np.clip(4 / self._efficiency, 4, _MOST)) + 100
-        return self._propose(n_proposals, generator).resample(n_samples, seed_from(generator))
+        return resampled(self._propose, self._efficiency, n_samples, random_state)
 
     def log_density(self, theta: Tensor) -> Tensor:
         """Natural log of the density of the free parameters, ``(n,)``."""

@@ -23,6 +23,7 @@ from sbi_flows.samplers import RandomWalk, anneal, judge, run_chains
 from sbi_flows.targets import Target
 
 _PARTICLES = 1000
+_PRIOR_DRAWS = 20_000
 _DRAWS_A_CHAIN = 20
 _CHAINS = (50, 500)
 _WARMUP = 50
@@ -46,6 +47,8 @@ class TargetPosterior(Posterior):
         One an observation.
     prior, names, x_o, reliability, n_observations
         As for :class:`Posterior`.
+    n_prior : int
+        Draws of the prior among which modes are looked for; each costs one evaluation of the target.
 
     Attributes
     ----------
@@ -65,9 +68,12 @@ class TargetPosterior(Posterior):
         x_o: np.ndarray,
         reliability: Reliability,
         n_observations: int | None = None,
+        *,
+        n_prior: int = _PRIOR_DRAWS,
     ):
-        super().__init__(prior, names, x_o, reliability, n_observations)
-        self._targets = list(targets)
+        unsampled = Reliability.from_reasons(reliability.reasons, [*reliability.notes, "not sampled yet: no chain has been judged"])
+        super().__init__(prior, names, x_o, unsampled, n_observations)
+        self._targets, self._n_prior = list(targets), n_prior
         self._before_sampling = reliability
 
     @property
@@ -97,7 +103,7 @@ class TargetPosterior(Posterior):
         """
         positive("n_samples", n_samples, integer=True)
         generator = torch_generator(random_state)
-        self.chains_ = [_sample(target, n_samples, generator) for target in self._targets]
+        self.chains_ = [_sample(target, n_samples, generator, self._n_prior) for target in self._targets]
         self.reliability = self._judged()
         draws = []
         for chains in self.chains_:
@@ -137,6 +143,7 @@ class TargetPosterior(Posterior):
     def log_z(self) -> float:
         """What ``log_prob`` lacks: ln of the integral of likelihood (or ratio) times prior, by a flow fitted to draws when first asked.
 
+        What speaks against it, the verdict on those draws included, joins ``reliability``, marked "log_z".
         For NLE it is the evidence ln p(x_o); for NRE it would be 0 if the ratio were perfect.
         """
         return self._normaliser.log_z
@@ -148,8 +155,9 @@ class TargetPosterior(Posterior):
 
     def reweight(self, log_likelihood, n_samples: int = 10_000, random_state: RandomState = None) -> WeightedSamples:
         """As :meth:`Posterior.reweight`; the weights are normalised by ``log_z``, whose error adds to theirs."""
+        log_z = self.log_z  # first, as its verdict is part of the posterior's, which the weights take over
         weighted = super().reweight(log_likelihood, n_samples, random_state)
-        return dataclasses.replace(weighted, log_weights=weighted.log_weights + self.log_z)
+        return dataclasses.replace(weighted, log_weights=weighted.log_weights + log_z)
 
     def variational(
         self, *, flow: Flow | None = None, n_steps: int = 300, random_state: RandomState = None
@@ -162,12 +170,16 @@ class TargetPosterior(Posterior):
     @cached_property
     def _normaliser(self) -> WeightedSamples:
         self._refuse_batch("log_z")
-        draws = _sample(self.target, _FITTED, torch_generator(0)).samples.reshape(-1, self.features)
+        chains = _sample(self.target, _FITTED, torch_generator(0), self._n_prior)
+        draws = chains.samples.reshape(-1, self.features)
         with torch.enable_grad():
             flow = FlowDensity(layers=2, hidden=(32, 32), max_epochs=20, support=self.prior.support, random_state=0).fit(draws)
         proposals = flow.sample(_FITTED, random_state=0)
         log_weights = super().log_prob(proposals) - flow.log_prob(proposals)
-        return WeightedSamples(proposals, log_weights, self.names)
+        weighted = WeightedSamples(proposals, log_weights, self.names)
+        verdicts = [weighted.reliability] if chains.reliability is None else [chains.reliability, weighted.reliability]
+        self.remark([f"log_z: {reason}" for verdict in verdicts for reason in verdict.reasons], ())
+        return weighted
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -177,12 +189,14 @@ class TargetPosterior(Posterior):
         if self.n_observations is None:
             raise TypeError("Expected a batch of observations to pick from; this posterior holds a single one.")
         i = range(self.n_observations)[index]
-        return TargetPosterior([self._targets[i]], self.prior, self.names, self.x_o[i], self._before_sampling)
+        return TargetPosterior([self._targets[i]], self.prior, self.names, self.x_o[i], self._before_sampling, n_prior=self._n_prior)
 
     def _judged(self) -> Reliability:
         """The verdict before sampling, and that of the chains."""
         before, m = self._before_sampling, self.n_observations
-        reasons, notes = list(before.reasons), list(before.notes)
+        share = 3 / self._n_prior  # which that many draws miss one time in twenty
+        smallest = f"modes were looked for near {self._n_prior} draws of the prior: one in less than {share:.1g} of it may be missed"
+        reasons, notes = list(before.reasons), [*before.notes, smallest]
         for i, chains in enumerate(self.chains_):
             where = "" if m is None else f"observation {i}: "
             verdict = chains.reliability
@@ -198,11 +212,11 @@ def _verdict(chains: Chains, target: Target) -> Reliability:
     return Reliability.from_reasons(verdict.reasons, notes)
 
 
-def _sample(target: Target, n_samples: int, generator: torch.Generator) -> Chains:
+def _sample(target: Target, n_samples: int, generator: torch.Generator, n_prior: int) -> Chains:
     """Chains of at least ``n_samples`` draws together, longer and longer ones until they have converged."""
     n_chains = int(np.clip(n_samples // _DRAWS_A_CHAIN, *_CHAINS))
     n_draws = max(-(-n_samples // n_chains), _DRAWS_A_CHAIN)
-    start = anneal(target, max(_PARTICLES, n_chains), generator)[:n_chains].numpy()
+    start = anneal(target, max(_PARTICLES, n_chains), generator, n_prior=n_prior)[:n_chains].numpy()
     thin = max(_THIN, 4 * target.features)
     for _ in range(_DOUBLINGS + 1):
         chains = run_chains(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -87,10 +88,7 @@ class VariationalPosterior(Posterior):
 
     def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
         """``(n_samples, d)`` draws by importance resampling; where weights are very unequal, rows repeat (see ``reliability``)."""
-        positive("n_samples", n_samples, integer=True)
-        generator = torch_generator(random_state)
-        n_proposals = int(n_samples * np.clip(4 / self.ess, 4, _MOST)) + 100
-        return self.weighted(n_proposals, generator).resample(n_samples, seed_from(generator))
+        return resampled(self.weighted, self.ess, n_samples, random_state)
 
     def log_density(self, theta: Tensor) -> Tensor:
         """As :meth:`Posterior.log_density`; normalised to within ``log_z_err``."""
@@ -106,6 +104,16 @@ class VariationalPosterior(Posterior):
             f"{share:.0%} of the points found by annealing lie where the flow has less than a hundredth of the posterior's density: it "
             "misses a mode or a tail. Train longer, use a larger flow, or sample by chains"
         ]
+
+
+def resampled(
+    propose: Callable[[int, torch.Generator], WeightedSamples], efficiency: float, n_samples: int, random_state: RandomState
+) -> np.ndarray:
+    """``(n_samples, d)`` draws by importance resampling of several proposals each, of which a share ``efficiency`` is effective."""
+    positive("n_samples", n_samples, integer=True)
+    generator = torch_generator(random_state)
+    n_proposals = int(n_samples * np.clip(4 / efficiency, 4, _MOST)) + 100
+    return propose(n_proposals, generator).resample(n_samples, seed_from(generator))
 
 
 def variational(

@@ -17,7 +17,9 @@ _MAX_TEMPERATURES = 200
 
 
 @torch.no_grad()
-def anneal(target: Target, n: int, generator: torch.Generator, *, kernel: Kernel | None = None) -> Tensor:
+def anneal(
+    target: Target, n: int, generator: torch.Generator, *, n_prior: int | None = None, kernel: Kernel | None = None
+) -> Tensor:
     """Sequential Monte Carlo over likelihoods of rising power, from draws of the prior.
 
     Each temperature is chosen so that half of the particles stay effective; they are then resampled and moved by a few Metropolis steps.
@@ -30,6 +32,9 @@ def anneal(target: Target, n: int, generator: torch.Generator, *, kernel: Kernel
     n : int
         Particles.
     generator : torch.Generator
+    n_prior : int, optional
+        Draws of the prior to choose the first particles from, ``n`` by default. Each costs one evaluation; a mode that none of them is near
+        is not found.
     kernel : Kernel, optional
         What moves them; ``RandomWalk()`` by default.
 
@@ -59,18 +64,18 @@ def anneal(target: Target, n: int, generator: torch.Generator, *, kernel: Kernel
     if target.prior is None:
         raise ValueError("Expected a target with a prior to start from: make it with targets.posterior(log_likelihood, prior).")
     kernel = kernel if kernel is not None else RandomWalk()
-    x = target.prior.sample(n, generator).double()
+    x = target.prior.sample(max(n, n_prior or n), generator).double()
     power, state = 0.0, None
     for step in range(_MAX_TEMPERATURES):
         log_likelihood = _log_likelihood(target, x)
         if step == 0 and not bool((log_likelihood > -math.inf).any()):
             raise ValueError(
-                f"Expected a likelihood above zero somewhere; it is zero at all of {n} draws of the prior. "
+                f"Expected a likelihood above zero somewhere; it is zero at all of {len(x)} draws of the prior. "
                 "Is the observation one that the model can produce?"
             )
-        rise = _rise(log_likelihood, 1 - power)
+        rise = _rise(log_likelihood, 1 - power, n)
         power = min(1.0, power + rise)
-        x = x[_systematic(torch.softmax(rise * log_likelihood, 0), generator)]
+        x = x[_systematic(torch.softmax(rise * log_likelihood, 0), n, generator)]
         x, state = _move(kernel, tempered(target, power), x, state, generator)
         if power >= 1:
             return x
@@ -86,11 +91,11 @@ def _log_likelihood(target: Target, x: Tensor) -> Tensor:
     return torch.where(torch.isnan(values) | (values == math.inf), -math.inf, values)
 
 
-def _rise(log_likelihood: Tensor, left: float) -> float:
-    """How much further the power may rise so that the effective share stays at ``_ESS``, by bisection."""
+def _rise(log_likelihood: Tensor, left: float, n: int) -> float:
+    """How much further the power may rise so that a share ``_ESS`` of n particles stays effective, by bisection."""
     possible = log_likelihood[log_likelihood > -math.inf]
     # Impossible particles are lost at once, however small the rise.
-    enough = _ESS * len(possible)
+    enough = _ESS * min(len(possible), n)
 
     def effective(rise: float) -> float:
         return float(1 / torch.softmax(rise * possible, 0).square().sum())
@@ -104,11 +109,10 @@ def _rise(log_likelihood: Tensor, left: float) -> float:
     return max(low, 1e-300)
 
 
-def _systematic(weights: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows drawn in proportion to their weights, with the least noise; shuffled."""
-    n = len(weights)
+def _systematic(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """n rows drawn in proportion to their weights, with the least noise; shuffled."""
     offset = torch.rand((), generator=generator, dtype=weights.dtype)
-    rows = torch.searchsorted(weights.cumsum(0), (offset + torch.arange(n, dtype=weights.dtype)) / n).clamp(max=n - 1)
+    rows = torch.searchsorted(weights.cumsum(0), (offset + torch.arange(n, dtype=weights.dtype)) / n).clamp(max=len(weights) - 1)
     return rows[torch.randperm(n, generator=generator)]
 
 
