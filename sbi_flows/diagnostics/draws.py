@@ -102,7 +102,12 @@ def posterior_draws(
     theta = as_rows(theta, "theta").double().cpu().numpy()
     check_finite(theta, "theta", labels)
     prior = getattr(estimator, "prior_", None)
-    if isinstance(prior, Distribution) and prior.features == theta.shape[1]:
+    if isinstance(prior, Distribution):
+        if prior.features != theta.shape[1]:
+            raise ValueError(
+                f"Expected theta of shape (m, {prior.features}) to match the prior; got {theta.shape}. The estimator comes first, then theta, "
+                "then x."
+            )
         check_inside(theta, np.ones(len(theta), dtype=bool), prior, labels)
     x = as_observations(x)
     m, d = theta.shape

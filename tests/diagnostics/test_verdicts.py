@@ -44,6 +44,8 @@ def test_theta_outside_the_prior_is_told_as_fit_does():
     assert sbc(estimator, theta, x, n_draws=99, random_state=0).reliability.ok
     with pytest.raises(ValueError, match="order and units"):
         diagnose(estimator, 1000 * theta, x)
+    with pytest.raises(ValueError, match=r"theta of shape \(m, 2\).*then theta, then x"):
+        diagnose(estimator, x, theta.to_numpy())
 
 
 def test_a_gross_failure_is_told_to_check_what_was_passed_first():
