@@ -105,8 +105,8 @@ def posterior_draws(
     if isinstance(prior, Distribution):
         if prior.features != theta.shape[1]:
             raise ValueError(
-                f"Expected theta of shape (m, {prior.features}) to match the prior; got {theta.shape}. The estimator comes first, then theta, "
-                "then x."
+                f"Expected theta of shape (m, {prior.features}) to match the prior; got {theta.shape}. The order is estimator, "
+                "then theta, then x."
             )
         check_inside(theta, np.ones(len(theta), dtype=bool), prior, labels)
     x = as_observations(x)
