@@ -8,6 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from sbi_flows import Chains, Evidence, Reliability, WeightedSamples, compare_models
+from sbi_flows.inference import ModelProbabilities
 from sbi_flows.physics.pta import embedded_free_spectrum, pta_target
 from sbi_flows.physics.pta.figures import spectrum_figure
 from sbi_flows.plots import COLOURS, corner, evidence_bars, save_figure
@@ -164,3 +165,18 @@ def test_corner_of_many_observations_says_to_pick_one():
 
     with pytest.raises(ValueError, match=r"holds 3\. Draw one, posterior\[0\]"):
         corner(Many())
+
+
+def test_evidence_bars_draw_what_a_classifier_says():
+    record = ModelProbabilities({"a": 0.1, "b": 0.9}, {"a": -2.2, "b": 0.0}, Reliability(ok=True))
+    axis = evidence_bars(record, titles={"b": "model b"}).axes[0]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["a", "model b"]
+    assert axis.get_xlabel() == "ln Bayes factor against model b"
+    assert [text.get_text() for text in axis.texts] == ["-2.20", "0.00"]
+    with pytest.raises(TypeError, match="got dict"):
+        evidence_bars({"a": 1.0})
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"write a\.png to; .*nowhere does not exist"):
+        save_figure(corner(RNG.normal(size=(50, 1))), tmp_path / "nowhere" / "a.png")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sbi_flows.plots.canvas import COLOURS, GREY, new_figure
+from sbi_flows.plots.records import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 # Panels a row, and summaries a predictive figure can hold before their labels overlap.
 COLUMNS = 4
+# Of the page of all checks: panels a row, their height in inches, and letters of its words that fit the width of one.
+_PAGE = 3
+_HEIGHT = 3.7
+_LETTERS = 50
+# Curves a panel can hold with a name and a style each.
+_STYLES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 MOST_SUMMARIES = 30
 
 
@@ -25,37 +32,41 @@ def rank_histograms(record: SBC, *, bins: int = 20) -> Figure:
 
     A valley means draws too narrow, a hill too wide, a slope a shift.
     """
+    from matplotlib.ticker import MaxNLocator
     from scipy import stats
 
+    require(record, "rank_histograms", "SBC")
     m, k = record.ranks.shape
     bins = min(bins, record.n_draws + 1)
     edges = np.linspace(0, record.n_draws + 1, bins + 1)
     # Bars hold unequal numbers of ranks where the bins do not divide them.
     expected = np.diff(np.ceil(edges)) / (record.n_draws + 1)
+    places = edges / edges[-1]
     figure, axes = _panels(k, 2.0)
     tallest = 0.0
     for j, axis in enumerate(axes):
         counts = np.histogram(record.ranks[:, j], np.ceil(edges) - 0.5)[0]
         low, high = stats.binom.ppf([[0.025], [0.975]], m, expected)
-        axis.stairs(high / m / expected, edges, baseline=low / m / expected, fill=True, color=GREY, alpha=0.3)
-        axis.stairs(counts / m / expected, edges, color=_colour(record, j), linewidth=1.5)
+        axis.stairs(high / m / expected, places, baseline=low / m / expected, fill=True, color=GREY, alpha=0.3)
+        axis.stairs(counts / m / expected, places, color=_colour(record, j), linewidth=1.5)
         axis.axhline(1.0, color=GREY, linewidth=1)
         axis.set_title(_title(record, j), fontsize=8)
-        axis.set_xlim(0, record.n_draws + 1)
-        axis.set_yticks([0, 1])
+        axis.set_xlim(0, 1)
+        axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         tallest = max(tallest, *(counts / m / expected), *(high / m / expected))
         _tidy(axis)
     axes[0].set_ylim(0, 1.05 * tallest)
-    figure.supxlabel("rank of the truth among the draws", fontsize=10)
+    figure.supxlabel("rank of the truth / number of draws", fontsize=10)
     figure.supylabel("frequency / expected", fontsize=10)
     return figure
 
 
 def rank_ecdf(record: SBC, *, confidence: float = 0.95) -> Figure:
     """Empirical distribution of the ranks less the uniform one, with the band that holds it all at once with that confidence."""
+    require(record, "rank_ecdf", "SBC")
     figure, axes = _panels(record.ranks.shape[1], 2.0)
     for j, axis in enumerate(axes):
-        _draw_ecdf(axis, record, [j], confidence)
+        _draw_ecdf(axis, record, {j: "-"}, confidence)
         axis.set_title(_title(record, j), fontsize=8)
     figure.supxlabel("rank of the truth / number of draws", fontsize=10)
     figure.supylabel("excess of lower ranks", fontsize=10)
@@ -64,6 +75,10 @@ def rank_ecdf(record: SBC, *, confidence: float = 0.95) -> Figure:
 
 def coverage(*records: Coverage) -> Figure:
     """Coverage against credible level with pointwise 95 % intervals: below the diagonal overconfident, above it too wide."""
+    if not records:
+        raise TypeError("coverage draws one Coverage or several; got none.")
+    for record in records:
+        require(record, "coverage", "Coverage")
     figure = new_figure(4.6, 4.4)
     _draw_coverage(figure.subplots(), records)
     return figure
@@ -71,6 +86,7 @@ def coverage(*records: Coverage) -> Figure:
 
 def class_scores(record: C2ST) -> Figure:
     """Held-out probabilities of the classifier for the rows of both samples: equal histograms mean that it cannot tell them apart."""
+    require(record, "class_scores", "C2ST")
     figure = new_figure(5.2, 3.4)
     axis = figure.subplots()
     parts = {"first sample (reference)": record.scores[: record.n_x], "second sample": record.scores[record.n_x :]}
@@ -89,6 +105,7 @@ def class_scores(record: C2ST) -> Figure:
 
 def null_distribution(record: MMD | LocalC2ST | Misspecification) -> Figure:
     """The statistic of a permutation or conformal test among its values under the null hypothesis."""
+    require(record, "null_distribution", "MMD", "LocalC2ST", "Misspecification")
     figure = new_figure(5.0, 3.2)
     _draw_null(figure.subplots(), record)
     return figure
@@ -99,6 +116,7 @@ def local_preference(record: LocalC2ST, names: Sequence[str] | None = None, *, c
 
     With one parameter the preference itself is the vertical axis.
     """
+    require(record, "local_preference", "LocalC2ST")
     d = record.theta.shape[1]
     names = [f"theta_{j}" for j in range(d)] if names is None else names
     figure = new_figure(5.4, 4.2)
@@ -124,6 +142,7 @@ def local_preference(record: LocalC2ST, names: Sequence[str] | None = None, *, c
 
 def predictive(record: PosteriorPredictive) -> Figure:
     """The observed summaries among simulations from the posterior, each in units of its own spread there; the most unusual 30."""
+    require(record, "predictive", "PosteriorPredictive")
     figure = new_figure(5.6, 1.2 + 0.3 * max(min(len(record.table), MOST_SUMMARIES), 3))
     _draw_predictive(figure.subplots(), record, MOST_SUMMARIES)
     return figure
@@ -131,6 +150,7 @@ def predictive(record: PosteriorPredictive) -> Figure:
 
 def diagnosis(record: Diagnosis) -> Figure:
     """All checks of :func:`sbi_flows.diagnostics.diagnose` on one page."""
+    require(record, "diagnosis", "Diagnosis")
     draw = [
         lambda axis: _draw_all_ranks(axis, record.sbc),
         lambda axis: _draw_coverage(axis, [r for r in (record.coverage, record.tarp) if r is not None]),
@@ -142,21 +162,26 @@ def diagnosis(record: Diagnosis) -> Figure:
     if record.predictive is not None:
         checked = record.predictive
         draw.append(lambda axis: _draw_predictive(axis, checked, 12))
-    draw.append(lambda axis: _draw_verdict(axis, record))
-    columns = 3 if len(draw) <= 6 else COLUMNS
-    rows = -(-len(draw) // columns)
-    figure = new_figure(4.3 * columns, 3.7 * rows + 0.5)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis, panel in zip(axes, draw, strict=False):
-        panel(axis)
-    for axis in axes[len(draw) :]:
-        axis.set_axis_off()
-    head = "calibrated" if record.reliability.ok else "NOT RELIABLE"
+    # The words take the cells that the panels leave, or else a row of their own as tall as they are.
+    full, left = divmod(len(draw), _PAGE)
+    heights = [_HEIGHT] * (full + (left > 0))
+    words = _verdict(record, _LETTERS * (_PAGE - left))
+    if left == 0:
+        heights.append(0.3 + 0.17 * (words.count("\n") + 1))
+    figure = new_figure(4.3 * _PAGE, sum(heights) + 0.5)
+    grid = figure.add_gridspec(len(heights), _PAGE, height_ratios=heights)
+    for k, panel in enumerate(draw):
+        panel(figure.add_subplot(grid[divmod(k, _PAGE)]))
+    axis = figure.add_subplot(grid[-1, left:])
+    axis.set_axis_off()
+    axis.text(0.0, 1.0, words, va="top", ha="left", fontsize=10, transform=axis.transAxes, parse_math=False).set_in_layout(False)
+    head = "no check finds an error" if record.reliability.ok else "NOT RELIABLE"
     figure.suptitle(f"{head}   (p = {record.p_value:.2g}, {len(record.sbc.ranks)} observations)", fontsize=12)
     return figure
 
 
-def _draw_ecdf(axis: Axes, record: SBC, columns: Sequence[int], confidence: float) -> None:
+def _draw_ecdf(axis: Axes, record: SBC, styles: Mapping[int, Any], confidence: float) -> None:
+    """The curves of the columns that have a line style."""
     from sbi_flows.diagnostics.uniformity import thresholds, uniformity_band
 
     m, n_draws = len(record.ranks), record.n_draws
@@ -164,9 +189,9 @@ def _draw_ecdf(axis: Axes, record: SBC, columns: Sequence[int], confidence: floa
     ends = np.concatenate([[0.0], probability, [1.0]])
     axis.fill_between(ends, _closed(low - probability), _closed(high - probability), color=GREY, alpha=0.3, linewidth=0)
     axis.axhline(0, color=GREY, linewidth=1)
-    for j in columns:
+    for j, style in styles.items():
         below = np.searchsorted(np.sort(record.ranks[:, j]), thresholds(n_draws)) / m
-        axis.plot(ends, _closed(below - probability), color=_colour(record, j), linewidth=1.5)
+        axis.plot(ends, _closed(below - probability), color=_colour(record, j), linestyle=style, linewidth=1.5, label=record.names[j])
     axis.set_xlim(0, 1)
     _tidy(axis)
 
@@ -177,16 +202,21 @@ def _closed(difference: np.ndarray) -> np.ndarray:
 
 
 def _draw_all_ranks(axis: Axes, record: SBC) -> None:
-    """All quantities in one panel; those that fail are named."""
+    """All quantities in one panel, each by name where they are few; else those that fail are named."""
     from matplotlib.lines import Line2D
 
+    k = record.ranks.shape[1]
+    few = k <= len(_STYLES)
     # The band of one curve among k, so that the whole panel leaves it 5 % of the time.
-    _draw_ecdf(axis, record, range(record.ranks.shape[1]), 1 - 0.05 / record.ranks.shape[1])
+    _draw_ecdf(axis, record, {j: _STYLES[j] if few else "-" for j in range(k)}, 1 - 0.05 / k)
     axis.set_xlabel("rank of the truth / number of draws")
     axis.set_ylabel("excess of lower ranks")
-    axis.set_title(f"ranks of {record.ranks.shape[1]} quantities, p = {record.p_value:.2g}", fontsize=10)
+    axis.set_title(f"ranks of {k} quantities, p = {record.p_value:.2g}" if k > 1 else f"ranks, p = {record.p_value:.2g}", fontsize=10)
+    if few:
+        axis.legend(frameon=False, fontsize=8, loc="best")
+        return
     failed = [name for name, shape in zip(record.names, record.table["shape"], strict=True) if shape != "uniform"]
-    handles = [Line2D([], [], color=COLOURS[0], label="uniform")] if len(failed) < len(record.names) else []
+    handles = [Line2D([], [], color=COLOURS[0], label=f"{k - len(failed)} uniform")] if len(failed) < k else []
     if failed:
         label = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if len(failed) > 3 else "")
         handles.append(Line2D([], [], color=COLOURS[1], label=label))
@@ -214,17 +244,23 @@ def _draw_null(axis: Axes, record: MMD | LocalC2ST | Misspecification) -> None:
     # Nor may the longest hundredth of the null.
     ends = np.quantile(values, [0.0, 0.99])
     far = observed > ends[1] + 2 * (ends[1] - ends[0])
-    shown = ends[1] + 0.5 * (ends[1] - ends[0]) if far else observed
-    density, edges = np.histogram(values, bins=40, range=(ends[0], max(ends[1], shown, ends[0] + 1e-12)), density=True)
+    shown = ends[1] if far else max(ends[1], observed)
+    density, edges = np.histogram(values, bins=40, range=(ends[0], max(shown, ends[0] + 1e-12)), density=True)
     axis.stairs(density, edges, fill=True, color=GREY, alpha=0.4)
     colour = COLOURS[0] if record.reliability.ok else COLOURS[1]
-    axis.axvline(shown, color=colour, linewidth=1.8)
-    text = f"observed {observed:.3g}  ⟶" if far else f"{observed:.3g}"
-    side = "right" if far or shown > np.mean(edges[[0, -1]]) else "left"
-    axis.annotate(
-        text, (shown, 0.97), (-5 if side == "right" else 5, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
-        ha=side, va="top", color=colour, fontsize=9,
-    )
+    if far:
+        # No line: it would stand at a value that was not observed.
+        axis.annotate(
+            f"observed {observed:.3g}", (1.0, 0.9), (-34, 0), xycoords="axes fraction", textcoords="offset points",
+            ha="right", va="center", color=colour, fontsize=9, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.8},
+        )
+    else:
+        axis.axvline(observed, color=colour, linewidth=1.8)
+        right = observed > np.mean(edges[[0, -1]])
+        axis.annotate(
+            f"{observed:.3g}", (observed, 0.97), (-5 if right else 5, 0), xycoords=("data", "axes fraction"),
+            textcoords="offset points", ha="right" if right else "left", va="top", color=colour, fontsize=9,
+        )
     axis.set_xlabel(label)
     axis.set_yticks([])
     axis.set_title(f"{title}, p = {record.p_value:.2g}", fontsize=10)
@@ -265,18 +301,17 @@ def _draw_predictive(axis: Axes, record: PosteriorPredictive, most: int) -> None
     axis.set_ylim(-0.7, len(table) - 0.3)
     axis.set_yticks(y, list(table.index))
     axis.set_xlabel("observed - median, in standard deviations")
-    more = f" ({dropped} less unusual ones not shown)" if dropped else ""
+    more = f"\n{dropped} less unusual ones not shown" if dropped else ""
     axis.set_title(f"simulations from the posterior, p = {record.p_value:.2g}{more}", fontsize=10)
     _tidy(axis)
 
 
-def _draw_verdict(axis: Axes, record: Diagnosis) -> None:
+def _verdict(record: Diagnosis, letters: int) -> str:
+    """Reasons and notes in lines of so many letters."""
     import textwrap
 
-    axis.set_axis_off()
     lines = record.reliability.reasons or ("No check finds an error.",)
-    text = "\n\n".join(textwrap.fill(line, 52) for line in (*lines, *(f"note: {note}" for note in record.reliability.notes)))
-    axis.text(0.0, 1.0, text, va="top", ha="left", fontsize=8, transform=axis.transAxes, parse_math=False)
+    return "\n".join(textwrap.fill(line, letters) for line in (*lines, *(f"note: {note}" for note in record.reliability.notes)))
 
 
 def _panels(k: int, height: float) -> tuple[Figure, list[Axes]]:

@@ -23,6 +23,8 @@ def new_figure(width: float, height: float) -> Figure:
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write the figure; the ending (.png, .pdf, .svg) chooses the format. The file appears whole or not at all."""
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"Expected a folder to write {path.name} to; {path.parent.absolute()} does not exist. Make it first.")
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     figure.savefig(temporary, dpi=160)
     temporary.replace(path)

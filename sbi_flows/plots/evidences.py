@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sbi_flows.inference import ModelProbabilities
 from sbi_flows.plots.canvas import COLOURS, GREY, new_figure
 
 if TYPE_CHECKING:
@@ -15,15 +16,16 @@ if TYPE_CHECKING:
 
 
 def evidence_bars(
-    table: pandas.DataFrame, *, reference: str | None = None, titles: Mapping[str, str] | None = None
+    table: pandas.DataFrame | ModelProbabilities, *, reference: str | None = None, titles: Mapping[str, str] | None = None
 ) -> Figure:
     """ln Bayes factors with their errors, best at the top.
 
     Parameters
     ----------
-    table : DataFrame
-        What :func:`sbi_flows.compare_models` returns, or any table with columns ``log_bf, log_bf_err, reliable`` and the models as a
-        column ``model`` or as the index. Rows without a Bayes factor are left out.
+    table : DataFrame or ModelProbabilities
+        What :func:`sbi_flows.compare_models` or ``ModelClassifier.compare`` returns (the latter knows no errors), or any table with
+        columns ``log_bf, log_bf_err, reliable`` and the models as a column ``model`` or as the index. Rows without a Bayes factor are
+        left out.
     reference : str, optional
         The model against which they are taken, as the axis should name it; by default the one whose factor and error are both zero.
     titles : mapping of str to str, optional
@@ -33,12 +35,20 @@ def evidence_bars(
     ------
     ValueError
         When columns are missing.
+    TypeError
+        When it is no table.
 
     Examples
     --------
     >>> from sbi_flows.plots import evidence_bars, save_figure
     >>> save_figure(evidence_bars(compare_models({"flat": z_flat, "tilted": z_tilted})), "evidence.pdf")  # doctest: +SKIP
     """
+    if isinstance(table, ModelProbabilities):
+        reference = table.best if reference is None else reference
+        reference = (titles or {}).get(reference, reference)
+        table = _table_of(table)
+    if not hasattr(table, "columns"):
+        raise TypeError(f"Expected what compare_models or ModelClassifier.compare returns; got {type(table).__name__}.")
     missing = [name for name in ("log_bf", "log_bf_err", "reliable") if name not in table.columns]
     if missing:
         raise ValueError(
@@ -73,3 +83,11 @@ def evidence_bars(
     axis.spines[["top", "right"]].set_visible(False)
     axis.margins(x=0.08)
     return figure
+
+
+def _table_of(record: ModelProbabilities) -> pandas.DataFrame:
+    """Log Bayes factors without errors."""
+    import pandas as pd
+
+    factors = pd.Series(record.log_bayes_factors, name="log_bf").rename_axis("model")
+    return factors.reset_index().assign(log_bf_err=np.nan, reliable=record.reliability.ok)

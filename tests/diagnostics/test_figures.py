@@ -24,7 +24,7 @@ def test_all_on_one_page(tmp_path, kind):
     result = diagnose(estimator, THETA, X, X[0], simulator=lambda theta: theta @ MIXING.T, n_draws=70, random_state=0)
     figure = plots.diagnosis(result)
     assert plots.save_figure(figure, tmp_path / "diagnosis.png").stat().st_size > 20_000
-    assert len(figure.axes) == 8
+    assert len(figure.axes) == 7
     assert ("NOT RELIABLE" in figure.get_suptitle()) == (not result.reliability.ok)
     for reason in result.reliability.reasons:
         assert " ".join(reason.split()[:3]) in texts(figure).replace("\n", " ")
@@ -33,7 +33,7 @@ def test_all_on_one_page(tmp_path, kind):
 
 def test_a_page_without_an_observation():
     figure = plots.diagnosis(diagnose(EXACT, THETA, X, n_draws=70, random_state=0))
-    assert len(figure.axes) == 6
+    assert len(figure.axes) == 4
 
 
 @pytest.mark.parametrize(("n_draws", "extra"), [(1, 0), (7, 5), (70, 0)])
@@ -83,6 +83,8 @@ def test_two_samples_and_one_observation(tmp_path):
     # An observation far away is told, not drawn to scale.
     assert records[2].axes[0].get_xlim()[1] < 10
     assert "observed" in texts(records[2])
+    assert not records[2].axes[0].lines
+    assert len(records[1].axes[0].lines) + len(records[3].axes[0].lines) >= 1
     assert records[-1].axes[0].get_xlabel() == "b"
 
 
@@ -102,3 +104,30 @@ def test_predictive_shows_the_strangest_summaries_and_flags_them():
     assert "20 less unusual" in texts(figure)
     colours = [to_hex(points.get_facecolor()[0]) for points in figure.axes[0].collections if len(points.get_facecolor())]
     assert colours.count(plots.COLOURS[1].lower()) == 1
+
+
+def test_a_record_that_a_figure_does_not_draw_is_told_which_does():
+    result = diagnose(EXACT, THETA, X, n_draws=70, random_state=0)
+    for draw, record, said in (
+        (plots.coverage, result.sbc, "coverage draws Coverage; got SBC: for that use rank_histograms or rank_ecdf"),
+        (plots.rank_histograms, result, "rank_histograms draws SBC; got Diagnosis: pass its .sbc"),
+        (plots.diagnosis, result.sbc, "diagnosis draws Diagnosis; got SBC"),
+        (plots.local_preference, result.local, "local_preference draws LocalC2ST; got None: .* x_o"),
+        (plots.predictive, X, "predictive draws PosteriorPredictive; got ndarray: make one"),
+        (plots.class_scores, result.tarp, "got Coverage: for that use coverage"),
+        (plots.null_distribution, result, "pass its .local or .misspecification"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            draw(record)
+    with pytest.raises(TypeError, match="got none"):
+        plots.coverage()
+
+
+def test_the_ranks_of_a_page_are_named_and_histograms_have_the_axis_of_the_ecdf():
+    result = diagnose(EXACT, THETA, X, n_draws=70, random_state=0)
+    legend = plots.diagnosis(result).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == list(result.sbc.names)
+    assert len({line.get_linestyle() for line in legend.get_lines()}) == len(result.sbc.names)
+    histogram, curve = (draw(result.sbc).axes[0] for draw in (plots.rank_histograms, plots.rank_ecdf))
+    assert histogram.get_xlim() == curve.get_xlim() == (0, 1)
+    assert len(histogram.get_yticks()) > 2
