@@ -47,6 +47,8 @@ def test_the_verdict_on_chains_reaches_log_z_and_weights(monkeypatch):
     result = of(wide)
     assert math.isfinite(result.log_z)
     assert not result.reliability.ok and any(reason.startswith("log_z") for reason in result.reliability.reasons)
+    weighted = result.reweight(lambda theta: wide(torch.from_numpy(theta)).numpy(), 500, random_state=0)
+    assert weighted.pareto_k < 0.7 and any("R-hat" in reason for reason in weighted.reliability.reasons)
 
 
 def test_more_draws_of_the_prior_find_a_narrow_mode():
