@@ -178,6 +178,22 @@ def test_order_is_found_where_it_matters():
     assert choose_embedding((30, 1), x=walk)[0]["embedding"] == "series"
 
 
+def test_order_is_found_where_only_second_moments_show_it():
+    """Changes of spread, and correlations whose sign averages out over the prior, at lags one and two, whole or with values missing."""
+    rng = np.random.default_rng(0)
+    change = rng.integers(5, 35, (2000, 1))
+    assert order_matters((rng.normal(size=(2000, 40)) * np.where(np.arange(40) >= change, 4.0, 1.0))[..., None])
+    phi = rng.uniform(-0.9, 0.9, 2000)
+    for lag in (1, 2):
+        series = rng.normal(size=(2000, 40))
+        for t in range(lag, 40):
+            series[:, t] += phi * series[:, t - lag]
+        assert order_matters(series[..., None])
+        assert order_matters(np.where(rng.random(series.shape) < 0.2, np.nan, series)[..., None])
+    volatility = np.cumsum(rng.normal(scale=0.3, size=(2000, 40)), axis=1)
+    assert order_matters((rng.normal(size=(2000, 40)) * np.exp(volatility - volatility.mean(1, keepdims=True)))[..., None])
+
+
 @pytest.mark.slow
 def test_order_is_not_found_where_there_is_none():
     """The stated false-alarm rate is below 1e-4 a data set; none in 200 is expected (1e-2 or less for one)."""
