@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from sbi_flows import NPE, ConditionalFlow
+from sbi_flows import NPE, ConditionalFlow, posterior_predictive, sequential
 
 QUICK = partial(NPE, estimator=ConditionalFlow(layers=1, max_epochs=3))
 FOLDER = Path(__file__).parents[1] / "tutorials"
@@ -84,3 +84,16 @@ def test_the_epidemic_is_not_called_calibrated_when_it_is_not():
     module = tutorial("sir")
     assert "do not use" in module.advice(False, 100) and "400" in module.advice(False, 100)
     assert "nothing wrong" in module.advice(True, 100)
+
+
+def test_the_simulator_of_the_readme_goes_everywhere(capsys):
+    """The README's second example as it stands, with a short fit; then its simulator where else it is said to go."""
+    text = (FOLDER.parent / "README.md").read_text()
+    (code,) = [block for block in text.split("```python\n")[1:] if "def simulator" in block]
+    names = {"quick": ConditionalFlow(layers=1, max_epochs=2)}
+    exec(code.split("```")[0].replace("NPE(prior,", "NPE(prior, quick,"), names)
+    assert "Diagnosis" in capsys.readouterr().out
+    quick = NPE(names["prior"], ConditionalFlow(layers=1, max_epochs=1), random_state=0)
+    posterior = sequential(quick, names["simulator"], [1.0, -0.5], n_rounds=1, n_simulations=200, random_state=0)
+    record = posterior_predictive(posterior, names["simulator"], [1.0, -0.5], n_samples=50, random_state=0)
+    assert len(record.table) == 2
