@@ -11,6 +11,7 @@ import torch
 from sbi_flows import NPE, ConditionalFlow, FlowDensity, Reliability, simulate
 from sbi_flows.distributions import BoxUniform, MultivariateNormal, from_pair
 from sbi_flows.inference.atomic import go_on_by_atoms
+from sbi_flows.inference.npe import default_estimator
 from sbi_flows.inference.posterior import FlowPosterior
 
 
@@ -93,16 +94,36 @@ def uniform_problem(n=400, columns=2):
     return prior, theta, theta + 0.1 * np.random.default_rng(0).normal(size=theta.shape)
 
 
-def test_a_second_fit_adds_simulations_and_goes_on():
-    prior, theta, x = conjugate(2000)
-    npe = quick(prior, max_epochs=20).fit(theta[:1000], x[:1000])
-    scaling = npe.estimator_.flow_.scaling.mean.clone()
-    before = npe.log_prob(theta[1000:], x[1000:]).mean()
+def curved(n):
+    """A problem that the linear start of a fit does not solve: polar coordinates seen as Cartesian ones."""
+    prior = BoxUniform([0.5, 0.0], [1.0, 5.0])
+    theta = prior.sample(n, torch.Generator().manual_seed(0)).numpy()
+    x = theta[:, :1] * np.stack([np.cos(theta[:, 1]), np.sin(theta[:, 1])], axis=1)
+    return prior, theta, x + 0.05 * np.random.default_rng(0).normal(size=x.shape)
+
+
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_a_second_fit_adds_simulations_and_goes_on(n_members):
+    """Nine times the simulations must help, and a third fit of one epoch at a small rate, too little to learn from, must keep what was known.
+
+    Held-out means of 1000 rows have errors of 0.03 nats, their differences less."""
+    prior, theta, x = curved(4000)
+    fresh = theta[3000:], x[3000:]
+    npe = quick(prior, max_epochs=20, hidden=(32,), learning_rate=1e-2, n_members=n_members).fit(theta[:300], x[:300])
+    scaling = members_of(npe)[0].scaling.mean.clone()
+    first = npe.log_prob(*fresh).mean()
+    npe.fit(theta[300:3000], x[300:3000])
+    assert npe.n_simulations_ == 3000 and len(members_of(npe)) == n_members
+    second = npe.log_prob(*fresh).mean()
+    assert second > first + 0.2
+    assert torch.equal(members_of(npe)[0].scaling.mean, scaling)
     npe.estimator_.set_params(max_epochs=1, learning_rate=1e-4)
-    npe.fit(theta[1000:], x[1000:])
-    assert npe.n_simulations_ == 2000
-    assert npe.log_prob(theta[1000:], x[1000:]).mean() > before - 0.01
-    assert torch.equal(npe.estimator_.flow_.scaling.mean, scaling)
+    assert npe.fit(theta[:1000], x[:1000]).log_prob(*fresh).mean() > second - 0.05
+
+
+def members_of(npe):
+    flow = npe.estimator_.flow_
+    return list(getattr(flow, "flows", [flow]))
 
 
 def test_a_second_fit_starts_afresh_where_x_shows_what_it_did_not():
@@ -177,19 +198,29 @@ def test_units_do_not_matter(factor):
     A standardised value of 800 comes so near the border between two float32 numbers that it rounds the other way in 1e-9 of cases."""
     prior, theta, x = uniform_problem()
     scaled = BoxUniform([0.0, 0.0], [factor, factor])
-    draws = quick(prior).fit(theta, x).sample(x[0], 500, random_state=0)
+
+    def fitted(prior, theta, x):
+        return NPE(prior, default_estimator().set_params(max_epochs=5), random_state=0).fit(theta, x)
+
+    draws = fitted(prior, theta, x).sample(x[0], 500, random_state=0)
     for other, own, observed in ((prior, theta, x * factor), (scaled, theta * factor, x)):
-        again = quick(other).fit(own, observed).sample(observed[0], 500, random_state=0)
+        again = fitted(other, own, observed).sample(observed[0], 500, random_state=0)
         np.testing.assert_allclose(again / np.ptp(own), draws / np.ptp(theta), rtol=0, atol=1e-12)
 
 
 def test_a_column_of_cauchy_noise_does_little_harm():
-    """The mean log posterior at fresh pairs falls by less than 0.05 nats; unscaled, the noise would cost whole nats."""
-    prior, theta, x = conjugate(3000)
-    noise = np.random.default_rng(1).standard_cauchy(len(x))
-    clean = quick(prior, max_epochs=30).fit(theta[:2000], x[:2000]).log_prob(theta[2000:], x[2000:]).mean()
-    noisy = np.column_stack([x, noise])
-    assert quick(prior, max_epochs=30).fit(theta[:2000], noisy[:2000]).log_prob(theta[2000:], noisy[2000:]).mean() > clean - 0.05
+    """Of the defaults on 600 simulations: the mean log posterior at fresh pairs, and with a large noise value in all of them.
+
+    Fits to 600 simulations with other seeds differ by 0.015 nats (deviation of three), of which 0.05 is three; at a noise of 30, in the
+    outer 2 % of what was simulated, twice that. Unscaled, the noise would cost whole nats."""
+    prior, theta, x = conjugate(1600)
+    noisy = np.column_stack([x, np.random.default_rng(1).standard_cauchy(len(x))])
+    extreme = noisy[600:].copy()
+    extreme[:, 2] = 30.0
+    clean = NPE(prior, random_state=0).fit(theta[:600], x[:600]).log_prob(theta[600:], x[600:]).mean()
+    npe = NPE(prior, random_state=0).fit(theta[:600], noisy[:600])
+    assert npe.log_prob(theta[600:], noisy[600:]).mean() > clean - 0.05
+    assert npe.log_prob(theta[600:], extreme).mean() > clean - 0.1
 
 
 def test_missing_values_leave_what_the_others_say():
@@ -392,9 +423,3 @@ def test_a_prior_with_heavy_tails():
     npe = quick(scipy.stats.cauchy(), hidden=(32,), max_epochs=30).fit(theta, theta + 0.3 * rng.normal(size=theta.shape))
     draws = npe.sample([0.5], 4000, random_state=0)
     assert abs(np.median(draws) - 0.5) < 0.15 and 0.15 < np.std(draws) < 0.6
-
-
-def test_an_ensemble_goes_on_too():
-    prior, theta, x = uniform_problem()
-    npe = quick(prior, n_members=3).fit(theta, x)
-    assert npe.fit(theta, x).n_simulations_ == 800 and len(npe.estimator_.flow_.flows) == 3
