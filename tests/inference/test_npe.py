@@ -104,7 +104,7 @@ def curved(n):
 
 @pytest.mark.parametrize("n_members", [1, 3])
 def test_a_second_fit_adds_simulations_and_goes_on(n_members):
-    """Nine times the simulations must help, and a third fit of one epoch at a small rate, too little to learn from, must keep what was known.
+    """Nine times the simulations must help, and a third fit of one epoch at a small rate, too little to learn from, must keep the rest.
 
     Held-out means of 1000 rows have errors of 0.03 nats, their differences less."""
     prior, theta, x = curved(4000)
