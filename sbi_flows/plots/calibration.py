@@ -175,8 +175,7 @@ def diagnosis(record: Diagnosis) -> Figure:
     axis = figure.add_subplot(grid[-1, left:])
     axis.set_axis_off()
     axis.text(0.0, 1.0, words, va="top", ha="left", fontsize=10, transform=axis.transAxes, parse_math=False).set_in_layout(False)
-    head = "no check finds an error" if record.reliability.ok else "NOT RELIABLE"
-    figure.suptitle(f"{head}   (p = {record.p_value:.2g}, {len(record.sbc.ranks)} observations)", fontsize=12)
+    figure.suptitle(f"{record.verdict}   (p = {record.p_value:.2g}, {len(record.sbc.ranks)} observations)", fontsize=12)
     return figure
 
 
@@ -310,8 +309,9 @@ def _verdict(record: Diagnosis, letters: int) -> str:
     """Reasons and notes in lines of so many letters."""
     import textwrap
 
-    lines = record.reliability.reasons or ("No check finds an error.",)
-    return "\n".join(textwrap.fill(line, letters) for line in (*lines, *(f"note: {note}" for note in record.reliability.notes)))
+    lines = [*record.reliability.reasons, *(f"note: {note}" for note in record.reliability.notes)]
+    lines.append(f"A check is not ok below p = {record.threshold:.2g}, its share of the false-alarm rate.")
+    return "\n".join(textwrap.fill(line, letters) for line in lines)
 
 
 def _panels(k: int, height: float) -> tuple[Figure, list[Axes]]:

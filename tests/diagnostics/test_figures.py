@@ -26,6 +26,8 @@ def test_all_on_one_page(tmp_path, kind):
     assert plots.save_figure(figure, tmp_path / "diagnosis.png").stat().st_size > 20_000
     assert len(figure.axes) == 7
     assert ("NOT RELIABLE" in figure.get_suptitle()) == (not result.reliability.ok)
+    assert figure.get_suptitle().startswith(result.verdict)
+    assert f"below p = {result.threshold:.2g}" in texts(figure).replace("\n", " ")
     for reason in result.reliability.reasons:
         assert " ".join(reason.split()[:3]) in texts(figure).replace("\n", " ")
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
