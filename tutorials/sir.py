@@ -61,8 +61,8 @@ def main(folder: Path, n_simulations: int = 5000, n_checks: int = 600) -> None:
     path = plots.save_figure(curves(x[:40], x_o, "40 epidemics from the prior"), folder / "1_prior.png")
     print(f"1. {path}: does the observation (black) look like something the prior can make? If not, stop here.")
 
-    # 2. Learn. A few thousand curves of 60 noisy days are too few to learn from them what matters: with embedding="series" the check below
-    # finds posteriors that are too wide. What one would measure by eye needs no learning.
+    # 2. Learn. Of the bare curves, with embedding="series", 5000 simulations once gave posteriors that the check below found too wide. What
+    # one would measure by eye needs no learning.
     npe = NPE(prior, embedding=None, random_state=0).fit(theta, summaries(x))
     measured_o = summaries(x_o[None])[0]
     posterior = npe.posterior(measured_o)
