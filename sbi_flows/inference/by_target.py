@@ -100,7 +100,8 @@ class TargetEstimator(BaseEstimator, ABC):
             self._simulations: Simulations | None = None
         new = read_simulations(theta, in_order(x, self._x_names, "x"), self.prior_, self.theta_names_)
         if again:
-            self.observations_.rows_of(new.x)
+            # A network that never saw a value missing cannot read such rows; they are counted as failed, and the others serve.
+            new = new.only(self.observations_.readable(new.x))
         else:
             self._begin(new, self._x_names)
         simulations = new if self._simulations is None else self._simulations.followed_by(new)

@@ -126,3 +126,13 @@ def test_bad_input(case):
     call, error, message = BAD[case]
     with pytest.raises(error, match=message):
         call(*simulations(200))
+
+
+def test_further_simulations_with_a_value_missing_for_the_first_time_are_left_out_and_counted():
+    prior, theta, x = simulations(300)
+    nre = NRE(prior, RatioClassifier(hidden=(8,), max_epochs=1), random_state=0).fit(theta, x)
+    more = simulations(40, seed=3)
+    gappy = more[2].copy()
+    gappy[:5, 0] = np.nan
+    nre.fit(more[1], gappy)
+    assert nre.n_simulations_ == 335 and any("5 of 340" in said for said in (*nre.history_.reliability.reasons, *nre.history_.reliability.notes))
