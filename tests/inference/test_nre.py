@@ -135,4 +135,5 @@ def test_further_simulations_with_a_value_missing_for_the_first_time_are_left_ou
     gappy = more[2].copy()
     gappy[:5, 0] = np.nan
     nre.fit(more[1], gappy)
-    assert nre.n_simulations_ == 335 and any("5 of 340" in said for said in (*nre.history_.reliability.reasons, *nre.history_.reliability.notes))
+    verdict = nre.history_.reliability
+    assert nre.n_simulations_ == 335 and any("5 of 340" in said for said in (*verdict.reasons, *verdict.notes))
