@@ -115,6 +115,7 @@ class Observations:
         self._low, self._high = self._range(self._map(flat))
         counts = self._n_trials(flat)
         self._trial_range = None if counts is None else (int(counts.min()), int(counts.max()))
+        self._most_missing = int(missing.sum(axis=1).max())
         return self
 
     def _groups(self) -> np.ndarray:
@@ -265,7 +266,7 @@ class Observations:
         span = self._high - self._low
         strange = self._moved(flat)
         strange[:, self._kept] |= (values < self._low - _MARGIN * span) | (values > self._high + _MARGIN * span)
-        reasons = self._strange_numbers_of_trials(flat)
+        reasons = self._strange_numbers_of_trials(flat) if self.trials else self._too_much_missing(flat)
         if not strange.any():
             return reasons
         columns, rows = np.flatnonzero(strange.any(axis=0)), np.flatnonzero(strange.any(axis=1))
@@ -287,6 +288,15 @@ class Observations:
         return [
             f"x_o has {int(strange[0])} trials where the simulations had {fewest} to {most}: the posterior there is a guess. "
             "Simulate with as many, others left out as NaN"
+        ]
+
+    def _too_much_missing(self, flat: np.ndarray) -> list[str]:
+        most, whole = int(np.isnan(flat).sum(axis=1).max()), flat.shape[1]
+        if most <= self._most_missing:
+            return []
+        return [
+            f"x_o misses {most} of its {whole} values where no simulation missed more than {self._most_missing}: the posterior there is a "
+            "guess. Set as many values to NaN in a share of the simulations, and fit again"
         ]
 
     def _map(self, flat: np.ndarray) -> np.ndarray:
@@ -318,6 +328,7 @@ class Observations:
             "shared": list(self.shared),
             "trials": self.trials,
             "trial_range": self._trial_range,
+            "most_missing": self._most_missing,
             "event_shape": list(self.event_shape),
             "names": self.names,
             "notes": list(self.notes),
@@ -336,6 +347,7 @@ class Observations:
         observations = cls(keep_layout=data["keep_layout"], shared=data.get("shared", ()), trials=data.get("trials", False))
         observations.event_shape, observations.names = tuple(data["event_shape"]), data["names"]
         observations._group = observations._groups()
+        observations._most_missing = data["most_missing"]
         observations._trial_range = None if data.get("trial_range") is None else tuple(data["trial_range"])
         observations.notes = tuple(data["notes"])
         observations._constant = np.array([np.nan if value is None else value for value in data["constant"]])

@@ -107,6 +107,18 @@ def test_a_constant_that_is_missing_at_times_tells_by_its_mask():
     np.testing.assert_array_equal(only.transform(x[:, 1:]), np.isnan(x[:, 1:]))
 
 
+def test_an_observation_that_misses_more_than_any_simulation_is_told():
+    x = np.random.default_rng(5).normal(size=(N, 6))
+    x[np.arange(N) % 2 == 0, 1] = np.nan
+    x[np.arange(N) % 3 == 0, 4] = np.nan
+    observations = Observations().fit(x)
+    again = Observations.from_data(json.loads(json.dumps(observations.to_data())))
+    both, nothing = x[:1].copy(), np.full((1, 6), np.nan)
+    for each in (observations, again):
+        assert not each.reasons(both)
+        assert "x_o misses 6 of its 6 values where no simulation missed more than 2" in each.reasons(nothing)[0]
+
+
 @pytest.mark.parametrize("keep_layout", [False, True])
 def test_a_column_that_no_simulation_has(keep_layout):
     x = np.column_stack([RNG.normal(size=N), np.full(N, np.nan)])
