@@ -23,6 +23,8 @@ _PUBLIC = {
     "Target": "targets",
     "run_chains": "samplers",
     "RandomWalk": "samplers",
+    "HMC": "samplers",
+    "MALA": "samplers",
     "IndependentMetropolis": "samplers",
     "distil": "distillation",
     "reflow": "distillation",

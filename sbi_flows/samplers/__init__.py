@@ -1,14 +1,20 @@
 """Markov chains of many rows at once: kernels, and ``run_chains`` that runs them."""
 
 from sbi_flows.samplers.convergence import Convergence, convergence
+from sbi_flows.samplers.gradients import GradientState
+from sbi_flows.samplers.hmc import HMC
 from sbi_flows.samplers.independent import IndependentMetropolis, IndependentState
 from sbi_flows.samplers.kernel import Info, Kernel, metropolis
+from sbi_flows.samplers.mala import MALA
 from sbi_flows.samplers.random_walk import RandomWalk, RandomWalkState
 from sbi_flows.samplers.run import judge, run_chains
 from sbi_flows.samplers.tempering import anneal
 
 __all__ = [
+    "HMC",
+    "MALA",
     "Convergence",
+    "GradientState",
     "IndependentMetropolis",
     "IndependentState",
     "Info",

@@ -93,6 +93,14 @@ class IndependentMetropolis:
     def adapt(self, state: IndependentState, info: Info, target: Target, done: float) -> IndependentState:
         return state
 
+    def relocate(self, state: IndependentState, x: Tensor, log_prob: Tensor, target: Target) -> tuple[IndependentState, Tensor]:
+        moved = (x != state.position).any(-1)
+        log_proposal = state.log_proposal
+        if bool(moved.any()):
+            log_proposal = log_proposal.clone()
+            log_proposal[moved] = self._log_proposal(x[moved], target)
+        return IndependentState(x, log_prob, log_proposal), torch.zeros_like(moved, dtype=torch.int64)
+
     def _log_proposal(self, x: Tensor, target: Target) -> Tensor:
         user, log_det = target.to_user(x)
         return self.proposal.log_prob(user).double() + log_det

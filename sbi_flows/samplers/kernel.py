@@ -7,7 +7,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from sbi_flows._random import rand
 from sbi_flows.targets import Target
+
+MAX_ENERGY_ERROR = 1000.0  # beyond it nothing is ever accepted: the integrator has left the path, not merely strayed
 
 
 class Info(NamedTuple):
@@ -20,11 +23,26 @@ class Info(NamedTuple):
     accepted : Tensor (n,) of bool
     invalid : Tensor (n,) of bool
         Proposals whose log-density was NaN or +inf; they are rejected, and counted.
+    n_evaluations : Tensor (n,) of int64
+        Points at which the log-density was evaluated, with its gradient or without.
+    n_gradients : Tensor (n,) of int64
+        How many of them with the gradient.
+    energy_error : Tensor (n,) or None
+        Total energy at the end less that at the start; None of kernels without momenta.
+    divergent : Tensor (n,) of bool or None
+        Where the energy error exceeded :data:`MAX_ENERGY_ERROR`, or had no value: the step is too long for the curvature there.
+    saturated : Tensor (n,) of bool or None
+        Trajectories cut off by the limit on their length rather than by their end.
     """
 
     acceptance: Tensor
     accepted: Tensor
     invalid: Tensor
+    n_evaluations: Tensor
+    n_gradients: Tensor
+    energy_error: Tensor | None = None
+    divergent: Tensor | None = None
+    saturated: Tensor | None = None
 
 
 class Kernel(Protocol):
@@ -48,9 +66,18 @@ class Kernel(Protocol):
         """The state after learning from the last step; ``done`` of the warm-up, in (0, 1], is over."""
         ...
 
+    def relocate(self, state: Any, x: Tensor, log_prob: Tensor, target: Target) -> tuple[Any, Tensor]:
+        """The state at other points, or under another target, with all that was learned; and the gradients ``(n,)`` this took.
+
+        ``log_prob (n,)`` is the target's at ``x (n, d)``, which the caller knows.
+        """
+        ...
+
 
 def metropolis(log_ratio: Tensor, generator: torch.Generator) -> Info:
     """Accept or reject by the log Metropolis-Hastings ratio ``(n,)``; NaN and +inf are rejected and counted.
+
+    Counts one evaluation a chain, without gradient.
 
     References
     ----------
@@ -58,5 +85,6 @@ def metropolis(log_ratio: Tensor, generator: torch.Generator) -> Info:
     """
     invalid = torch.isnan(log_ratio) | (log_ratio == torch.inf)
     acceptance = torch.where(invalid, 0.0, log_ratio.clamp(max=0.0).exp())
-    uniform = torch.rand(log_ratio.shape, generator=generator, dtype=log_ratio.dtype)
-    return Info(acceptance, uniform < acceptance, invalid)
+    uniform = rand(log_ratio.shape, generator, dtype=log_ratio.dtype, device=log_ratio.device)
+    once = torch.ones_like(invalid, dtype=torch.int64)
+    return Info(acceptance, uniform < acceptance, invalid, n_evaluations=once, n_gradients=torch.zeros_like(once))

@@ -142,6 +142,9 @@ class RandomWalk:
             archive=state.position.clone() if last else state.archive,
         )
 
+    def relocate(self, state: RandomWalkState, x: Tensor, log_prob: Tensor, target: Target) -> tuple[RandomWalkState, Tensor]:
+        return state._replace(position=x, log_prob=log_prob), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+
     def _wanted(self, d: int) -> float:
         if isinstance(self.target_acceptance, float):
             return self.target_acceptance

@@ -98,6 +98,16 @@ def run_chains(
     return run.chains()
 
 
+_STAT = "stats."
+_MEANS = ("acceptance", "energy_error")  # over the steps of a draw; of all else their sum is recorded
+
+
+def _told(info: Info) -> dict[str, Tensor]:
+    """What is recorded of a step; ``accepted`` is what acceptance is the mean of, and ``invalid`` is counted for the whole run."""
+    values = info._asdict()
+    return {name: value for name, value in values.items() if value is not None and name not in ("accepted", "invalid")}
+
+
 class _Run:
     """The chains between two steps: the kernel's state, the generator, and what has been recorded."""
 
@@ -109,7 +119,6 @@ class _Run:
         self.arrays = {
             "samples": np.zeros((n_draws, n, space.features)),
             "log_prob": np.zeros((n_draws, n)),
-            "acceptance": np.zeros((n_draws, n)),
             "invalid": np.zeros(n, dtype=np.int64),
         }
 
@@ -163,7 +172,7 @@ class _Run:
             names=user.names,
             log_posterior=log_prob,
             log_likelihood=None if user.prior is None else log_prob - _log_prior(user.prior, samples),
-            stats={"acceptance": self.arrays["acceptance"].T.copy()},
+            stats={name.removeprefix(_STAT): array.T.copy() for name, array in self.arrays.items() if name.startswith(_STAT)},
             reliability=Reliability.from_reasons(judge(samples, user).reliability.reasons, notes),
         )
 
@@ -179,12 +188,18 @@ class _Run:
 
     def _record(self, state: Any, info: Info, step: int) -> None:
         draw = step // self.thin
-        self.arrays["acceptance"][draw] += info.acceptance.numpy() / self.thin
+        for name, value in _told(info).items():
+            self._stat(name, value)[draw] += (value / self.thin if name in _MEANS else value).numpy()
         if (step + 1) % self.thin:
             return
         user, log_det = self.space.to_user(state.position)
         self.arrays["samples"][draw] = user.numpy()
         self.arrays["log_prob"][draw] = (state.log_prob - log_det).numpy()
+
+    def _stat(self, name: str, value: Tensor) -> np.ndarray:
+        """The record of one entry of ``Info``, begun when a kernel first tells it."""
+        dtype = float if value.is_floating_point() else np.int64
+        return self.arrays.setdefault(_STAT + name, np.zeros((self.n_draws, len(self.start)), dtype=dtype))
 
     def _save(self, path: Path) -> None:
         save_run(path, self.description, self.done, self.arrays, self.state, self.stream)

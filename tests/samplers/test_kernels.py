@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from sbi_flows.distributions import BoxUniform, MultivariateNormal
-from sbi_flows.samplers import IndependentMetropolis, RandomWalk, metropolis, run_chains
+from sbi_flows.samplers import HMC, MALA, IndependentMetropolis, RandomWalk, metropolis, run_chains
 from sbi_flows.targets import from_log_prob, pulled_back
 from tests.samplers.invariance import invariance_p_value
 
@@ -58,6 +58,9 @@ def wide_proposal():
 KERNELS = {
     "random-walk": lambda: RandomWalk(jumps=0.0),
     "random-walk-with-jumps": lambda: RandomWalk(jumps=0.5),
+    "hmc": HMC,
+    "hmc-of-few-steps-and-diagonal-metric": lambda: HMC(n_steps=3, metric="diagonal"),
+    "mala": MALA,
     "independent": lambda: IndependentMetropolis(wide_proposal()),
 }
 
