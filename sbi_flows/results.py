@@ -73,6 +73,9 @@ class Chains:
         What the sampler reports of its steps, such as ``acceptance``.
     reliability : Reliability or None
         Whether the chains have converged, where that was looked at.
+    info : mapping of str to str or number
+        What is known of the run: ``sampler``, ``random_state``, ``seconds``, ``n_evaluations`` and ``n_gradients`` (all there were,
+        warm-up included), ...
     """
 
     samples: np.ndarray
@@ -82,6 +85,7 @@ class Chains:
     ensemble: bool = False
     stats: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     reliability: Reliability | None = None
+    info: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def features(self) -> int:
@@ -124,12 +128,15 @@ class WeightedSamples:
     names : tuple of str
     source : Reliability or None
         The verdict on what they were drawn from, which is part of their own: weights cannot tell of what was never drawn.
+    info : mapping of str to str or number
+        As in :class:`Chains`.
     """
 
     samples: np.ndarray
     log_weights: np.ndarray
     names: tuple[str, ...]
     source: Reliability | None = None
+    info: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def weights(self) -> np.ndarray:
@@ -180,7 +187,7 @@ class WeightedSamples:
 
     def smoothed(self) -> WeightedSamples:
         """The same draws with Pareto-smoothed weights: averages gain precision at the cost of a small bias."""
-        return WeightedSamples(self.samples, importance.smooth_weights(self.log_weights), self.names, self.source)
+        return WeightedSamples(self.samples, importance.smooth_weights(self.log_weights), self.names, self.source, self.info)
 
     def __repr__(self) -> str:
         head = f"WeightedSamples({len(self.samples)} draws of {', '.join(self.names)}: ess={self.ess:.0f}, {_tail(self.pareto_k)})"
@@ -270,6 +277,8 @@ class Evidence:
         One row an estimator: ``log_z, log_z_err, ess, pareto_k, n_evaluations``.
     names : tuple of str
         Parameter names.
+    info : mapping of str to str or number
+        As in :class:`Chains`, of the run that the evidence comes from.
     """
 
     log_z: float
@@ -280,6 +289,7 @@ class Evidence:
     reliability: Reliability
     by_method: pandas.DataFrame = field(repr=False)
     names: tuple[str, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         head = f"Evidence(log_z={_with_error(self.log_z, self.log_z_err)}, {self.method})   {self.reliability}"

@@ -166,11 +166,13 @@ class _Run:
         user = self.space.user
         samples = self.arrays["samples"].transpose(1, 0, 2).copy()
         log_prob = self.arrays["log_prob"].T.copy()
-        notes = _notes(int(self.arrays["invalid"].sum()), self.total * len(self.start))
+        notes = [*_notes(int(self.arrays["invalid"].sum()), self.total * len(self.start)), *user.notes]
+        recorded = user.recorded(torch.from_numpy(samples.reshape(-1, user.features))).numpy().reshape(samples.shape)
         return Chains(
-            samples=samples,
+            samples=recorded,
             names=user.names,
-            log_posterior=log_prob,
+            # Where results show other parameters than those of the density, it is not a density of what they show.
+            log_posterior=log_prob if user.same_parameters else None,
             log_likelihood=None if user.prior is None else log_prob - _log_prior(user.prior, samples),
             stats={name.removeprefix(_STAT): array.T.copy() for name, array in self.arrays.items() if name.startswith(_STAT)},
             reliability=Reliability.from_reasons(judge(samples, user).reliability.reasons, notes),

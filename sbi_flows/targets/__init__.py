@@ -1,5 +1,6 @@
 """What samplers sample: unnormalised log-densities of whole batches, and the ways to make one from another."""
 
+from sbi_flows.targets.adapters import from_bilby, from_cobaya, from_emcee
 from sbi_flows.targets.base import (
     Target,
     circular_columns,
@@ -10,12 +11,23 @@ from sbi_flows.targets.base import (
     unconstrained,
     wrap_angles,
 )
-from sbi_flows.targets.evaluation import LogDensity, from_numpy
+from sbi_flows.targets.evaluation import LogDensity
+from sbi_flows.targets.gradient_check import check_gradient
+from sbi_flows.targets.numpy_functions import NumpyFunction, from_numpy
+from sbi_flows.targets.unit_cube import UnitCubeTarget, cube_transform, from_dynesty
 
 __all__ = [
     "LogDensity",
+    "NumpyFunction",
     "Target",
+    "UnitCubeTarget",
+    "check_gradient",
     "circular_columns",
+    "cube_transform",
+    "from_bilby",
+    "from_cobaya",
+    "from_dynesty",
+    "from_emcee",
     "from_log_prob",
     "from_numpy",
     "posterior",

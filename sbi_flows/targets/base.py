@@ -45,7 +45,11 @@ class Target(ABC):
     support : list
         One entry a column in the support grammar.
     prior : Distribution or None
+    same_parameters : bool
+        Whether :meth:`recorded` changes nothing, so that densities of points are densities of what results show.
     """
+
+    same_parameters = True
 
     def __init__(
         self, features: int, names: Sequence[str] | None = None, support: Any = None, prior: Distribution | None = None
@@ -92,6 +96,15 @@ class Target(ABC):
         """The inverse of :meth:`to_user`."""
         return x
 
+    def recorded(self, x: Tensor) -> Tensor:
+        """What results show of points ``x (n, d)``: the points; of a unit cube (:func:`from_dynesty`), the parameters they stand for."""
+        return x
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the verdict on a run should say of the target, such as points at which a numpy function raised."""
+        return ()
+
     def _checked(self, x: Tensor) -> Tensor:
         x = torch.as_tensor(x)
         if x.ndim != 2 or x.shape[1] != self.features:
@@ -111,6 +124,10 @@ class LogProbTarget(Target):
         x = self._checked(x)
         return where_inside(self._density, x, inside(x, self._columns), "log_prob")
 
+    @property
+    def notes(self):
+        return tuple(getattr(self._density, "notes", ()))
+
 
 class PosteriorTarget(Target):
     """ln L + ln prior; made by :func:`posterior`."""
@@ -129,6 +146,10 @@ class PosteriorTarget(Target):
         log_prior = self.prior.log_prob(x)
         return log_prior + where_inside(self._likelihood, x, torch.isfinite(log_prior), "log_likelihood")
 
+    @property
+    def notes(self):
+        return tuple(getattr(self._likelihood, "notes", ()))
+
 
 class TemperedTarget(Target):
     """A target's likelihood to a power; made by :func:`tempered`."""
@@ -136,6 +157,7 @@ class TemperedTarget(Target):
     def __init__(self, target: Target, inverse_temperature: float):
         super().__init__(target.features, target.names, target.support, target.prior)
         self._target, self.inverse_temperature = target, inverse_temperature
+        self.same_parameters = target.same_parameters
 
     def log_likelihood(self, x):
         return self.inverse_temperature * self._target.log_likelihood(x)
@@ -148,6 +170,13 @@ class TemperedTarget(Target):
         # Outside the prior both are -inf, and their difference is not a number.
         excess = torch.where(torch.isfinite(log_prior), log_prob - log_prior, 0.0)
         return log_prior + self.inverse_temperature * excess
+
+    def recorded(self, x):
+        return self._target.recorded(x)
+
+    @property
+    def notes(self):
+        return self._target.notes
 
 
 class UnconstrainedTarget(Target):

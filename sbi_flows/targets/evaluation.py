@@ -1,57 +1,16 @@
-"""Calling a user's log-density: only where it is defined, its shape checked, numpy functions wrapped."""
+"""Calling a user's log-density: only where it is defined, its shape checked."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sbi_flows.bijections.support import ColumnSupport
 
 LogDensity = Callable[[Tensor], Tensor]
-
-
-def from_numpy(function: Callable, grad: Callable | None = None, *, vectorized: bool = True) -> LogDensity:
-    """A numpy function as a function of tensors, for :func:`posterior` and :func:`from_log_prob`.
-
-    Parameters
-    ----------
-    function : callable
-        ``(n, d)`` float64 array to ``(n,)``, or ``(d,)`` to a number with ``vectorized=False``.
-    grad : callable, optional
-        Its gradient: ``(n, d)`` to ``(n, d)``, or ``(d,)`` to ``(d,)``. Without it gradients raise an error.
-    vectorized : bool
-        Whether the functions take many rows at once.
-
-    Examples
-    --------
-    >>> f = from_numpy(lambda theta: -0.5 * theta @ theta, vectorized=False)
-    >>> f(torch.ones(2, 3))
-    tensor([-1.5000, -1.5000], dtype=torch.float64)
-    """
-
-    def evaluate(call: Callable, x: Tensor) -> Tensor:
-        array = x.detach().cpu().double().numpy()
-        result = call(array) if vectorized else np.array([call(row) for row in array])
-        return torch.as_tensor(np.asarray(result, dtype=np.float64), device=x.device)
-
-    class Wrapped(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            ctx.save_for_backward(x)
-            return evaluate(function, x)
-
-        @staticmethod
-        def backward(ctx, upstream):
-            if grad is None:
-                raise ValueError(no_gradient("the numpy function"))
-            (x,) = ctx.saved_tensors
-            return upstream[:, None] * evaluate(grad, x)
-
-    return Wrapped.apply
 
 
 def where_inside(function: LogDensity, x: Tensor, rows: Tensor | None, name: str) -> Tensor:
