@@ -21,6 +21,7 @@ _PUBLIC = {
     "Posterior": "inference",
     "variational": "inference",
     "Target": "targets",
+    "FlowSampler": "flow_sampling",
     "run_chains": "samplers",
     "RandomWalk": "samplers",
     "HMC": "samplers",

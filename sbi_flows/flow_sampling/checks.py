@@ -1,0 +1,96 @@
+"""What can be wrong with a target, found out before anything is run."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sbi_flows.targets import Target
+
+_STEP = 1e-4  # of a finite difference, relative to the spread of the points
+_TOLERANCE = 0.05
+
+
+def check_values(target: Target, points: Tensor) -> list[str]:
+    """Evaluate at points inside the support; notes about holes.
+
+    Raises
+    ------
+    ValueError
+        If the density is +inf or NaN everywhere, or a function raises: then with the row at which it does.
+    """
+    try:
+        values = target.log_prob(points)
+    except (ValueError, TypeError):
+        raise  # messages of our own about shapes and types say what to do
+    except Exception as error:  # noqa: BLE001  whatever a user's function raises is told with the point at which it does
+        row = _first_that_raises(target, points)
+        raise ValueError(
+            f"The density raised {type(error).__name__}: {error}, first at {_place(target, points[row])}. Return -inf where the model has "
+            "no value."
+        ) from error
+    n = len(points)
+    n_nan, n_inf = int(torch.isnan(values).sum()), int((values == torch.inf).sum())
+    if n_inf:
+        at = _place(target, points[values == torch.inf][0])
+        raise ValueError(f"The density is +inf at {n_inf} of {n} points, first at {at}: a density there is infinite or overflows.")
+    if n_nan == n:
+        raise ValueError(f"The density is NaN at all of {n} points, e.g. at {_place(target, points[0])}: look at it there.")
+    return [f"the density was NaN at {n_nan} of {n} points, which counted as zero density"] if n_nan else []
+
+
+def has_gradient(target: Target, point: Tensor) -> bool:
+    """Whether autograd sees through the density at ``point (1, d)``."""
+    x = point.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        try:
+            value = target.log_prob(x)
+            if not value.requires_grad:
+                return False
+            torch.autograd.grad(value.sum(), x)
+        except (ValueError, RuntimeError):
+            return False
+    return True
+
+
+@torch.no_grad()
+def check_gradient(target: Target, points: Tensor) -> None:
+    """Compare the gradient with central differences at a few points of finite density.
+
+    Raises
+    ------
+    ValueError
+        Naming the parameter, if at more than half of the points they differ by more than 5 %.
+    """
+    points = points[torch.isfinite(target.log_prob(points))][:4]
+    if not len(points):
+        return
+    _, gradient = target.log_prob_and_grad(points)
+    scale = _STEP * torch.maximum(points.std(0, correction=0), 1e-3 * points.abs().amax(0)).clamp(min=1e-8)
+    for j in range(target.features):
+        shift = torch.zeros_like(points)
+        shift[:, j] = scale[j]
+        difference = (target.log_prob(points + shift) - target.log_prob(points - shift)) / (2 * scale[j])
+        wrong = (gradient[:, j] - difference).abs() > _TOLERANCE * (gradient[:, j].abs() + difference.abs() + 1e-3 / scale[j] * _STEP)
+        usable = torch.isfinite(difference)
+        if bool((wrong & usable).sum() * 2 > usable.sum()):
+            at = int((wrong & usable).nonzero()[0])
+            raise ValueError(
+                f"The gradient of the density with respect to {target.names[j]} is wrong: {float(gradient[at, j]):.6g} where finite "
+                f"differences give {float(difference[at]):.6g}, at {_place(target, points[at])}. Correct it, or leave it out: without "
+                "a gradient random walks and flow proposals are used."
+            )
+
+
+def _first_that_raises(target: Target, points: Tensor) -> int:
+    for row in range(len(points)):
+        try:
+            target.log_prob(points[row : row + 1])
+        except Exception:  # noqa: BLE001  the question is only whether it raises
+            return row
+    return 0
+
+
+def _place(target: Target, point: Tensor) -> str:
+    shown = [f"{name}={float(value):.4g}" for name, value in zip(target.names[:4], point, strict=False)]
+    return ", ".join(shown) + (", ..." if target.features > 4 else "")

@@ -1,0 +1,93 @@
+"""The choice by measurement: whether a flow pays, and how it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FLOOR = 0.01  # acceptance below which flow proposals carry nothing between modes
+WORTH = 0.05  # acceptance below which, in one mode, they are not worth their price
+_HOPED = 0.6  # acceptance assumed before there is a flow
+
+
+@dataclass(frozen=True)
+class LocalPilot:
+    """What a short run of the local kernel showed.
+
+    Attributes
+    ----------
+    kernel : str
+    seconds_a_step : float
+        Of all chains together.
+    ess_a_step : float
+        Independent draws that a step of all chains is worth, by the slowest parameter.
+    row_seconds : float
+        Of one evaluation of the density within a batch.
+    n_modes : int
+        That the kernel does not connect.
+    """
+
+    kernel: str
+    seconds_a_step: float
+    ess_a_step: float
+    row_seconds: float
+    n_modes: int
+
+    def seconds_for(self, n_effective: float) -> float:
+        """Until the draws are worth that many."""
+        return self.seconds_a_step * n_effective / max(self.ess_a_step, 1e-12)
+
+
+@dataclass(frozen=True)
+class FlowCosts:
+    """What a flow would cost.
+
+    Attributes
+    ----------
+    training : float
+        Seconds, at a guess.
+    row : float
+        Seconds to propose one row.
+    """
+
+    training: float
+    row: float
+
+    def seconds_for(self, n_effective: float, acceptance: float, row_seconds: float) -> float:
+        """Until flow proposals at that acceptance are worth so many draws: their autocorrelation time is (2 - a) / a."""
+        return n_effective * (2 - acceptance) / max(acceptance, 1e-12) * (self.row + row_seconds)
+
+
+def wants_flow(pilot: LocalPilot, costs: FlowCosts, n_effective: float) -> tuple[bool, str]:
+    """Whether to train a flow at all, and why."""
+    if pilot.n_modes > 1:
+        return True, (
+            f"{pilot.kernel} does not connect {pilot.n_modes} modes: no chain crosses the empty space between them, so their masses need "
+            "flow proposals"
+        )
+    alone = pilot.seconds_for(n_effective)
+    helped = costs.training + costs.seconds_for(n_effective, _HOPED, pilot.row_seconds)
+    said = (
+        f"{pilot.kernel} alone needs about {alone:.2g} s more for {n_effective:.0f} independent draws "
+        f"({pilot.ess_a_step:.3g} a step), with a flow it would be {helped:.2g} s, {costs.training:.2g} s of it for training"
+    )
+    return alone > helped, f"no separated modes were found; {said}"
+
+
+def after_training(
+    pilot: LocalPilot, costs: FlowCosts, acceptance: float, n_effective: float, trained: int
+) -> tuple[str, str, list[str]]:
+    """The method, why, and reasons against the result: falls back, and says so, when the flow is too poor."""
+    if pilot.n_modes > 1:
+        if acceptance >= FLOOR:
+            return "mixed", f"flow proposals are accepted with probability {acceptance:.2g}, which carries chains between modes", []
+        poor = (
+            f"the flow trained badly: its proposals are accepted with probability {acceptance:.2g}, below the floor of {FLOOR}, so nothing "
+            f"carries chains between the {pilot.n_modes} modes and their masses are those of the starts"
+        )
+        return "local", poor, [f"{poor}. Give more chains, more draws a round, or start from a prior"]
+    alone = pilot.seconds_for(n_effective)
+    helped = costs.seconds_for(n_effective, acceptance, pilot.row_seconds)
+    said = f"proposals of the flow ({trained} training steps) are accepted with probability {acceptance:.2g}"
+    if acceptance >= WORTH and helped < alone:
+        return "mixed", f"{said}: {helped:.2g} s for the draws asked for against {alone:.2g} s without", []
+    return "local", f"{said}: too few, they would need {helped:.2g} s against {alone:.2g} s of the local kernel alone; fell back on it", []

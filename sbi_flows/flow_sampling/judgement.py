@@ -1,0 +1,102 @@
+"""The verdict on a run's draws: convergence, the modes' masses, and what could not have been seen."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from sbi_flows.flow_sampling import starts
+from sbi_flows.flow_sampling.report import ModeMasses, SamplerReport
+from sbi_flows.flow_sampling.run import Run
+from sbi_flows.results import Chains, Reliability
+from sbi_flows.samplers import convergence, judge
+from sbi_flows.weights import autocorrelation_time
+
+_MAX_RHAT = 1.05
+_LARGEST_ERROR = 0.03  # of a mode's mass
+
+
+def judged(run: Run) -> tuple[Chains, SamplerReport]:
+    """The draws with their verdict, and the report."""
+    chains = run.chains()
+    found = judge(chains.samples, run.target, max_rhat=_MAX_RHAT)
+    masses = _masses(run, chains)
+    ess = float(np.nanmin(found.ess_bulk))
+    reasons = [*found.reliability.reasons, *run.against, *_step_reasons(chains)]
+    if masses is not None:
+        reasons += _mass_reasons(masses)
+    if run.ledger.n_evaluations > run.settings.max_evaluations:
+        reasons.append(f"max_evaluations={run.settings.max_evaluations} was reached before the draws were worth what was asked for")
+    notes = [*run.notes, *_unseen(run, ess)]
+    verdict = Reliability.from_reasons(reasons, notes)
+    chains = dataclasses.replace(chains, reliability=verdict)
+    mixed = run.method == "mixed"
+    report = SamplerReport(
+        method=run.method,
+        local_kernel=run.local_pilot.kernel,
+        reasons=tuple(run.reasons),
+        n_chains=chains.samples.shape[0],
+        n_draws=chains.samples.shape[1],
+        ess=ess,
+        evaluations=dict(run.ledger.evaluations),
+        gradients=dict(run.ledger.gradients),
+        seconds=dict(run.ledger.seconds),
+        target_seconds=dict(run.ledger.target_seconds),
+        flow_acceptance=float(chains.stats["acceptance"].mean()) if mixed else float("nan"),
+        training_steps=run.training_steps,
+        modes=masses,
+        reliability=verdict,
+    )
+    return chains, report
+
+
+def _masses(run: Run, chains: Chains) -> ModeMasses | None:
+    """Shares of the modes that the local kernel does not connect."""
+    if run.modes.n == 1:
+        return None
+    samples = torch.from_numpy(chains.samples)
+    labels = run.modes.label(run.space.from_user(samples.flatten(0, 1)).view_as(samples)).numpy()
+    inside = np.stack([labels == k for k in range(run.modes.n)], axis=-1).astype(float)
+    mass = inside.mean(axis=(0, 1))
+    error = [np.sqrt(autocorrelation_time(inside[..., k]) * inside[..., k].var() / labels.size) for k in range(run.modes.n)]
+    position = [chains.samples[labels == k].mean(0) if (labels == k).any() else np.full(chains.features, np.nan) for k in range(run.modes.n)]
+    usable = [k for k in range(run.modes.n) if 0 < mass[k] < 1]
+    rhat = float(convergence(inside[..., usable], [f"mode {k}" for k in usable]).rhat.max()) if usable else float("nan")
+    order = np.argsort(-mass)
+    return ModeMasses(mass[order], np.array(error)[order], np.stack(position)[order], rhat)
+
+
+def _mass_reasons(masses: ModeMasses) -> list[str]:
+    reasons = []
+    if not masses.rhat <= _MAX_RHAT:
+        reasons.append(
+            f"chains disagree about the masses of the modes (R-hat {masses.rhat:.3f}, wanted {_MAX_RHAT}): chains hardly pass from one mode "
+            "to another, so that the masses are those of the starts"
+        )
+    worst = int(np.argmax(masses.error))
+    if masses.error[worst] > _LARGEST_ERROR:
+        reasons.append(f"the mass of mode {worst} is {masses.mass[worst]:.2f} +- {masses.error[worst]:.2f}: run longer")
+    return reasons
+
+
+def _step_reasons(chains: Chains) -> list[str]:
+    """Of the local kernel's trajectories."""
+    divergent = chains.stats.get("divergent")
+    if divergent is None or not divergent.any():
+        return []
+    share = float(np.mean(divergent > 0))
+    return [f"{share:.1%} of the draws follow divergent trajectories: the draws miss where the density is most curved"]
+
+
+def _unseen(run: Run, ess: float) -> list[str]:
+    """What may be missing all the same."""
+    seen = f"a mode of less than {starts.smallest_mass(ess):.1g} of the mass would most likely have no draw among these"
+    if run.target.prior is not None:
+        near = starts.smallest_mass(starts.PRIOR_DRAWS)
+        return [f"modes were looked for near {starts.PRIOR_DRAWS} draws of the prior: one in less than {near:.1g} of it may be missed", seen]
+    return [
+        "without a prior modes are found only near the starts, or where chains heated to temperature 64 came from there: others may be missed",
+        seen,
+    ]

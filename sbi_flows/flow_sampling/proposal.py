@@ -1,0 +1,264 @@
+"""The density that proposes: one flow a separated mode, each starting as a normal or a mixture fitted to its draws."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_flows._random import RandomState, seed_from, torch_generator
+from sbi_flows._threads import one_thread
+from sbi_flows.distributions import NormalMixture
+from sbi_flows.flows import Flow, nsf
+from sbi_flows.training import ArraySource, train
+
+AUTOREGRESSIVE = 16  # columns up to which layers are autoregressive; beyond, couplings are as quick backward as forward
+_COMPONENTS = (1, 4, 16)
+_ROWS_A_NUMBER = 20  # draws for each component and column, at least
+_WORTHWHILE = 0.02  # nats a row by which a larger start must be better
+_HELD_OUT = 8  # one chain in so many judges
+_BATCH = 512
+_PEAK = 4e-3
+
+
+class FlowProposal:
+    """A mixture of flows, one a mode: a normalised density in the user's parameters.
+
+    Separated modes get flows of their own because one continuous map of a single bump to several leaves a bridge between them, and
+    proposals wasted on it.
+
+    Parameters
+    ----------
+    flows : sequence of Flow
+    log_weights : Tensor (m,)
+        Natural logs of the modes' shares; they need not be right, as acceptance corrects them.
+    """
+
+    def __init__(self, flows: Sequence[Flow], log_weights: Tensor):
+        self.flows = [flow.eval() for flow in flows]
+        self.log_weights = torch.log_softmax(log_weights.double(), 0)
+
+    @property
+    def features(self) -> int:
+        return self.flows[0].features
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator) -> Tensor:
+        """``(n, d)`` float64 draws."""
+        if len(self.flows) == 1:
+            return self.flows[0].sample(n, generator=generator, dtype=torch.float64)
+        which = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
+        drawn = torch.empty(n, self.features, dtype=torch.float64)
+        for k, flow in enumerate(self.flows):
+            rows = (which == k).nonzero()[:, 0]
+            if len(rows):
+                drawn[rows] = flow.sample(len(rows), generator=generator, dtype=torch.float64)
+        return drawn
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Normalised natural-log density, ``(n,)`` for ``x (n, d)``."""
+        each = torch.stack([flow.log_prob(x).double() for flow in self.flows], dim=-1)
+        return torch.logsumexp(each + self.log_weights, dim=-1)
+
+    def weighted(self, shares: Tensor) -> FlowProposal:
+        """The same flows with other shares ``(m,)``; a mode that holds little is still proposed, so that it can be proved small."""
+        return FlowProposal(self.flows, (shares.double() + 0.02 / len(shares)).log())
+
+
+class NumpyDensity:
+    """A proposal for :func:`sbi_flows.evidence`: numpy in and out, draws from a generator of its own."""
+
+    def __init__(self, proposal: FlowProposal, random_state: RandomState):
+        self._proposal, self._generator = proposal, torch_generator(seed_from(random_state))
+
+    def log_prob(self, x: np.ndarray) -> np.ndarray:
+        return self._proposal.log_prob(torch.as_tensor(x)).numpy()
+
+    def sample(self, n: int) -> np.ndarray:
+        return self._proposal.sample(n, generator=self._generator).numpy()
+
+
+class ProposalFit:
+    """The fit of a proposal to draws of each mode, taken further round by round.
+
+    It starts as the normal or the mixture of the best held-out density, which already fits many posteriors; :meth:`train` adds to it
+    what the flow can learn.
+
+    Parameters
+    ----------
+    draws : sequence of Tensor (chain, draw, d)
+        Of each mode, in the user's parameters. Whole chains are held out, because neighbours in a chain are nearly copies.
+    support : list
+        As for :class:`sbi_flows.FlowDensity`.
+    random_state : int, generator or None
+
+    Attributes
+    ----------
+    proposal : FlowProposal
+    n_steps : int
+        Of the optimiser so far.
+    """
+
+    def __init__(self, draws: Sequence[Tensor], support, random_state: RandomState):
+        self._generator = torch_generator(seed_from(random_state))
+        self._support = support
+        self.n_steps = 0
+        self.take(draws)
+        with one_thread():
+            flows = _best_start(self._x, self._train_rows, self._held_out, support, self._generator)
+        self.proposal = FlowProposal(flows, _log_shares(draws))
+
+    @property
+    def held_out(self) -> Tensor:
+        """Draws ``(n, d)`` it was not fitted to, of all modes alike."""
+        return self._x[self._held_out.flatten()]
+
+    def train(self, n_steps: int, draws: Sequence[Tensor] | None = None) -> float:
+        """Train further, on new draws of each mode where given; the gain in mean held-out log-density, in nats."""
+        if draws is not None:
+            self.take(draws)
+        # Copies: the round may turn out worse by what counts, and the proposal before it must still be there.
+        flows = copy.deepcopy(self.proposal.flows)
+        before = _score(flows, self._x, self._held_out)
+        per_epoch = max(1, round(self._train_rows.shape[1] / _BATCH))
+        with one_thread(), torch.enable_grad():
+            for flow in flows:
+                flow.train()
+            history = train(
+                flows,
+                ArraySource(self._x, train_rows=self._train_rows, validation_rows=self._held_out),
+                batch_size=_BATCH,
+                max_epochs=max(1, n_steps // per_epoch),
+                learning_rate=_PEAK,
+                weight_decay=0.0,
+                patience=max(3, n_steps // (2 * per_epoch)),
+                random_state=seed_from(self._generator),
+            )
+        for flow in flows:
+            flow.eval()
+        self.n_steps += history.n_steps
+        self.proposal = FlowProposal(flows, self.proposal.log_weights)
+        return _score(flows, self._x, self._held_out) - before
+
+    def take(self, draws: Sequence[Tensor]) -> None:
+        """Training and held-out rows of each mode, ``(m, n)``, as many of one as of another."""
+        train_rows, held_out, first = [], [], 0
+        for part in draws:
+            n_chains, n_draws, _ = part.shape
+            index = first + torch.arange(n_chains * n_draws).view(n_chains, n_draws)
+            chains = torch.randperm(n_chains, generator=self._generator)
+            n_out = max(1, n_chains // _HELD_OUT) if n_chains > 1 else 0
+            # A single chain has to be cut; its neighbours across the cut are the price.
+            train_part = index[chains[n_out:]].flatten() if n_out else index[0, : n_draws - n_draws // _HELD_OUT]
+            out_part = index[chains[:n_out]].flatten() if n_out else index[0, n_draws - n_draws // _HELD_OUT :]
+            train_rows.append(train_part)
+            held_out.append(out_part)
+            first += n_chains * n_draws
+        self._x = torch.cat([part.flatten(0, 1) for part in draws])
+        self._train_rows = self._even(train_rows)
+        self._held_out = self._even(held_out)
+
+    def _even(self, rows: list[Tensor]) -> Tensor:
+        """Index lists made equally long by repeating rows of the shorter ones."""
+        longest = max(len(part) for part in rows)
+        return torch.stack([_repeated(part, longest, self._generator) for part in rows])
+
+
+def _repeated(rows: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    more = torch.randint(len(rows), (n - len(rows),), generator=generator)
+    return torch.cat([rows, rows[more]])
+
+
+def _log_shares(draws: Sequence[Tensor]) -> Tensor:
+    return torch.tensor([float(part.shape[0] * part.shape[1]) for part in draws]).log()
+
+
+def _best_start(x: Tensor, train_rows: Tensor, held_out: Tensor, support, generator: torch.Generator) -> list[Flow]:
+    """Untrained flows, one a mode, of one architecture: the scaling and the base under which held-out draws are most likely."""
+    d, n = x.shape[1], train_rows.shape[1]
+    best: list[Flow] = []
+    best_score = -np.inf
+    for scaling in ("standard", "whiten") if d > 1 else ("standard",):
+        for components in _COMPONENTS:
+            if components > 1 and components * d * _ROWS_A_NUMBER > n:
+                break
+            flows = [_start(x[rows], support, scaling, components, generator) for rows in train_rows]
+            score = _score(flows, x, held_out)
+            if not best or score > best_score + _WORTHWHILE:
+                best, best_score = flows, score
+            if components > 1 and not isinstance(flows[0].base, NormalMixture):
+                break
+    return best
+
+
+@torch.no_grad()
+def _start(x: Tensor, support, scaling: str, components: int, generator: torch.Generator) -> Flow:
+    """A flow that is its base, scaled to the draws."""
+    base = "normal" if components == 1 else {"name": "mixture", "components": components}
+    flow = _untrained(x.shape[1], support, scaling, base, generator)
+    flow.fit_scaling(x)
+    if isinstance(flow.base, NormalMixture):
+        flow.base.fit(flow.to_base(x)[0], generator=generator)
+    return flow
+
+
+def _untrained(d: int, support, scaling: str, base, generator: torch.Generator | None) -> Flow:
+    small = d <= AUTOREGRESSIVE
+    return nsf(
+        d,
+        layers=3 if small else 6,
+        hidden=(32, 32) if small else (64, 64),
+        autoregressive=small,
+        support=support,
+        base=base,
+        scaling=scaling,
+        generator=generator,
+    )
+
+
+def flow_prices(x: Tensor, support) -> tuple[float, float]:
+    """Seconds to propose a row, and seconds a step of training, from an untrained flow at rows ``x (n, d)``."""
+    flow = _untrained(x.shape[1], support, "standard", "normal", torch.Generator().manual_seed(0)).fit_scaling(x)
+    rows = x[torch.arange(_BATCH) % len(x)]
+    with one_thread(), torch.no_grad():
+        flow.log_prob(rows)  # the first call pays for what later ones find done
+        began = time.perf_counter()
+        flow.log_prob(rows)
+        forward = time.perf_counter() - began
+        flow.sample(_BATCH, generator=torch.Generator().manual_seed(0))
+        both = time.perf_counter() - began
+    return both / _BATCH, 4 * forward
+
+
+@torch.no_grad()
+def _score(flows: Sequence[Flow], x: Tensor, held_out: Tensor) -> float:
+    """Mean log-density of the held-out draws of each mode."""
+    return float(np.mean([float(flow.log_prob(x[rows]).double().mean()) for flow, rows in zip(flows, held_out, strict=True)]))
+
+
+@torch.no_grad()
+def expected_acceptance(
+    log_prob: Callable[[Tensor], Tensor], proposal: FlowProposal, draws: Tensor, n: int, generator: torch.Generator
+) -> float:
+    """Mean acceptance of proposals to chains in equilibrium.
+
+    Parameters
+    ----------
+    log_prob : callable
+        Of the target, in the user's parameters; evaluated at ``2 n`` points.
+    proposal : FlowProposal
+    draws : Tensor (k, d)
+        Of the target, that the proposal was not fitted to; weighted here by nothing but their number.
+    n : int
+    generator : torch.Generator
+    """
+    at = draws[torch.randint(len(draws), (n,), generator=generator)]
+    proposed = proposal.sample(n, generator=generator)
+    here = log_prob(at) - proposal.log_prob(at)
+    there = torch.nan_to_num(log_prob(proposed) - proposal.log_prob(proposed), nan=-torch.inf, posinf=-torch.inf)
+    return float((there[None] - here[:, None]).clamp(max=0.0).exp().mean())

@@ -1,0 +1,108 @@
+"""What a FlowSampler did and why, as a record that prints itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sbi_flows.results import Reliability
+
+METHODS = {
+    "local": "local kernel alone",
+    "mixed": "local kernel mixed with flow proposals",
+    "latent": "local kernel in the flow's latent space",
+}
+
+
+@dataclass(frozen=True)
+class ModeMasses:
+    """Shares of separated modes in the draws.
+
+    Attributes
+    ----------
+    mass : ndarray (m,)
+        Largest first.
+    error : ndarray (m,)
+        One standard error of each, from the chains' agreement with each other.
+    position : ndarray (m, d)
+        Mean of the draws in each mode, in the user's parameters; NaN where there is none.
+    rhat : float
+        Largest R-hat of the modes' indicators: whether chains agree about the masses.
+    """
+
+    mass: np.ndarray
+    error: np.ndarray
+    position: np.ndarray
+    rhat: float
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{mass:.3f} +- {error:.3f}" for mass, error in zip(self.mass, self.error, strict=True))
+        return f"{each} (R-hat of the masses {self.rhat:.3f})"
+
+
+@dataclass(frozen=True)
+class SamplerReport:
+    """What was measured, what was decided, what it cost, and whether to believe the draws.
+
+    Attributes
+    ----------
+    method : {"local", "mixed", "latent"}
+        What drew the chains: the local kernel alone, mixed with flow proposals, or in the flow's latent space.
+    local_kernel : str
+    reasons : tuple of str
+        Why that, in words and numbers.
+    n_chains, n_draws : int
+    ess : float
+        Smallest bulk effective sample size of a parameter, all chains together.
+    evaluations, gradients : dict of str to int
+        Rows at which the density (and its gradient as well) was computed, by purpose: all there were.
+    seconds, target_seconds : dict of str to float
+        Wall time by purpose, and the part of it that the density itself took.
+    flow_acceptance : float
+        Share of the flow's proposals that were accepted in the draws that count; NaN where none were made.
+    training_steps : int
+        Of the flow.
+    modes : ModeMasses or None
+        Masses of separated modes, where there is more than one.
+    reliability : Reliability
+    """
+
+    method: str
+    local_kernel: str
+    reasons: tuple[str, ...]
+    n_chains: int
+    n_draws: int
+    ess: float
+    evaluations: Mapping[str, int]
+    gradients: Mapping[str, int]
+    seconds: Mapping[str, float]
+    target_seconds: Mapping[str, float] = field(repr=False)
+    flow_acceptance: float
+    training_steps: int
+    modes: ModeMasses | None
+    reliability: Reliability
+
+    @property
+    def n_evaluations(self) -> int:
+        """All evaluations of the density, those with gradient included."""
+        return sum(self.evaluations.values())
+
+    @property
+    def n_gradients(self) -> int:
+        return sum(self.gradients.values())
+
+    def __repr__(self) -> str:
+        lines = [f"SamplerReport: {METHODS[self.method]} ({self.local_kernel})   {self.reliability}"]
+        lines += [f"    because {reason}" for reason in self.reasons]
+        lines.append(f"    {self.n_chains} chains of {self.n_draws} draws, worth {self.ess:.0f} independent ones")
+        if not np.isnan(self.flow_acceptance):
+            lines.append(f"    flow proposals accepted: {self.flow_acceptance:.0%} (flow trained for {self.training_steps} steps)")
+        if self.modes is not None:
+            lines.append(f"    masses of the {len(self.modes.mass)} modes: {self.modes}")
+        lines.append(f"    {self.n_evaluations} evaluations of the density, {self.n_gradients} of them with gradient:")
+        for purpose, seconds in self.seconds.items():
+            count, own = self.evaluations.get(purpose, 0), self.target_seconds.get(purpose, 0.0)
+            lines.append(f"        {purpose:<16}{count:>10} evaluations {seconds:>8.2f} s ({own:.2f} s in the density)")
+        return "\n".join(lines)

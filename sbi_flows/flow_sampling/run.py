@@ -1,0 +1,235 @@
+"""One run from starts to draws: pilot of the local kernel, choice, rounds of training, draws that count."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_flows.flow_sampling import starts
+from sbi_flows.flow_sampling.choice import FLOOR, FlowCosts, LocalPilot, after_training, wants_flow
+from sbi_flows.flow_sampling.counting import CountedTarget
+from sbi_flows.flow_sampling.cycle import Cycle
+from sbi_flows.flow_sampling.modes import separated_modes
+from sbi_flows.flow_sampling.proposal import FlowProposal, ProposalFit, expected_acceptance, flow_prices
+from sbi_flows.flow_sampling.walk import Record, Walk
+from sbi_flows.results import Chains
+from sbi_flows.samplers import Kernel
+from sbi_flows.targets import circular_columns, unconstrained
+from sbi_flows.weights import autocorrelation_time
+
+_WARMUP = 150
+_PILOT = 40  # steps of the local kernel that are looked at
+_TRAINING = (0, 300, 700, 1500)  # optimiser steps of each round
+_GOOD = 0.7  # acceptance at which training ends
+_GAIN = 1.1  # factor by which a round must raise the acceptance for another to follow
+_ROUND = 20  # steps of the mixed kernel between rounds
+_MEASURED = 500  # proposals behind a measured acceptance
+_PIECES = 6
+_FEWEST = 20  # draws a chain of a piece
+_MOST_PILOT = 640
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose; see :class:`sbi_flows.FlowSampler`."""
+
+    n_effective: int
+    n_chains: int
+    method: str
+    kernel: Kernel | None
+    max_evaluations: int
+
+
+class Run:
+    """The chains on their way; the methods are called in the order they stand.
+
+    Attributes
+    ----------
+    method : str
+        "local", "mixed" or "latent", once it is chosen.
+    reasons : list of str
+        Why.
+    against, notes : list of str
+        For the verdict.
+    """
+
+    def __init__(self, target: CountedTarget, settings: Settings, generator: torch.Generator):
+        self.target, self.settings, self.generator = target, settings, generator
+        self.ledger = target.ledger
+        self.method, self.reasons, self.against, self.notes = "local", [], [], []
+        self.proposal: FlowProposal | None = None
+        self.training_steps = 0
+        self.records: list[Record] = []
+        self.thin = 1
+
+    # --- Pilot ---------------------------------------------------------------------------------------------------------------
+
+    def pilot(self, start: Tensor, kernel: Kernel, explore: bool) -> None:
+        """Warm the local kernel up, let half of the chains look around where there is no prior to do it, and watch it run."""
+        space = unconstrained(self.target, start)
+        walk = Walk(kernel, space, start, self.generator)
+        with self.ledger.purpose("warm-up"):
+            walk.warm_up(_WARMUP)
+        if explore:
+            with self.ledger.purpose("exploration"):
+                x = walk.state.position
+                half = len(x) // 2
+                x = torch.cat([x[:half], starts.heated(kernel, space, x[half:], self.generator)])
+                walk = Walk(kernel, space, space.to_user(x)[0], self.generator)
+                walk.warm_up(_WARMUP // 3)
+        self.walk, self.space = walk, space
+        with self.ledger.purpose("pilot"):
+            self._watch()
+
+    def _watch(self) -> None:
+        """Steps of the local kernel until its slowest column has been seen to forget ten times, or the patience is over."""
+        positions, seconds, n_steps = [], 0.0, _PILOT
+        while True:
+            began = time.perf_counter()
+            positions.append(self.walk.draw(n_steps).position)
+            seconds += time.perf_counter() - began
+            seen = torch.cat(positions, dim=1)
+            modes = separated_modes(seen, circular_columns(self.space))
+            ess = _effective(seen)
+            time_to_forget = seen.shape[0] * seen.shape[1] / ess
+            n_steps = int(min(10 * time_to_forget, 4 * seen.shape[1])) - seen.shape[1]
+            if modes.n > 1 or n_steps <= 0 or seen.shape[1] >= _MOST_PILOT:
+                break
+        self.modes, self.pilot_draws = modes, seen
+        rows, spent = self.ledger.evaluations["pilot"], self.ledger.target_seconds["pilot"]
+        self.local_pilot = LocalPilot(
+            kernel=type(self.walk.kernel).__name__,
+            seconds_a_step=seconds / seen.shape[1],
+            ess_a_step=ess / seen.shape[1],
+            row_seconds=spent / max(rows, 1),
+            n_modes=modes.n,
+        )
+
+    # --- Choice and training --------------------------------------------------------------------------------------------------
+
+    def choose(self) -> None:
+        """Decide whether to train, train in rounds while the mixed kernel runs, and decide how the draws are made."""
+        wanted = self.settings.method
+        if wanted == "local":
+            self.reasons.append("method='local' was asked for")
+            return
+        with self.ledger.purpose("choice"):
+            costs = self._flow_costs()
+            pays, why = wants_flow(self.local_pilot, costs, self.settings.n_effective)
+        self.reasons.append(why)
+        if not pays and wanted == "auto":
+            return
+        with self.ledger.purpose("training"):
+            fit = ProposalFit(self._draws_by_mode(self.pilot_draws), self.target.support, self.generator)
+            acceptance = self._rounds(fit)
+        method, why, against = after_training(self.local_pilot, costs, acceptance, self.settings.n_effective, fit.n_steps)
+        self.training_steps = fit.n_steps
+        self.proposal = fit.proposal
+        if wanted != "auto" and method != wanted:
+            why, method = f"method={wanted!r} was asked for; {why}", wanted
+        self.method = method
+        self.reasons.append(why)
+        self.against += against
+
+    def _rounds(self, fit: ProposalFit) -> float:
+        """Train, measure, sample, until proposals are good or no longer get better; the acceptance reached."""
+        best, reached = fit.proposal, 0.0
+        for n_steps in _TRAINING:
+            if n_steps:
+                fit.train(n_steps)
+            acceptance = self._measured(fit)
+            gained = acceptance > reached * _GAIN
+            if acceptance > reached:
+                best, reached = fit.proposal, acceptance
+            if not gained or reached > _GOOD:
+                break
+            if reached > FLOOR:
+                mixed = self._mixed_walk(best)
+                fit.take(self._draws_by_mode(mixed.draw(_ROUND).position))
+                self.walk.state = mixed.state.local
+        fit.proposal = best
+        return reached
+
+    def _measured(self, fit: ProposalFit) -> float:
+        return expected_acceptance(self.target.log_prob, fit.proposal, fit.held_out, _MEASURED, self.generator)
+
+    def _mixed_walk(self, proposal: FlowProposal) -> Walk:
+        cycle = Cycle(self.walk.kernel, proposal, self._n_global())
+        walk = Walk.__new__(Walk)
+        walk.kernel, walk.space, walk.generator = cycle, self.space, self.generator
+        walk.state = cycle.take_over(self.walk.state)
+        return walk
+
+    def _n_global(self) -> int:
+        return 4
+
+    def _flow_costs(self) -> FlowCosts:
+        """From a pass forward and back of an untrained flow."""
+        row, step = flow_prices(self.walk.to_user(self.pilot_draws[:, -1:])[0][:, 0], self.target.support)
+        n_modes = self.modes.n
+        return FlowCosts(training=step * n_modes * sum(_TRAINING[:3]), row=row * n_modes)
+
+    def _draws_by_mode(self, samples: Tensor) -> list[Tensor]:
+        """Draws ``(chain, draw, d)`` of each mode in the user's parameters; chains that mix are cut up and dealt."""
+        user, _ = self.walk.to_user(samples)
+        if self.modes.n == 1:
+            return [user]
+        labels = self.modes.label(samples)
+        parts = []
+        for k in range(self.modes.n):
+            rows = user[labels == k]
+            if len(rows) >= 2 * user.shape[-1]:
+                parts.append(rows[: len(rows) // 16 * 16].view(16, -1, user.shape[-1]) if len(rows) >= 64 else rows[None])
+        return parts
+
+    # --- Draws ---------------------------------------------------------------------------------------------------------------
+
+    def collect(self, n_effective: int) -> None:
+        """Draws that count, in pieces, until they are worth ``n_effective`` independent ones."""
+        with self.ledger.purpose("draws"):
+            if not self.records and self.method == "mixed" and self.proposal is not None:
+                self.walk = self._mixed_walk(self.proposal)
+            for _ in range(_PIECES):
+                have = self.effective_size()
+                if have >= n_effective or self.ledger.n_evaluations > self.settings.max_evaluations:
+                    return
+                self.records.append(self.walk.draw(self._length(n_effective, have), self.thin))
+
+    def _length(self, n_effective: int, have: float) -> int:
+        """Steps of the next piece; the first one decides how draws are thinned."""
+        if not self.records:
+            mixed = self.method == "mixed"
+            forgets = 1.0 if mixed else self.settings.n_chains / self.local_pilot.ess_a_step
+            self.thin = max(1, int(forgets / 4))
+            expected = 1.1 * n_effective * forgets / self.settings.n_chains
+            return max(int(expected), _FEWEST * self.thin)
+        done = sum(record.n_steps for record in self.records)
+        return int(np.clip(1.1 * done * (n_effective - have) / max(have, 1.0), _FEWEST * self.thin, 10 * done))
+
+    def effective_size(self) -> float:
+        return _effective(torch.cat([record.position for record in self.records], dim=1)) if self.records else 0.0
+
+    def chains(self) -> Chains:
+        """All draws that count so far, in the user's parameters."""
+        user, log_det = self.walk.to_user(torch.cat([record.position for record in self.records], dim=1))
+        log_prob = torch.cat([record.log_prob for record in self.records], dim=1) - log_det
+        prior = self.target.prior
+        log_prior = None if prior is None else prior.log_prob(user.flatten(0, 1)).view_as(log_prob)
+        stats = {name: np.concatenate([record.stats[name] for record in self.records], axis=1) for name in self.records[0].stats}
+        return Chains(
+            samples=user.numpy(),
+            names=self.target.names,
+            log_posterior=log_prob.numpy(),
+            log_likelihood=None if log_prior is None else (log_prob - log_prior).numpy(),
+            stats=stats,
+        )
+
+
+def _effective(samples: Tensor) -> float:
+    """Independent draws that ``(chain, draw, d)`` are worth, by the slowest column."""
+    n = samples.shape[0] * samples.shape[1]
+    return min(n / autocorrelation_time(samples[..., j].numpy()) for j in range(samples.shape[-1]))

@@ -1,0 +1,276 @@
+"""``FlowSampler``: a log-density in, draws and an evidence out, with a flow where it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from sbi_flows._random import RandomState, seed_from, torch_generator
+from sbi_flows._validation import as_float, choose, positive
+from sbi_flows.distributions import as_prior
+from sbi_flows.flow_sampling import starts
+from sbi_flows.flow_sampling.checks import check_gradient, check_values, has_gradient
+from sbi_flows.flow_sampling.counting import CountedTarget, Ledger
+from sbi_flows.flow_sampling.judgement import judged
+from sbi_flows.flow_sampling.proposal import NumpyDensity
+from sbi_flows.flow_sampling.report import SamplerReport
+from sbi_flows.flow_sampling.run import Run, Settings
+from sbi_flows.model_evidence import evidence
+from sbi_flows.results import Chains, Evidence
+from sbi_flows.samplers import Kernel, RandomWalk
+from sbi_flows.targets import Target, posterior
+
+_CHAINS = (64, 500)
+_DRAWS_A_CHAIN = 20
+_CHECKED = 200
+_EVIDENCE_DRAWS = 20_000
+_EVIDENCE_BUDGET = 20_000
+
+
+class FlowSampler(BaseEstimator):
+    """Markov chains helped by a flow where it pays.
+
+    ``fit`` measures before it decides: whether a local kernel connects the modes, how fast it forgets, and what the density costs against
+    the flow. It then runs the local kernel alone, mixes it with proposals of a flow trained while sampling and frozen before the draws
+    that count, or falls back and says so where the flow trains badly. ``report_`` holds the choice, its reasons, everything that was
+    evaluated, and the verdict.
+
+    Parameters
+    ----------
+    log_likelihood : callable, optional
+        ln L: float64 tensor ``(n, d)`` to ``(n,)``; wrap numpy functions by :func:`sbi_flows.targets.from_numpy`. With ``prior``.
+    prior : optional
+        Anything that :func:`sbi_flows.distributions.as_prior` reads. Chains then start where annealing from it leads, which finds the modes.
+    target : Target, optional
+        In place of both: any log-density. Without a prior, modes are looked for only as far as heated chains travel.
+    names : sequence of str, optional
+    n_effective : int
+        Independent draws that the chains should be worth, by the slowest parameter.
+    n_chains : int or "auto"
+    method : {"auto", "local", "mixed"}
+        Anything but "auto" overrules the choice.
+    kernel : Kernel, optional
+        The local kernel; by default one that follows gradients where there are any, else an adaptive random walk.
+    max_evaluations : int
+        Where to stop, with a verdict that says so.
+    random_state : int, generator or None
+        An int gives the same draws every time on one machine, unless costs are so alike that the choice falls otherwise.
+
+    Attributes
+    ----------
+    chains_ : Chains
+        The draws that count, with log-densities and the verdict.
+    report_ : SamplerReport
+    proposal_ : FlowProposal or None
+        The frozen flow, a normalised density, where one was trained.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sbi_flows import FlowSampler
+    >>> from sbi_flows.distributions import BoxUniform
+    >>> prior = BoxUniform([-5.0, -5.0], [5.0, 5.0], names=["a", "b"])
+    >>> sampler = FlowSampler(lambda x: -0.5 * x.square().sum(-1), prior, n_effective=500, random_state=0).fit()
+    >>> sampler.sample(100).shape
+    (100, 2)
+
+    References
+    ----------
+    Gabrié, Rotskoff & Vanden-Eijnden 2022, "Adaptive Monte Carlo augmented with normalizing flows", arXiv:2105.12603; Grenioux, Durmus,
+    Moulines & Gabrié 2023, "On sampling with approximate transport maps", arXiv:2302.04763.
+    """
+
+    chains_: Chains
+    report_: SamplerReport
+
+    def __init__(
+        self,
+        log_likelihood: Callable[[Tensor], Tensor] | None = None,
+        prior: Any = None,
+        *,
+        target: Target | None = None,
+        names: Sequence[str] | None = None,
+        n_effective: int = 4000,
+        n_chains: int | str = "auto",
+        method: str = "auto",
+        kernel: Kernel | None = None,
+        max_evaluations: int = 100_000_000,
+        random_state: RandomState = None,
+    ):
+        self.log_likelihood = log_likelihood
+        self.prior = prior
+        self.target = target
+        self.names = names
+        self.n_effective = n_effective
+        self.n_chains = n_chains
+        self.method = method
+        self.kernel = kernel
+        self.max_evaluations = max_evaluations
+        self.random_state = random_state
+
+    # --- Fitting -------------------------------------------------------------------------------------------------------------
+
+    def fit(self, start: Any = None) -> FlowSampler:
+        """Run everything up to draws worth ``n_effective``.
+
+        Parameters
+        ----------
+        start : array_like (n, d), optional
+            Where chains start. With a prior they need none.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If the density is +inf, NaN everywhere or of the wrong shape, its gradient is wrong, or no start has a finite density.
+        """
+        settings = self._settings()
+        self._ledger = Ledger()
+        self.target_ = self._target()
+        counted = CountedTarget(self.target_, self._ledger)
+        generator = torch_generator(seed_from(self.random_state))
+        self._run = run = Run(counted, settings, generator)
+        with self._ledger.purpose("start"):
+            points = self._starts(counted, start, settings.n_chains, generator)
+            kernel = self._local_kernel(counted, points, run)
+        run.pilot(points, kernel, explore=counted.prior is None)
+        run.choose()
+        run.collect(settings.n_effective)
+        self._judge()
+        return self
+
+    def _settings(self) -> Settings:
+        positive("n_effective", self.n_effective, integer=True)
+        positive("max_evaluations", self.max_evaluations, integer=True)
+        choose("method", self.method, ["auto", "local", "mixed"])
+        n_chains = self.n_chains
+        if n_chains == "auto":
+            n_chains = int(np.clip(self.n_effective // _DRAWS_A_CHAIN, *_CHAINS))
+        positive("n_chains", n_chains, integer=True)
+        return Settings(int(self.n_effective), int(n_chains), self.method, self.kernel, int(self.max_evaluations))
+
+    def _target(self) -> Target:
+        pair = self.log_likelihood is not None or self.prior is not None
+        if pair == (self.target is not None):
+            raise ValueError("Expected log_likelihood and prior, or target; got both or neither. For a bare log-density use from_log_prob.")
+        if self.target is not None:
+            if not isinstance(self.target, Target):
+                raise TypeError(
+                    f"Expected target to be a Target; got a {type(self.target).__name__}. Make one with targets.from_log_prob(function, d)."
+                )
+            return self.target
+        if self.log_likelihood is None or self.prior is None:
+            missing = "prior" if self.prior is None else "log_likelihood"
+            raise ValueError(f"Expected log_likelihood together with prior; {missing} is missing. For a log-density alone use target=.")
+        return posterior(self.log_likelihood, as_prior(self.prior), names=self.names)
+
+    def _starts(self, target: Target, start: Any, n_chains: int, generator: torch.Generator) -> Tensor:
+        if start is not None:
+            rows = as_float(start, "start").double()
+            if rows.ndim != 2 or rows.shape[1] != target.features or not len(rows):
+                raise ValueError(
+                    f"Expected start of shape (n, {target.features}); got {tuple(rows.shape)}. For a single point pass start[None]."
+                )
+            check_values(target, rows[:_CHECKED])
+            return starts.spread_out(target, rows, n_chains, generator)
+        if target.prior is not None:
+            self._holes = check_values(target, target.prior.sample(_CHECKED, generator).double())
+            return starts.from_prior(target, n_chains, generator)
+        return starts.without_prior(target, n_chains, generator)
+
+    def _local_kernel(self, target: Target, points: Tensor, run: Run) -> Kernel:
+        gradient = has_gradient(target, points[:1])
+        if gradient:
+            check_gradient(target, points)
+        return self.kernel if self.kernel is not None else RandomWalk()
+
+    def _judge(self) -> None:
+        self.chains_, self.report_ = judged(self._run)
+        self._evidence: Evidence | None = None
+
+    # --- Answers -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def proposal_(self):
+        check_is_fitted(self, "chains_")
+        return self._run.proposal
+
+    def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
+        """Draws, in random order.
+
+        The chains run on where they are not worth ``n_samples`` independent draws yet; ``chains_`` and ``report_`` then change.
+
+        Parameters
+        ----------
+        n_samples : int
+        random_state : int, generator or None
+            Which of the chains' draws are taken.
+
+        Returns
+        -------
+        ndarray (n_samples, d)
+        """
+        check_is_fitted(self, "chains_")
+        positive("n_samples", n_samples, integer=True)
+        if n_samples > self.report_.ess:
+            self._run.collect(n_samples)
+            self._judge()
+        rows = self.chains_.samples.reshape(-1, self.chains_.features)
+        generator = torch_generator(seed_from(random_state))
+        if n_samples > len(rows):
+            return rows[torch.randint(len(rows), (n_samples,), generator=generator).numpy()]
+        return rows[torch.randperm(len(rows), generator=generator)[:n_samples].numpy()]
+
+    def evidence(self) -> Evidence:
+        """ln of the density's integral: the evidence of a likelihood and its prior.
+
+        Bridge sampling between the chains and the frozen flow, or one fitted now where none was trained; the evaluations join ``report_``.
+        """
+        check_is_fitted(self, "chains_")
+        if self._evidence is None:
+            with self._ledger.purpose("evidence"):
+                self._evidence = self._compute_evidence()
+            self._judge_costs()
+        return self._evidence
+
+    def _compute_evidence(self) -> Evidence:
+        run, chains = self._run, self.chains_
+        draws, log_p = chains.samples, chains.log_posterior
+        step = max(1, draws.shape[0] * draws.shape[1] // _EVIDENCE_DRAWS)
+        kept = Chains(draws[:, ::step], chains.names, None if log_p is None else log_p[:, ::step])
+
+        def log_posterior(x: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                return run.target.log_prob(torch.as_tensor(x)).numpy()
+
+        seeds = torch.randint(2**31, (2,), generator=run.generator).tolist()
+        return evidence(
+            kept,
+            log_posterior,
+            prior=self.target_.prior,
+            support=self.target_.support,
+            density=None if run.proposal is None else NumpyDensity(run.proposal, seeds[0]),
+            max_evaluations=_EVIDENCE_BUDGET,
+            random_state=seeds[1],
+        )
+
+    def _judge_costs(self) -> None:
+        evidence_before = self._evidence
+        self._judge()
+        self._evidence = evidence_before
+
+    def log_prob(self, X: Any) -> np.ndarray:
+        """Natural log of the density at rows ``X (n, d)``, ``(n,)``, normalised by :meth:`evidence`; -inf outside the support."""
+        check_is_fitted(self, "chains_")
+        rows = as_float(X, "X").double()
+        with torch.no_grad():
+            return self.target_.log_prob(rows).numpy() - self.evidence().log_z

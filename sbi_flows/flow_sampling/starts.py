@@ -1,0 +1,94 @@
+"""Where chains start: from the prior by annealing, from given points, and from what heated chains find beyond them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sbi_flows._random import rand, randn
+from sbi_flows.samplers import Kernel, anneal
+from sbi_flows.targets import Target, tempered, unconstrained
+
+PRIOR_DRAWS = 20_000
+_PARTICLES = 1000
+_TEMPERATURES = (8.0, 64.0, 8.0, 1.0)  # up and down again: at 64 a mode is eight times as wide
+_HEATED_STEPS = 8  # at each
+_TRIES = 20  # batches of points among which ones of finite density are looked for
+
+
+def from_prior(target: Target, n_chains: int, generator: torch.Generator) -> Tensor:
+    """Nearly posterior draws ``(n_chains, d)``, in every mode that draws of the prior have found."""
+    return anneal(target, max(_PARTICLES, n_chains), generator, n_prior=PRIOR_DRAWS)[:n_chains]
+
+
+def without_prior(target: Target, n_chains: int, generator: torch.Generator) -> Tensor:
+    """Points of finite density for a target of which nothing else is known: from [-2, 2] in every column of the real line.
+
+    Raises
+    ------
+    ValueError
+        If none is found.
+    """
+    space = unconstrained(target)
+    found: list[Tensor] = []
+    for _ in range(_TRIES):
+        x = 4 * rand((n_chains, target.features), generator, dtype=torch.float64) - 2
+        found.append(x[torch.isfinite(space.log_prob(x))])
+        if sum(map(len, found)) >= n_chains:
+            return space.to_user(torch.cat(found)[:n_chains])[0]
+    raise ValueError(
+        f"Expected points where the density is finite; among {_TRIES * n_chains} near the origin there are only {sum(map(len, found))}. "
+        "Pass some as fit(start=...), or give a prior."
+    )
+
+
+def spread_out(target: Target, start: Tensor, n_chains: int, generator: torch.Generator) -> Tensor:
+    """``(n_chains, d)`` from the given rows: some of them, or each several times.
+
+    Raises
+    ------
+    ValueError
+        If the density is not finite at a row.
+    """
+    values = target.log_prob(start)
+    bad = ~torch.isfinite(values)
+    if bool(bad.all()):
+        raise ValueError(
+            f"Expected starts where the density is finite; it is at none of the {len(bad)} (row 0: {float(values[0])}). Are they inside the "
+            "support, and in the order of the columns?"
+        )
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"Expected starts where the density is finite; it is not at {int(bad.sum())} of {len(bad)}, first row {row} "
+            f"({float(values[row])}). Leave them out, or look whether they are inside the support."
+        )
+    order = torch.randperm(len(start), generator=generator)
+    return start[order.repeat(-(-n_chains // len(start)))[:n_chains]]
+
+
+@torch.no_grad()
+def heated(kernel: Kernel, space: Target, start: Tensor, generator: torch.Generator) -> Tensor:
+    """Where chains come down again that were heated up from ``start (n, d)`` on the real line.
+
+    A density to the power 1/64 has modes eight times as wide: chains cross what is empty space at temperature one, and cool into modes
+    nobody started from. Their number in each says nothing of its mass.
+    """
+    x = start
+    for temperature in _TEMPERATURES:
+        hot = tempered(space, 1 / temperature)
+        x = x + 1e-3 * randn(x.shape, generator, dtype=x.dtype) * x.std(0, correction=0)
+        x = torch.where(torch.isfinite(hot.log_prob(x))[:, None], x, start)
+        state = kernel.init(x, hot)
+        for step in range(_HEATED_STEPS):
+            state, info = kernel.step(state, hot, generator)
+            state = kernel.adapt(state, info, hot, (step + 1) / (_HEATED_STEPS + 1))
+        x = state.position
+    return torch.where(torch.isfinite(space.log_prob(x))[:, None], x, start)
+
+
+def smallest_mass(n: float) -> float:
+    """The mass that n independent draws miss one time in twenty."""
+    return -math.log(0.05) / max(n, 1.0)
