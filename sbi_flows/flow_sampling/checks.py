@@ -23,7 +23,7 @@ def check_values(target: Target, points: Tensor) -> list[str]:
         values = target.log_prob(points)
     except (ValueError, TypeError):
         raise  # messages of our own about shapes and types say what to do
-    except Exception as error:  # noqa: BLE001  whatever a user's function raises is told with the point at which it does
+    except Exception as error:
         row = _first_that_raises(target, points)
         raise ValueError(
             f"The density raised {type(error).__name__}: {error}, first at {_place(target, points[row])}. Return -inf where the model has "

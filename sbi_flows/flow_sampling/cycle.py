@@ -44,12 +44,16 @@ class Cycle:
     def step(self, state: CycleState, target: Target, generator: torch.Generator) -> tuple[CycleState, Info]:
         local, _ = self.local.step(state.local, target, generator)
         jumping = IndependentState(local.position, local.log_prob, self.independent._log_proposal(local.position, target))
-        acceptance = 0.0
+        acceptance = torch.zeros_like(local.log_prob)
         for _ in range(self.n_global):
             jumping, info = self.independent.step(jumping, target, generator)
             acceptance = acceptance + info.acceptance / self.n_global
-        local = local._replace(position=jumping.position, log_prob=jumping.log_prob)
+        local, _ = self.local.relocate(local, jumping.position, jumping.log_prob, target)
         return CycleState(jumping.position, jumping.log_prob, local), info._replace(acceptance=acceptance)
+
+    def relocate(self, state: CycleState, x: Tensor, log_prob: Tensor, target: Target) -> tuple[CycleState, Tensor]:
+        local, gradients = self.local.relocate(state.local, x, log_prob, target)
+        return CycleState(x, log_prob, local), gradients
 
     def adapt(self, state: CycleState, info: Info, target: Target, done: float) -> CycleState:
         return state

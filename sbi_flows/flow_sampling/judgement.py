@@ -14,19 +14,21 @@ from sbi_flows.results import Chains, Reliability
 from sbi_flows.samplers import convergence, judge
 from sbi_flows.weights import autocorrelation_time
 
-_MAX_RHAT = 1.05
+_RHAT_EXCESS = 0.05
 _LARGEST_ERROR = 0.03  # of a mode's mass
 
 
 def judged(run: Run) -> tuple[Chains, SamplerReport]:
     """The draws with their verdict, and the report."""
     chains = run.chains()
-    found = judge(chains.samples, run.target, max_rhat=_MAX_RHAT)
+    # R-hat of chains in equilibrium is 1 + 1 / (2 m) where half a chain is worth m draws; as asked for, as stuck chains are worth few.
+    max_rhat = 1 + max(_RHAT_EXCESS, 2 * run.settings.n_chains / run.settings.n_effective)
+    found = judge(chains.samples, run.target, max_rhat=max_rhat)
     masses = _masses(run, chains)
     ess = float(np.nanmin(found.ess_bulk))
     reasons = [*found.reliability.reasons, *run.against, *_step_reasons(chains)]
     if masses is not None:
-        reasons += _mass_reasons(masses)
+        reasons += _mass_reasons(masses, max_rhat)
     if run.ledger.n_evaluations > run.settings.max_evaluations:
         reasons.append(f"max_evaluations={run.settings.max_evaluations} was reached before the draws were worth what was asked for")
     notes = [*run.notes, *_unseen(run, ess)]
@@ -58,22 +60,24 @@ def _masses(run: Run, chains: Chains) -> ModeMasses | None:
         return None
     samples = torch.from_numpy(chains.samples)
     labels = run.modes.label(run.space.from_user(samples.flatten(0, 1)).view_as(samples)).numpy()
-    inside = np.stack([labels == k for k in range(run.modes.n)], axis=-1).astype(float)
+    n_modes = run.modes.n
+    inside = np.stack([labels == k for k in range(n_modes)], axis=-1).astype(float)
     mass = inside.mean(axis=(0, 1))
-    error = [np.sqrt(autocorrelation_time(inside[..., k]) * inside[..., k].var() / labels.size) for k in range(run.modes.n)]
-    position = [chains.samples[labels == k].mean(0) if (labels == k).any() else np.full(chains.features, np.nan) for k in range(run.modes.n)]
-    usable = [k for k in range(run.modes.n) if 0 < mass[k] < 1]
+    error = [np.sqrt(autocorrelation_time(inside[..., k]) * inside[..., k].var() / labels.size) for k in range(n_modes)]
+    nowhere = np.full((1, chains.features), np.nan)
+    position = [(chains.samples[labels == k] if mass[k] > 0 else nowhere).mean(0) for k in range(n_modes)]
+    usable = [k for k in range(n_modes) if 0 < mass[k] < 1]
     rhat = float(convergence(inside[..., usable], [f"mode {k}" for k in usable]).rhat.max()) if usable else float("nan")
     order = np.argsort(-mass)
     return ModeMasses(mass[order], np.array(error)[order], np.stack(position)[order], rhat)
 
 
-def _mass_reasons(masses: ModeMasses) -> list[str]:
+def _mass_reasons(masses: ModeMasses, max_rhat: float) -> list[str]:
     reasons = []
-    if not masses.rhat <= _MAX_RHAT:
+    if not masses.rhat <= max_rhat:
         reasons.append(
-            f"chains disagree about the masses of the modes (R-hat {masses.rhat:.3f}, wanted {_MAX_RHAT}): chains hardly pass from one mode "
-            "to another, so that the masses are those of the starts"
+            f"chains disagree about the masses of the modes (R-hat {masses.rhat:.3f}, wanted {max_rhat:.3g}): they hardly pass from one "
+            "mode to another, so that the masses are those of the starts"
         )
     worst = int(np.argmax(masses.error))
     if masses.error[worst] > _LARGEST_ERROR:
@@ -95,8 +99,9 @@ def _unseen(run: Run, ess: float) -> list[str]:
     seen = f"a mode of less than {starts.smallest_mass(ess):.1g} of the mass would most likely have no draw among these"
     if run.target.prior is not None:
         near = starts.smallest_mass(starts.PRIOR_DRAWS)
-        return [f"modes were looked for near {starts.PRIOR_DRAWS} draws of the prior: one in less than {near:.1g} of it may be missed", seen]
+        looked = f"modes were looked for near {starts.PRIOR_DRAWS} draws of the prior"
+        return [f"{looked}: one in less than {near:.1g} of it may be missed", seen]
     return [
-        "without a prior modes are found only near the starts, or where chains heated to temperature 64 came from there: others may be missed",
+        "without a prior, modes are found only near the starts, or where chains heated to temperature 64 came: others may be missed",
         seen,
     ]

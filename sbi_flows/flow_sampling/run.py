@@ -60,7 +60,10 @@ class Run:
     def __init__(self, target: CountedTarget, settings: Settings, generator: torch.Generator):
         self.target, self.settings, self.generator = target, settings, generator
         self.ledger = target.ledger
-        self.method, self.reasons, self.against, self.notes = "local", [], [], []
+        self.method = "local"
+        self.reasons: list[str] = []
+        self.against: list[str] = []
+        self.notes: list[str] = []
         self.proposal: FlowProposal | None = None
         self.training_steps = 0
         self.records: list[Record] = []

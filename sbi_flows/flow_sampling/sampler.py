@@ -23,11 +23,11 @@ from sbi_flows.flow_sampling.report import SamplerReport
 from sbi_flows.flow_sampling.run import Run, Settings
 from sbi_flows.model_evidence import evidence
 from sbi_flows.results import Chains, Evidence
-from sbi_flows.samplers import Kernel, RandomWalk
+from sbi_flows.samplers import HMC, Kernel, RandomWalk
 from sbi_flows.targets import Target, posterior
 
-_CHAINS = (64, 500)
-_DRAWS_A_CHAIN = 20
+_CHAINS = (64, 400)
+_DRAWS_A_CHAIN = 40
 _CHECKED = 200
 _EVIDENCE_DRAWS = 20_000
 _EVIDENCE_BUDGET = 20_000
@@ -46,7 +46,7 @@ class FlowSampler(BaseEstimator):
     log_likelihood : callable, optional
         ln L: float64 tensor ``(n, d)`` to ``(n,)``; wrap numpy functions by :func:`sbi_flows.targets.from_numpy`. With ``prior``.
     prior : optional
-        Anything that :func:`sbi_flows.distributions.as_prior` reads. Chains then start where annealing from it leads, which finds the modes.
+        Anything that :func:`sbi_flows.distributions.as_prior` reads. Chains then start where annealing leads.
     target : Target, optional
         In place of both: any log-density. Without a prior, modes are looked for only as far as heated chains travel.
     names : sequence of str, optional
@@ -191,7 +191,7 @@ class FlowSampler(BaseEstimator):
         gradient = has_gradient(target, points[:1])
         if gradient:
             check_gradient(target, points)
-        return self.kernel if self.kernel is not None else RandomWalk()
+        return self.kernel if self.kernel is not None else HMC() if gradient else RandomWalk()
 
     def _judge(self) -> None:
         self.chains_, self.report_ = judged(self._run)

@@ -56,8 +56,8 @@ def spread_out(target: Target, start: Tensor, n_chains: int, generator: torch.Ge
     bad = ~torch.isfinite(values)
     if bool(bad.all()):
         raise ValueError(
-            f"Expected starts where the density is finite; it is at none of the {len(bad)} (row 0: {float(values[0])}). Are they inside the "
-            "support, and in the order of the columns?"
+            f"Expected starts where the density is finite; it is at none of the {len(bad)} (row 0: {float(values[0])}). Are they inside "
+            "the support, and in the order of the columns?"
         )
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
