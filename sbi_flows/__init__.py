@@ -33,6 +33,7 @@ _PUBLIC = {
     "compare_models": "model_evidence",
     "average_models": "model_evidence",
     "savage_dickey": "model_evidence",
+    "compare_chains": "diagnostics",
     "diagnose": "diagnostics",
     "sbc": "diagnostics",
     "expected_coverage": "diagnostics",

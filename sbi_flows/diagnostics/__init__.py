@@ -1,5 +1,6 @@
 """How far apart two sets of draws are, and whether chains and posteriors can be believed."""
 
+from sbi_flows.diagnostics.chains import ChainComparison, compare_chains
 from sbi_flows.diagnostics.classifiers import C2ST, c2st
 from sbi_flows.diagnostics.coverage import Coverage, expected_coverage
 from sbi_flows.diagnostics.distances import hellinger, hellinger_floor, hellinger_joint, wasserstein, wasserstein2
@@ -16,6 +17,7 @@ __all__ = [
     "C2ST",
     "MMD",
     "SBC",
+    "ChainComparison",
     "Coverage",
     "Diagnosis",
     "LocalC2ST",
@@ -24,6 +26,7 @@ __all__ = [
     "PosteriorEstimator",
     "PosteriorPredictive",
     "c2st",
+    "compare_chains",
     "diagnose",
     "expected_coverage",
     "hellinger",

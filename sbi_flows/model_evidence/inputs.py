@@ -89,7 +89,7 @@ def read_draws(
     random_state=None,
 ) -> Draws:
     """Read samples of any accepted kind; see :func:`sbi_flows.evidence` for the kinds and the errors."""
-    blocks, names, values, function, ensemble = _unpack(samples)
+    blocks, names, values, function, ensemble = unpack(samples)
     if callable(log_posterior):
         function, values = log_posterior, None
     elif isinstance(log_posterior, str):
@@ -150,7 +150,7 @@ def _is_ragged(values: Any) -> bool:
     return isinstance(values, list | tuple) and len(values) > 0 and not np.isscalar(values[0])
 
 
-def _unpack(samples: Any):
+def unpack(samples: Any):
     """Blocks (one a chain), names, log-posterior values by chain or None, callable or None, ensemble."""
     if isinstance(samples, Chains):
         return _from_array(samples.samples, samples.names, samples.log_posterior, samples.ensemble)

@@ -11,6 +11,7 @@ from sbi_flows.plots.calibration import (
     rank_histograms,
 )
 from sbi_flows.plots.canvas import COLOURS, GREY, new_figure, save_figure
+from sbi_flows.plots.chains import compare_chains
 from sbi_flows.plots.evidences import evidence_bars
 from sbi_flows.plots.marginals import corner
 
@@ -18,6 +19,7 @@ __all__ = [
     "COLOURS",
     "GREY",
     "class_scores",
+    "compare_chains",
     "corner",
     "coverage",
     "diagnosis",

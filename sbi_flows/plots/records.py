@@ -14,6 +14,7 @@ _FIGURES = {
     "Misspecification": "null_distribution",
     "PosteriorPredictive": "predictive",
     "Diagnosis": "diagnosis",
+    "ChainComparison": "compare_chains",
 }
 # Where a Diagnosis keeps each of its parts.
 _PARTS = {

@@ -1,0 +1,101 @@
+"""Chains of whatever kind, read into :class:`Chains`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sbi_flows.model_evidence.inputs import unpack
+from sbi_flows.results import Chains, WeightedSamples
+
+
+def read_chains(source: Any, name: str) -> tuple[Chains, tuple[str, ...]]:
+    """``Chains``, arrays ``(chain, draw, d)`` or ``(n, d)``, a list of chains, ArviZ, an emcee sampler, a DataFrame (which may have columns
+    ``chain`` and ``draw``) or weighted samples; and what was done to them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When it is none of these, or holds NaN or infinities.
+    """
+    notes: list[str] = []
+    if isinstance(source, WeightedSamples):
+        size = int(source.ess)
+        notes.append(f"{name}: {len(source.samples)} weighted draws were resampled to their effective size, {size}")
+        return Chains(source.resample(size, random_state=0)[None], source.names, info=source.info), tuple(notes)
+    if isinstance(source, Chains):
+        chains = source
+    else:
+        blocks, names, ensemble = _blocks(source)
+        shortest = min(map(len, blocks))
+        lost = sum(len(block) - shortest for block in blocks)
+        if lost:
+            notes.append(f"{name}: chains were cut to the shortest, {shortest} draws, which left {lost} draws out")
+        chains = Chains(np.stack([block[-shortest:] for block in blocks]), tuple(names), ensemble=ensemble)
+    wrong = ~np.isfinite(chains.samples).all(axis=-1)
+    if wrong.any():
+        raise ValueError(
+            f"Expected finite draws in {name}; {int(wrong.sum())} of {wrong.size} hold NaN or infinity. Remove them, or mend what wrote "
+            "them."
+        )
+    return chains, tuple(notes)
+
+
+def _blocks(source: Any) -> tuple[list[np.ndarray], tuple[str, ...], bool]:
+    if hasattr(source, "columns") and "chain" in source.columns:
+        frame = source.sort_values(["chain", "draw"], kind="stable") if "draw" in source.columns else source
+        rest = frame.drop(columns=[c for c in ("chain", "draw") if c in frame.columns])
+        parts = [unpack(rest[(frame["chain"] == chain).to_numpy()]) for chain in frame["chain"].unique()]
+        return [part[0][0] for part in parts], parts[0][1], False
+    blocks, names, _, _, ensemble = unpack(source)
+    return blocks, tuple(names), ensemble
+
+
+def common_columns(a: Chains, b: Chains, labels: tuple[str, str], unnamed: tuple[bool, bool]) -> tuple[Chains, Chains, tuple[str, ...]]:
+    """Both with the same parameters in the same order: those of the same names, or, where one has none, as they come."""
+    if a.features == b.features and (any(unnamed) or a.names == b.names):
+        names = b.names if unnamed[0] else a.names
+        return _take(a, range(a.features), names), _take(b, range(b.features), names), ()
+    if any(unnamed):
+        raise ValueError(
+            f"Expected the same parameters in both; {labels[0]} has {a.features} columns and {labels[1]} {b.features}, and names are not "
+            "known. Pass DataFrames, or Chains with names."
+        )
+    shared = [name for name in a.names if name in b.names]
+    if not shared:
+        raise ValueError(
+            f"Expected parameters of the same names; {labels[0]} has {', '.join(a.names)}, {labels[1]} has {', '.join(b.names)}. "
+            "Rename them."
+        )
+    left = [name for name in (*a.names, *b.names) if name not in shared]
+    notes = (f"compared are the parameters of both; left out: {', '.join(dict.fromkeys(left))}",) if left else ()
+    first, second = (_take(c, [c.names.index(name) for name in shared], tuple(shared)) for c in (a, b))
+    return first, second, notes
+
+
+def has_names(source: Any) -> bool:
+    """Whether what a user gave names its parameters."""
+    return isinstance(source, Chains | WeightedSamples) or hasattr(source, "columns") or hasattr(source, "posterior")
+
+
+def cut_angles(a: Chains, b: Chains, periods: Mapping[str, float]) -> tuple[Chains, Chains]:
+    """Angles moved into one period, cut opposite to the mean direction of both, where fewest draws are."""
+    unknown = [name for name in periods if name not in a.names]
+    if unknown:
+        raise ValueError(f"Expected periods of the parameters {', '.join(a.names)}; got one for {', '.join(unknown)}.")
+    samples = [a.samples.copy(), b.samples.copy()]
+    for name, period in periods.items():
+        j = a.names.index(name)
+        turn = 2 * np.pi / period
+        # Each set has one vote, however many draws it has.
+        middle = np.angle(sum(np.exp(1j * turn * each[..., j]).mean() for each in samples)) / turn
+        for each in samples:
+            each[..., j] = middle + (each[..., j] - middle + period / 2) % period - period / 2
+    return replace(a, samples=samples[0]), replace(b, samples=samples[1])
+
+
+def _take(chains: Chains, columns: Any, names: tuple[str, ...]) -> Chains:
+    return replace(chains, samples=chains.samples[..., list(columns)], names=names)
