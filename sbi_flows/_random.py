@@ -1,11 +1,15 @@
 """One door for randomness: ``random_state`` in public, a ``torch.Generator`` or ``numpy.random.Generator`` inside.
 
-Nothing here reads or sets a global seed.
+Nothing here reads or sets a global seed. An integer seeds streams of our own: users make parameters and noise with
+``default_rng(0)`` or ``torch.Generator().manual_seed(0)`` and then pass ``random_state=0``, and what is drawn here must not be a function
+of what they drew there.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
+
+_OURS = 1_701_732_083  # any number that nobody else would spawn
 
 RandomState = int | np.random.Generator | np.random.RandomState | torch.Generator | None
 
@@ -27,16 +31,25 @@ def seed_from(random_state: RandomState) -> int:
     )
 
 
+def own_seed(random_state: RandomState) -> int:
+    """As :func:`seed_from`, scrambled: a seed that nobody gives by hand."""
+    return int(_sequence(random_state).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _sequence(random_state: RandomState) -> np.random.SeedSequence:
+    return np.random.SeedSequence(seed_from(random_state), spawn_key=(_OURS,))
+
+
 def torch_generator(random_state: RandomState, device: torch.device | str = "cpu") -> torch.Generator:
     """A ``torch.Generator`` on ``device``; one that is already there is passed through, so its stream continues."""
     if isinstance(random_state, torch.Generator) and random_state.device == torch.device(device):
         return random_state
-    return torch.Generator(device).manual_seed(seed_from(random_state))
+    return torch.Generator(device).manual_seed(own_seed(random_state))
 
 
 def numpy_generator(random_state: RandomState) -> np.random.Generator:
     """A ``numpy.random.Generator``; one given is passed through, so its stream continues."""
-    return random_state if isinstance(random_state, np.random.Generator) else np.random.default_rng(seed_from(random_state))
+    return random_state if isinstance(random_state, np.random.Generator) else np.random.default_rng(_sequence(random_state))
 
 
 def randn(shape, generator: torch.Generator | None, *, dtype: torch.dtype | None = None, device=None) -> Tensor:

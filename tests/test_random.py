@@ -49,6 +49,13 @@ def test_seeds_repeat_across_the_two_libraries():
     assert one.random() == two.random()
 
 
+def test_an_integer_seeds_streams_of_our_own():
+    """Parameters that a user drew with the same seed must not be what is drawn here: 20 equal numbers do not occur by chance."""
+    theirs = torch.rand(20, generator=torch.Generator().manual_seed(0))
+    assert not (torch.rand(20, generator=torch_generator(0)) == theirs).any()
+    assert not (numpy_generator(0).random(20) == np.random.default_rng(0).random(20)).any()
+
+
 def test_draws_have_the_shape_and_type_asked_for():
     generator = torch_generator(0)
     x = randn((4, 2), generator, dtype=torch.float64)

@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from sbi_flows import flows
-from sbi_flows._random import RandomState, seed_from
+from sbi_flows._random import RandomState, own_seed, seed_from
 from sbi_flows._threads import CALL, threads_for
 from sbi_flows._validation import as_float, choose, positive, resolve_device, torch_dtype
 from sbi_flows.bijections.continuous import Continuous
@@ -148,7 +148,7 @@ class FlowEstimator(BaseEstimator):
             callbacks=self.callbacks,
             checkpoint=self.checkpoint,
             progress=self.progress,
-            random_state=int(seeds[1]),
+            random_state=torch.Generator(device).manual_seed(int(seeds[1])),
         )
         self._choose_steps(members, x, given)
         own = history.reliability
@@ -283,7 +283,7 @@ class FlowEstimator(BaseEstimator):
     def _sample(self, n: int, context: np.ndarray | None, random_state: RandomState) -> np.ndarray:
         """float64 ``(n, d)``; a context has n rows."""
         anchor = next(self.flow_.parameters())
-        generator = torch.Generator(anchor.device).manual_seed(seed_from(random_state))
+        generator = torch.Generator(anchor.device).manual_seed(own_seed(random_state))
         pieces = []
         for start in range(0, n, _ROWS_AT_ONCE):
             size = min(_ROWS_AT_ONCE, n - start)

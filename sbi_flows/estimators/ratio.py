@@ -172,7 +172,7 @@ class RatioClassifier(BaseEstimator):
             callbacks=self.callbacks,
             checkpoint=self.checkpoint,
             progress=self.progress,
-            random_state=int(seeds[1]),
+            random_state=torch.Generator(device).manual_seed(int(seeds[1])),
         )
         own = history.reliability
         self.history_ = dataclasses.replace(history, reliability=Reliability.from_reasons(own.reasons, [*own.notes, *notes]))

@@ -10,7 +10,7 @@ import torch
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from sbi_flows._random import RandomState, seed_from
+from sbi_flows._random import RandomState, numpy_generator, seed_from
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.estimators.files import complete, load_estimator, save_estimator
@@ -19,8 +19,6 @@ from sbi_flows.inference.cells import reasons_against
 from sbi_flows.inference.conditions import Conditions
 from sbi_flows.inference.modelled import Modelled
 from sbi_flows.inference.simulations import Simulations
-
-_NOISE_STREAM = (1_701_732_083,)  # any number that nobody else would spawn
 
 
 class NLE(TargetEstimator):
@@ -150,10 +148,8 @@ class NLE(TargetEstimator):
         self._estimator = estimator.set_params(**settings)
 
     def _learn(self, simulations: Simulations):
-        # The same noise at every fit: rows that were held out must not return in disguise. It has a stream of its own: otherwise
-        # simulations drawn with default_rng(seed) and a fit with the same random_state would have noise that is a function of theta.
-        stream = np.random.SeedSequence(self._estimator.random_state, spawn_key=_NOISE_STREAM)
-        x = self.modelled_.noisy_rows(simulations.x, np.random.default_rng(stream))
+        # The same noise at every fit: rows that were held out must not return in disguise.
+        x = self.modelled_.noisy_rows(simulations.x, numpy_generator(self._estimator.random_state))
         theta = self._conditions(torch.from_numpy(simulations.theta)).numpy()
         self.estimator_ = self._estimator.fit(theta, x)
         modelled = self.modelled_
