@@ -48,6 +48,7 @@ class FlowEstimator(BaseEstimator):
     """Base of :class:`FlowDensity` and :class:`ConditionalFlow`; the parameters are documented there."""
 
     flow_: Any  # a module with the methods of Flow
+    held_out_: np.ndarray
 
     def __init__(
         self,
@@ -154,6 +155,7 @@ class FlowEstimator(BaseEstimator):
         own = history.reliability
         reliability = Reliability.from_reasons([*own.reasons, *reasons], [*own.notes, *notes])
         self.history_ = dataclasses.replace(history, reliability=reliability)
+        self.held_out_ = validation
         self.flow_ = members[0] if len(members) == 1 else FlowEnsemble(members)
         self.flow_.requires_grad_(False).eval()
         for message in reliability.reasons:

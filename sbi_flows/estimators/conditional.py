@@ -42,6 +42,8 @@ class ConditionalFlow(FlowEstimator):
     flow_ : nn.Module
         The fitted density: ``log_prob(y, X)``, ``sample(n, X)`` on tensors.
     history_ : FitHistory
+    held_out_ : ndarray of int
+        Rows (of those with weight) that judged the fit and were not trained on.
     n_features_in_, n_targets_ : int
         Columns of X and of y.
     feature_names_in_, target_names_ : ndarray of str

@@ -69,6 +69,8 @@ class FlowDensity(FlowEstimator):
         The fitted density: ``log_prob``, ``sample``, ``sample_and_log_prob`` on tensors.
     history_ : FitHistory
         What happened, with the verdict ``history_.reliability``.
+    held_out_ : ndarray of int
+        Rows (of those with weight) that judged the fit and were not trained on.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         When fitted on a DataFrame; draws then come as a DataFrame too.

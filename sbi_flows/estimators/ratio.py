@@ -64,6 +64,8 @@ class RatioClassifier(BaseEstimator):
     net_ : nn.Module
         ``log_ratio(theta, x)`` on tensors.
     history_ : FitHistory
+    held_out_ : ndarray of int
+        Rows that judged the fit and were not trained on.
     n_features_in_, n_conditions_ : int
         Columns of theta and of x.
 
@@ -176,6 +178,7 @@ class RatioClassifier(BaseEstimator):
         )
         own = history.reliability
         self.history_ = dataclasses.replace(history, reliability=Reliability.from_reasons(own.reasons, [*own.notes, *notes]))
+        self.held_out_ = validation
         self.net_ = (members[0] if len(members) == 1 else RatioEnsemble(members)).requires_grad_(False).eval()
         self.n_features_in_, self.n_conditions_ = theta.shape[1], x.shape[1]
         for message in own.reasons:

@@ -33,7 +33,7 @@ def go_on_by_atoms(npe: NPE, theta: Any, x: Any, n_atoms: int) -> NPE:
             "Expected an NPE of one spline or affine flow for the atomic loss. Use truncated proposals with ensembles and continuous flows."
         )
     positive("n_atoms", n_atoms, integer=True)
-    new = read_simulations(theta, in_order(x, npe._x_names, "x"), npe.prior_, npe.theta_names_)
+    new = read_simulations(theta, in_order(x, npe._x_names, "x"), npe.prior_, npe.theta_names_, from_prior=False)
     # One that misses what none before did says nothing about an observation that does not.
     new = new.only(npe.observations_.readable(new.x))
     simulations = new if npe._simulations is None else npe._simulations.followed_by(new)
@@ -60,7 +60,7 @@ def go_on_by_atoms(npe: NPE, theta: Any, x: Any, n_atoms: int) -> NPE:
         random_state=int(seeds[1]),
     )
     estimator.flow_ = flow.requires_grad_(False).eval()
-    estimator.history_ = history
+    estimator.history_, estimator.held_out_ = history, validation
     npe._simulations, npe.n_simulations_ = simulations, len(simulations)
     npe.history_ = npe._with_remarks(history, simulations)
     return npe

@@ -21,6 +21,7 @@ from sbi_flows.distributions import Distribution, as_prior
 from sbi_flows.distributions.files import prior_from_data, prior_to_data
 from sbi_flows.inference.npe import parameter_names
 from sbi_flows.inference.observations import Observations
+from sbi_flows.inference.pairs import exchanged, tells_nothing
 from sbi_flows.inference.simulations import Simulations, in_order, read_names, read_simulations, read_theta, remarks
 from sbi_flows.inference.target_posterior import TargetPosterior
 from sbi_flows.results import FitHistory, Reliability
@@ -41,6 +42,8 @@ class TargetEstimator(BaseEstimator, ABC):
     observations_: Observations
     theta_names_: tuple[str, ...]
     n_simulations_: int
+    estimator_: Any
+    _needs_prior_draws = True
 
     # --- What a method must say ----------------------------------------------------------------------------------------------
 
@@ -62,7 +65,7 @@ class TargetEstimator(BaseEstimator, ABC):
 
     # --- Fitting -------------------------------------------------------------------------------------------------------------
 
-    def fit(self, theta, x):
+    def fit(self, theta, x, *, from_prior: bool = True):
         """Learn from simulations; called again, add simulations to those before and go on from the weights learned.
 
         Parameters
@@ -72,6 +75,9 @@ class TargetEstimator(BaseEstimator, ABC):
         x : array_like or DataFrame (n, ...)
             What the simulator made of each: *one* trial, where trials are to be combined later. A simulation that is NaN throughout, or
             infinite anywhere, has failed: it is left out, counted and reported.
+        from_prior : bool
+            Whether theta was drawn from the whole prior, which is checked. False for draws of the prior in a part of it, outside of
+            which the posterior of interest has no mass. :class:`NLE` learns from any parameters and does not look.
 
         Returns
         -------
@@ -85,7 +91,8 @@ class TargetEstimator(BaseEstimator, ABC):
         Warns
         -----
         UserWarning
-            For fewer than 200 simulations, many failed ones, and whatever else spoils the result.
+            For fewer than 200 simulations, many failed ones, theta that does not follow the prior, x that shows no sign of theta, and
+            whatever else spoils the result.
         """
         again = hasattr(self, "history_")
         if not again:
@@ -98,7 +105,8 @@ class TargetEstimator(BaseEstimator, ABC):
             self.theta_names_ = parameter_names(self.prior_, read_names(theta))
             self._x_names = read_names(x)
             self._simulations: Simulations | None = None
-        new = read_simulations(theta, in_order(x, self._x_names, "x"), self.prior_, self.theta_names_)
+        checked = from_prior and self._needs_prior_draws
+        new = read_simulations(theta, in_order(x, self._x_names, "x"), self.prior_, self.theta_names_, from_prior=checked)
         if again:
             # A network that never saw a value missing cannot read such rows; they are counted as failed, and the others serve.
             new = new.only(self.observations_.readable(new.x))
@@ -108,6 +116,7 @@ class TargetEstimator(BaseEstimator, ABC):
         history, own_reasons, own_notes = self._learn(simulations)
         self._simulations, self.n_simulations_ = simulations, len(simulations)
         reasons, notes = remarks(simulations)
+        reasons += tells_nothing(self._gains(simulations))
         verdict = history.reliability
         for reason in (*own_reasons, *reasons):
             warnings.warn(reason, UserWarning, stacklevel=2)
@@ -118,6 +127,13 @@ class TargetEstimator(BaseEstimator, ABC):
             ),
         )
         return self
+
+    @torch.no_grad()
+    def _gains(self, simulations: Simulations) -> np.ndarray:
+        """How much larger the learned function of held-out simulations is at their own parameters than at those of others, in nats."""
+        rows, others = exchanged(self.estimator_.held_out_)
+        theta, x = torch.from_numpy(simulations.theta), self._rows(simulations.x[rows])
+        return (self._pairs(theta[rows], x) - self._pairs(theta[others], x)).numpy()
 
     # --- Files ---------------------------------------------------------------------------------------------------------------
 

@@ -71,6 +71,7 @@ class NLE(TargetEstimator):
 
     estimator_: ConditionalFlow
     modelled_: Modelled
+    _needs_prior_draws = False
 
     def __init__(self, prior: Any, estimator: ConditionalFlow | None = None, *, random_state: RandomState = None):
         self.prior = prior

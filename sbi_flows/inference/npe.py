@@ -24,6 +24,7 @@ from sbi_flows.estimators.files import complete, load_estimator, save_estimator
 from sbi_flows.flows import MixedDensity
 from sbi_flows.inference.layout import read_observations
 from sbi_flows.inference.observations import Observations
+from sbi_flows.inference.pairs import exchanged, tells_nothing
 from sbi_flows.inference.posterior import FlowPosterior
 from sbi_flows.inference.simulations import Simulations, in_order, read_names, read_simulations, read_theta, remarks
 from sbi_flows.results import FitHistory, Reliability
@@ -115,7 +116,7 @@ class NPE(BaseEstimator):
 
     # --- Fitting -----------------------------------------------------------------------------------------------------------
 
-    def fit(self, theta, x) -> NPE:
+    def fit(self, theta, x, *, from_prior: bool = True) -> NPE:
         """Learn from simulations; called again, add simulations to those before and go on from the weights learned.
 
         Where the new ones vary in columns that were constant, or miss values that none did, it starts afresh on all and notes it.
@@ -127,6 +128,9 @@ class NPE(BaseEstimator):
         x : array_like or DataFrame (n, ...)
             What the simulator made of each; every simulation has the same shape. NaN marks missing values. A simulation that is NaN
             throughout, or infinite anywhere, has failed: it is left out, counted and reported.
+        from_prior : bool
+            Whether theta was drawn from the whole prior, which is checked. False for draws of the prior in a part of it, outside of
+            which the posterior of interest has no mass (:func:`sbi_flows.inference.draw_truncated`).
 
         Returns
         -------
@@ -140,11 +144,12 @@ class NPE(BaseEstimator):
         Warns
         -----
         UserWarning
-            For fewer than 200 simulations, many failed ones, and whatever the estimator finds amiss.
+            For fewer than 200 simulations, many failed ones, theta that does not follow the prior, x that shows no sign of theta, and
+            whatever the estimator finds amiss.
         """
         again = hasattr(self, "history_")
         estimator = self.estimator_.set_params(warm_start=True) if again else self._prepare(theta, x)
-        new = read_simulations(theta, in_order(x, self._x_names, "x"), self.prior_, self.theta_names_)
+        new = read_simulations(theta, in_order(x, self._x_names, "x"), self.prior_, self.theta_names_, from_prior=from_prior)
         outgrown = self.observations_.outgrown_by(new.x) if again else ""
         simulations = new if self._simulations is None else self._simulations.followed_by(new)
         if again and not outgrown:
@@ -182,11 +187,18 @@ class NPE(BaseEstimator):
 
     def _with_remarks(self, history: FitHistory, simulations: Simulations, own_notes: Sequence[str] = ()) -> FitHistory:
         reasons, notes = remarks(simulations)
+        reasons += tells_nothing(self._gains(simulations))
         notes = [*self.prior_.notes, *self.observations_.notes, *notes, *own_notes]
         for reason in reasons:
             warnings.warn(reason, UserWarning, stacklevel=3)
         own = history.reliability
         return dataclasses.replace(history, reliability=Reliability.from_reasons([*own.reasons, *reasons], [*own.notes, *notes]))
+
+    def _gains(self, simulations: Simulations) -> np.ndarray:
+        """How much more probable held-out parameters are given their own x than given that of others, in nats."""
+        rows, others = exchanged(self.estimator_.held_out_)
+        theta, x = simulations.theta[rows], self.observations_.transform(simulations.x)
+        return self.estimator_.log_prob(x[rows], theta) - self.estimator_.log_prob(x[others], theta)
 
     # --- Use ---------------------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ class Method(Protocol):
 
     prior: Any
 
-    def fit(self, theta: Any, x: Any) -> Any:
+    def fit(self, theta: Any, x: Any, *, from_prior: bool) -> Any:
         """Add simulations and learn."""
         ...
 
@@ -193,7 +193,7 @@ def _forget(method: Any) -> None:
 def _learn(method: Any, theta: np.ndarray, x: np.ndarray, x_o: Any, prior: Distribution, n_atoms: int | None) -> Posterior:
     named: Any = theta if prior.names is None else pd.DataFrame(theta, columns=list(prior.names))
     if n_atoms is None:
-        return method.fit(named, x).posterior(x_o)
+        return method.fit(named, x, from_prior=False).posterior(x_o)
     return go_on_by_atoms(method, named, x, n_atoms).posterior(x_o)
 
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from sbi_flows._random import RandomState, seed_from
 from sbi_flows._validation import as_float, positive
+from sbi_flows.inference.fingerprint import fingerprint
 from sbi_flows.inference.simulation_cache import SimulationCache, row_keys
 
 _TASK_SECONDS = 0.5  # work handed to a worker at once
@@ -56,7 +57,7 @@ def simulate(
         Rows handed to a worker at once: by default half a second's worth of single rows, or 1000 vectorized ones.
     cache : path, optional
         Folder, one for each simulator, in which finished simulations are kept, seconds after they are done. Called again, only what
-        is not there is simulated; theta may have grown meanwhile.
+        is not there is simulated; theta may have grown meanwhile. A simulator whose code, or values it refers to, have changed is refused.
     random_state : int, generator or None
         Each row gets random numbers of its own that depend on the seed and its parameters only (vectorized: on the seed and the first row
         of its batch), not on ``n_jobs`` or on what is in the cache. None leaves randomness to the simulator; in worker processes
@@ -71,6 +72,8 @@ def simulate(
 
     Raises
     ------
+    ValueError
+        If the cache was made by another simulator (as far as :func:`sbi_flows.inference.fingerprint.fingerprint` sees) or is damaged.
     RuntimeError
         If the first 20 simulations (or all) fail.
 
@@ -93,6 +96,7 @@ def simulate(
         positive("batch_size", batch_size, integer=True)
     seed = None if random_state is None else seed_from(random_state)
     store = SimulationCache(cache)
+    parts = store.check(fingerprint(simulator))
     run = _Run(simulator, rows, row_keys(rows, seed), seed, vectorized, store)
     try:
         with tqdm(total=len(rows), initial=run.n_done, desc="simulating", disable=not progress) as bar:
@@ -100,6 +104,7 @@ def simulate(
                 bar.update(run.n_done - bar.n)
     finally:
         store.flush()  # also on Ctrl-C
+        store.keep(parts, fingerprint(simulator))
     return run.collect()
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import secrets
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from sbi_flows._files import write_atomic
+from sbi_flows.inference.fingerprint import changed
 
 KEY_BYTES = 16
 _SECONDS = 5.0  # between two files while simulations come in
 _ROWS = 10_000
+_OWNER = "simulator.json"
 
 
 def row_keys(theta: np.ndarray, seed: int | None) -> list[bytes]:
@@ -49,6 +53,38 @@ class SimulationCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         self._waiting: list[tuple[bytes, np.ndarray]] = []
         self._last = time.monotonic()
+
+    def check(self, parts: Mapping[str, str]) -> dict[str, str]:
+        """Compare a simulator's :func:`fingerprint` with that of the simulations in the folder; what is to be compared in future.
+
+        Raises
+        ------
+        ValueError
+            If it is another simulator.
+        """
+        if self.folder is None:
+            return dict(parts)
+        path = self.folder / _OWNER
+        before = json.loads(path.read_text()) if path.exists() else {}
+        if before:
+            different = changed(before, parts)
+            if different:
+                raise ValueError(
+                    f"Expected the simulator whose simulations are in {self.folder}; {', '.join(different[:3])} changed since they "
+                    "were made. Use another folder. If finished simulations are as good as before (a failure mended), delete "
+                    f"{path} and call again."
+                )
+        own = {part: "" if before.get(part) == "" else value for part, value in parts.items()}
+        self._own(own)
+        return own
+
+    def keep(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        """Compare in future only what simulating left as it was: the rest, such as a count of calls, is no property of the simulator."""
+        self._own({part: value if after.get(part) == value else "" for part, value in before.items()})
+
+    def _own(self, parts: Mapping[str, str]) -> None:
+        if self.folder is not None:
+            write_atomic(self.folder / _OWNER, json.dumps(dict(parts), indent=1).encode())
 
     def read(self) -> dict[bytes, np.ndarray]:
         """The simulations in the folder by their key, but for those of another shape than most, which failed.

@@ -11,6 +11,7 @@ import torch
 
 from sbi_flows._validation import as_float
 from sbi_flows.distributions import Distribution
+from sbi_flows.inference.pairs import off_prior
 
 # With fewer the held-out tenth, which decides when to stop, is a handful of rows.
 _FEW = 200
@@ -28,29 +29,32 @@ class Simulations:
         NaN marks missing values.
     n_failed : int
         Rows that were left out.
+    reasons : tuple of str
+        Against theta as draws of the prior.
     """
 
     theta: np.ndarray
     x: np.ndarray
     n_failed: int
+    reasons: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.theta)
 
     def only(self, good: np.ndarray) -> Simulations:
         """Those where ``good (n,)``; the others count as failed."""
-        return Simulations(self.theta[good], self.x[good], self.n_failed + int((~good).sum()))
+        return Simulations(self.theta[good], self.x[good], self.n_failed + int((~good).sum()), self.reasons)
 
     def followed_by(self, other: Simulations) -> Simulations:
         """Both, these first."""
         theta, x = np.concatenate([self.theta, other.theta]), np.concatenate([self.x, other.x])
-        return Simulations(theta, x, self.n_failed + other.n_failed)
+        return Simulations(theta, x, self.n_failed + other.n_failed, (*self.reasons, *other.reasons))
 
 
 def remarks(simulations: Simulations) -> tuple[list[str], list[str]]:
     """Reasons against a result that rests on these simulations, and notes: too few of them, too many that failed."""
     n, failed = len(simulations), simulations.n_failed
-    reasons, notes = [], []
+    reasons, notes = list(simulations.reasons), []
     if n < _FEW:
         reasons.append(
             f"{n} simulations are few: the posterior may be little more than the prior, or too narrow. Simulate more (1000 is a "
@@ -99,8 +103,8 @@ def read_theta(theta: Any, prior: Distribution, names: Sequence[str] | None) -> 
     return array
 
 
-def read_simulations(theta: Any, x: Any, prior: Distribution, names: Sequence[str]) -> Simulations:
-    """Check pairs and leave failed ones out.
+def read_simulations(theta: Any, x: Any, prior: Distribution, names: Sequence[str], *, from_prior: bool) -> Simulations:
+    """Check pairs and leave failed ones out; with ``from_prior`` theta, that of failed ones included, should follow the prior.
 
     Raises
     ------
@@ -129,7 +133,9 @@ def read_simulations(theta: Any, x: Any, prior: Distribution, names: Sequence[st
             f"Expected theta drawn from the prior; all simulations have {which}. If it is known, build it into the simulator and leave it "
             "out of theta and the prior."
         )
-    return Simulations(theta[good], x[good], int((~good).sum()))
+    finite = np.isfinite(theta).all(axis=1)
+    reasons = off_prior(theta[finite], prior, names) if from_prior else []
+    return Simulations(theta[good], x[good], int((~good).sum()), tuple(reasons))
 
 
 def check_inside(theta: np.ndarray, good: np.ndarray, prior: Distribution, names: Sequence[str]) -> None:

@@ -48,7 +48,7 @@ def test_reweighting_gives_the_evidence_and_a_verdict():
     doubtful.remark(["its training failed"], ["of old"])
     for each in (weighted := doubtful.reweight(log_likelihood, 5000, random_state=1), weighted.smoothed()):
         assert each.reliability.reasons == ("its training failed",) and each.reliability.notes == ("of old",)
-    narrow = Exact(widened=0.2).reweight(log_likelihood, 5000, random_state=1)
+    narrow = Exact(widened=0.1).reweight(log_likelihood, 5000, random_state=1)
     assert not narrow.reliability.ok
 
 

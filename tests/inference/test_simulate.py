@@ -1,6 +1,8 @@
 """Simulators that work, fail, and misbehave; caches; parallel runs."""
 
+import functools
 import os
+import re
 
 import joblib
 import numpy as np
@@ -73,6 +75,7 @@ def test_failed_simulations_are_rows_of_nan_and_run_again_from_the_cache(tmp_pat
         x = simulate(Counted(fails=(4, 10)), THETA, cache=tmp_path)
     assert np.isnan(x[[3, 9]]).all() and np.isfinite(np.delete(x, [3, 9], axis=0)).all()
     again = Counted()
+    (tmp_path / "simulator.json").unlink()  # mended: what finished is as good as before
     np.testing.assert_array_equal(simulate(again, THETA, cache=tmp_path), THETA)
     assert again.calls == 2
 
@@ -94,10 +97,80 @@ def test_simulations_of_a_wrong_shape_are_run_again_from_the_cache(tmp_path):
         assert len(calls) == n_run
         calls.clear()
     mended = True
+    (tmp_path / "simulator.json").unlink()
     np.testing.assert_array_equal(simulate(simulator, THETA, cache=tmp_path), THETA)
     assert len(calls) == wrong.sum()
     np.testing.assert_array_equal(simulate(simulator, THETA, cache=tmp_path), THETA)
     assert len(calls) == wrong.sum()
+
+
+WIDTH = 2.0
+
+
+def helper(theta, power=1):
+    return WIDTH * theta**power
+
+
+def through_a_helper(theta):
+    """Twice theta."""
+    return helper(theta)
+
+
+def of_scale(scale):
+    return lambda theta: scale * theta
+
+
+class Scaled:
+    def __init__(self, scale):
+        self.scale = np.array([scale])
+
+    def __call__(self, theta):
+        return self.scale * theta
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (doubled, lambda theta: 3 * theta, "the code of "),
+        (of_scale(2.0), of_scale(3.0), "the value of scale"),
+        (Scaled(2.0), Scaled(3.0), "the value of scale"),
+        (functools.partial(helper, power=1), functools.partial(helper, power=2), "the value of power"),
+        (Scaled(2.0).__call__, Scaled(3.0).__call__, "the value of scale"),
+    ],
+    ids=["code", "closure", "attribute", "argument", "method"],
+)
+def test_a_cache_belongs_to_one_simulator(tmp_path, before, after, told):
+    simulate(before, THETA[:5], cache=tmp_path)
+    np.testing.assert_array_equal(simulate(before, THETA[:5], cache=tmp_path), simulate(before, THETA[:5]))
+    with pytest.raises(ValueError, match=rf"simulator whose simulations are in .*{told}.* changed .*Use another folder.*delete"):
+        simulate(after, THETA, cache=tmp_path)
+    (tmp_path / "simulator.json").unlink()
+    np.testing.assert_array_equal(simulate(after, THETA, cache=tmp_path)[:5], simulate(before, THETA[:5]))
+
+
+def test_a_cache_sees_globals_and_helpers(tmp_path, monkeypatch):
+    simulate(through_a_helper, THETA, cache=tmp_path)
+    monkeypatch.setattr(f"{__name__}.WIDTH", 3.0)
+    with pytest.raises(ValueError, match="the value of WIDTH changed since"):
+        simulate(through_a_helper, THETA, cache=tmp_path)
+
+
+def test_calls_that_a_simulator_counts_are_no_change(tmp_path):
+    counted = Counted()
+    simulate(counted, THETA[:10], cache=tmp_path)
+    simulate(counted, THETA[:40], cache=tmp_path)
+    simulate(counted, THETA, cache=tmp_path)
+    assert counted.calls == 60
+
+
+def test_another_python_is_no_change(tmp_path):
+    simulate(of_scale(2.0), THETA, cache=tmp_path)
+    path = tmp_path / "simulator.json"
+    path.write_text(re.sub(r"\(Python [\d.]+\)\": \"\w+", '(Python 3.0)": "other', path.read_text()))
+    simulate(of_scale(2.0), THETA, cache=tmp_path)
+    path.write_text(re.sub(r"\(Python [\d.]+\)\": \"\w+", '(Python 3.0)": "other', path.read_text()))
+    with pytest.raises(ValueError, match="the value of scale changed"):
+        simulate(of_scale(3.0), THETA, cache=tmp_path)
 
 
 def test_an_interrupted_run_keeps_what_it_has(tmp_path):
@@ -110,13 +183,14 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         simulate(Interrupted(), THETA, cache=tmp_path, batch_size=1)
     again = Counted()
+    (tmp_path / "simulator.json").unlink()
     simulate(again, THETA, cache=tmp_path)
     assert again.calls == 35
 
 
 def test_damaged_cache(tmp_path):
     simulate(doubled, THETA, cache=tmp_path)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.npz")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"is damaged .*delete it"):
         simulate(doubled, THETA, cache=tmp_path)
