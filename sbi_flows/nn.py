@@ -2,7 +2,7 @@
 
 Activations are ``(units, n)``: one row a unit, the batch along the contiguous axis (see
 :mod:`sbi_flows.bijections.base`). The last layer starts at zero, so a conditioner starts by asking its
-transformer for the identity.
+transformer for the identity. Parameters may have a leading axis of members, and then activations have it too.
 """
 
 from __future__ import annotations
@@ -59,21 +59,26 @@ class ResidualNet(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``x (inputs, n)``, ``context (c, n)`` or ``(c, 1)`` to ``(outputs, n)``."""
         if self.out_weight is None:
-            return self.out_bias.expand(-1, x.shape[-1])
+            return self.out_bias.expand(*x.shape[:-2], -1, x.shape[-1])
         return _dense(_joined(x, context), list(self.weights), list(self.biases), self.out_weight, self.out_bias)
 
 
 def _joined(x: Tensor, context: Tensor | None) -> Tensor:
     """Inputs, then context, ``(inputs + c, n)``."""
-    return x if context is None else torch.cat([x, context.expand(-1, x.shape[-1])])
+    return x if context is None else torch.cat([x, context.expand(*x.shape[:-2], -1, x.shape[-1])], dim=-2)
+
+
+def affine(bias: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    """``bias + weight @ x``, of matrices or of as many of them as there are members."""
+    return torch.addmm(bias, weight, x) if x.dim() == 2 else torch.baddbmm(bias, weight, x)
 
 
 def _dense(x: Tensor, weights: list[Tensor], biases: list[Tensor], out_weight: Tensor, out_bias: Tensor) -> Tensor:
-    h = torch.addmm(biases[0], weights[0], x)
+    h = affine(biases[0], weights[0], x)
     for weight, bias in zip(weights[1:], biases[1:], strict=True):
         a = silu(h)
-        h = torch.addmm(h, weight, a) + bias if len(weight) == len(a) else torch.addmm(bias, weight, a)
-    return torch.addmm(out_bias, out_weight, silu(h))
+        h = affine(h, weight, a) + bias if weight.shape[-2] == a.shape[-2] else affine(bias, weight, a)
+    return affine(out_bias, out_weight, silu(h))
 
 
 class MaskedNet(nn.Module):
@@ -145,7 +150,7 @@ class MaskedNet(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``x (inputs, n)``, ``context (c, n)`` or ``(c, 1)`` to ``(outputs, n)``."""
         if self.out_weight is None:
-            return self.out_bias.expand(-1, x.shape[-1])
+            return self.out_bias.expand(*x.shape[:-2], -1, x.shape[-1])
         weights, out_weight = self._masked(self.out_weight)
         return _dense(_joined(x, context), weights, list(self.biases), out_weight, self.out_bias)
 

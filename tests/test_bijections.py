@@ -14,7 +14,7 @@ from properties import (
     randomise,
 )
 
-from sbi_flows.bijections._spline_kernel import MIN_SLOPE
+from sbi_flows.bijections._spline_shape import MIN_SLOPE
 from sbi_flows.bijections.affine import Affine
 from sbi_flows.bijections.autoregressive import Autoregressive
 from sbi_flows.bijections.base import Chain

@@ -37,6 +37,8 @@ class Autoregressive(Bijection):
     Papamakarios, Pavlakou & Murray 2017, arXiv:1705.07057.
     """
 
+    stackable = True
+
     def __init__(
         self,
         transformer: Transformer | Sequence[Transformer],
@@ -114,10 +116,10 @@ class Inputs:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``x (d, n)`` to ``(inputs, n)``."""
         if not len(self._angles):
-            return self._real.take(x) if len(self._real) else x[:0]
+            return self._real.take(x) if len(self._real) else x[..., :0, :]
         angles = self._angles.take(x)
         parts = [torch.cos(angles), torch.sin(angles)]
-        return torch.cat([self._real.take(x), *parts] if len(self._real) else parts)
+        return torch.cat([self._real.take(x), *parts] if len(self._real) else parts, dim=-2)
 
     def of_column(self, column: int, x: torch.Tensor) -> torch.Tensor:
         """The inputs of one column ``x (1, n)``, in the order of :attr:`owners`."""

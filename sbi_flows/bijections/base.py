@@ -3,6 +3,9 @@
 Memory layout. A batch is ``(n, d)`` for the caller, but every bijection computes on its transpose ``(d, n)`` and hands back a
 transposed view: then each column, each hidden unit and each spline parameter is one contiguous run over the batch, and the
 transposes between bijections cost nothing.
+
+Several flows of one architecture can be trained as one (:mod:`sbi_flows.flows.together`): a bijection with ``stackable = True`` also
+takes ``(members, n, d)``, where its parameters have the same leading axis.
 """
 
 from __future__ import annotations
@@ -39,7 +42,15 @@ class Transformer(ABC):
 
 
 class Bijection(nn.Module, ABC):
-    """An invertible map of rows ``x (n, d)`` to ``z (n, d)``, possibly given ``context (n, c)`` or ``(1, c)``."""
+    """An invertible map of rows ``x (n, d)`` to ``z (n, d)``, possibly given ``context (n, c)`` or ``(1, c)``.
+
+    Attributes
+    ----------
+    stackable : bool
+        Whether the forward map also takes a leading axis of members, with parameters that have one.
+    """
+
+    stackable = False
 
     @abstractmethod
     def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -72,6 +83,8 @@ class Boundary(Bijection):
 
 class Chain(Bijection):
     """Bijections one after another; the first is nearest to the data."""
+
+    stackable = True
 
     def __init__(self, bijections: Sequence[Bijection]):
         super().__init__()
@@ -111,8 +124,8 @@ class Rows:
         """Rows ``columns`` of ``x (d, n)``."""
         if len(self._runs) == 1:
             low, high = self._runs[0]
-            return x if (low, high) == (0, x.shape[0]) else x[low:high]
-        return torch.cat([x[low:high] for low, high in self._runs])
+            return x if (low, high) == (0, x.shape[-2]) else x[..., low:high, :]
+        return torch.cat([x[..., low:high, :] for low, high in self._runs], dim=-2)
 
 
 def merge_rows(blocks: Sequence[tuple[Rows, Tensor]]) -> Tensor:
@@ -123,9 +136,9 @@ def merge_rows(blocks: Sequence[tuple[Rows, Tensor]]) -> Tensor:
     for rows, values in blocks:
         start = 0
         for low, high in rows._runs:
-            pieces[low] = values[start : start + high - low]
+            pieces[low] = values[..., start : start + high - low, :]
             start += high - low
-    return torch.cat([pieces[low] for low in sorted(pieces)])
+    return torch.cat([pieces[low] for low in sorted(pieces)], dim=-2)
 
 
 class Columnwise:
@@ -154,17 +167,13 @@ class Columnwise:
 
     def apply(self, method: str, x: Tensor, params: Tensor) -> tuple[list[tuple[Rows, Tensor]], Tensor]:
         """Transform ``x (d, n)`` given ``params (n_params, n)``; blocks of new rows, and the summed log-derivative ``(n,)``."""
-        if len(self.blocks) == 1:
-            transformer, rows = self.blocks[0]
-            values, log_each = getattr(transformer, method)(rows.take(x), params.view(transformer.n_params, len(rows), x.shape[-1]))
-            return [(rows, values)], log_each.sum(0)
-        blocks, log_det = [], x.new_zeros(())
-        for (transformer, rows), flat in zip(self.blocks, params.split(self.sizes), strict=True):
-            taken = rows.take(x)
-            values, log_each = getattr(transformer, method)(taken, flat.unflatten(0, (transformer.n_params, len(rows))))
+        blocks, log_dets = [], []
+        for (transformer, rows), flat in zip(self.blocks, params.split(self.sizes, dim=-2), strict=True):
+            leading = flat.unflatten(-2, (transformer.n_params, len(rows))).movedim(-3, 0)
+            values, log_each = getattr(transformer, method)(rows.take(x), leading)
             blocks.append((rows, values))
-            log_det = log_det + log_each.sum(0)
-        return blocks, log_det
+            log_dets.append(log_each.sum(-2))
+        return blocks, log_dets[0] if len(log_dets) == 1 else torch.stack(log_dets).sum(0)
 
 
 def circular_columns(transformer: Transformer | Sequence[Transformer], features: int) -> list[bool]:

@@ -38,6 +38,8 @@ class Coupling(Bijection):
     Dinh, Sohl-Dickstein & Bengio 2017, "Density estimation using Real NVP", arXiv:1605.08803.
     """
 
+    stackable = True
+
     def __init__(
         self,
         transformer: Transformer | Sequence[Transformer],

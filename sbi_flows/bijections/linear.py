@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sbi_flows.bijections.base import Bijection, Boundary, Rows, merge_rows
 from sbi_flows.bijections.regression import ridge
+from sbi_flows.nn import affine
 
 # A whitened direction is never stretched by more than this over its column's own scale: duplicated columns must not explode.
 MIN_RELATIVE_SCALE = 1e-6
@@ -30,6 +31,7 @@ class LULinear(Bijection):
     Oliva et al. 2018, "Transformation autoregressive networks", arXiv:1801.09819; Durkan et al. 2019, arXiv:1906.04032.
     """
 
+    stackable = True
     lower_mask: Tensor
     upper_mask: Tensor
 
@@ -53,14 +55,14 @@ class LULinear(Bijection):
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         lower = torch.addcmul(self.identity, self.entries, self.lower_mask)
-        upper = torch.addcmul(self.identity * torch.exp(self.log_diagonal), self.entries, self.upper_mask)
+        upper = torch.addcmul(self.identity * torch.exp(self.log_diagonal)[..., None, :], self.entries, self.upper_mask)
         return lower, upper
 
     def forward_and_log_det(self, x, context=None):
         lower, upper = self._factors()
         xt = x.mT
-        mixed = torch.addmm(self.bias, lower @ upper, self._mixed.take(xt))
-        return self._merge(mixed, xt).mT, self.log_diagonal.sum().expand(x.shape[0])
+        mixed = affine(self.bias, lower @ upper, self._mixed.take(xt))
+        return self._merge(mixed, xt).mT, self.log_diagonal.sum(-1, keepdim=True).expand(x.shape[:-1])
 
     def inverse_and_log_det(self, z, context=None):
         lower, upper = self._factors()
@@ -78,6 +80,8 @@ class LULinear(Bijection):
 class Permutation(Bijection):
     """Columns in another order: column i of z is column ``order[i]`` of x."""
 
+    stackable = True
+
     def __init__(self, order: Sequence[int]):
         super().__init__()
         self.order = list(order)
@@ -87,7 +91,7 @@ class Permutation(Bijection):
         self._inverse = Rows(sorted(range(len(self.order)), key=lambda i: self.order[i]))
 
     def forward_and_log_det(self, x, context=None):
-        return self._forward.take(x.mT).mT, x.new_zeros(x.shape[0])
+        return self._forward.take(x.mT).mT, x.new_zeros(x.shape[:-1])
 
     def inverse_and_log_det(self, z, context=None):
         return self._inverse.take(z.mT).mT, z.new_zeros(z.shape[0])

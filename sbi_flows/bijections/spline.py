@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from sbi_flows.bijections._spline_kernel import Shape, spline
+from sbi_flows.bijections._spline_kernel import spline
+from sbi_flows.bijections._spline_shape import Shape
 from sbi_flows.bijections.base import Transformer
 
 

@@ -6,6 +6,7 @@ from sbi_flows.flows.discrete import maf, nsf, realnvp
 from sbi_flows.flows.mean import MeanFlow, mean_flow
 from sbi_flows.flows.mixed import MixedDensity, MixedFlow, mixed
 from sbi_flows.flows.registry import ARCHITECTURES, build
+from sbi_flows.flows.together import Together, can_go_together
 
 __all__ = [
     "ARCHITECTURES",
@@ -13,7 +14,9 @@ __all__ = [
     "MeanFlow",
     "MixedDensity",
     "MixedFlow",
+    "Together",
     "build",
+    "can_go_together",
     "cnf",
     "maf",
     "mean_flow",

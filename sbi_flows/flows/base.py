@@ -138,7 +138,7 @@ class Flow(nn.Module):
         Supports and standardisation are computed in float64 whatever the flow's dtype, so float64 rows may have large offsets.
         """
         x, context = self._checked(x, context)
-        if torch.is_grad_enabled() or len(x) <= _rows_at_once(x):
+        if torch.is_grad_enabled() or len(x) <= rows_at_once(x):
             return self._log_prob(x, context)
         return torch.cat([self._log_prob(*rows) for rows in _pieces(x, context)])
 
@@ -177,6 +177,25 @@ class Flow(nn.Module):
         """Rows inside the support to what the trainable bijection sees, ``(n, d)`` in the flow's own dtype."""
         x, context = self._checked(x, context)
         return self._standardised(x, self._scaled(context))[0]
+
+    def enter(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What comes before the trainable bijection, which training leaves as it is.
+
+        Returns
+        -------
+        outside : Tensor (n,)
+            Rows beyond the support.
+        y : Tensor (n, d)
+            What the bijection sees, in the flow's own dtype.
+        log_det : Tensor (n,)
+        context : Tensor (n, c) or None
+            As the bijection sees it.
+        """
+        x, context = self._checked(x, context)
+        outside, x = self.support.replace_outside(x)
+        given = self._scaled(context)
+        y, log_det = self._standardised(x, given)
+        return outside, y, log_det, self._rounded(given)
 
     def _standardised(self, x, given):
         y, log_support = self.support.forward_and_log_det(x)
@@ -287,12 +306,13 @@ class Flow(nn.Module):
         return context.to(self._anchor.device)
 
 
-def _rows_at_once(x: Tensor) -> int:
+def rows_at_once(x: Tensor) -> int:
+    """Rows of one piece where no gradient is kept."""
     return ROWS_AT_ONCE if x.device.type == "cpu" else ROWS_AT_ONCE_ON_DEVICE
 
 
 def _pieces(x: Tensor, context: Tensor | None):
-    size = _rows_at_once(x)
+    size = rows_at_once(x)
     for start in range(0, max(len(x), 1), size):
         rows = slice(start, start + size)
         yield x[rows], context if context is None or context.shape[0] == 1 else context[rows]

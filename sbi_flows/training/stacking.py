@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from sbi_flows.losses import Batch, Loss
+from sbi_flows.flows import Flow, Together, can_go_together
+from sbi_flows.losses import Batch, Loss, nll
 
 # On a CPU vmap costs more for two members than calling them in turn, and less from three on (benchmarks/ensembles.py).
-_FEW_ON_CPU = 2
+_FEW_FOR_VMAP_ON_CPU = 2
 
 
 class StackedFlows:
@@ -44,15 +46,16 @@ class StackedFlows:
         self.values.grad = self.gradient = torch.zeros_like(self.values)
         self.members = len(self.flows)
         self._loss = loss
-        self._mapped = self.members > (_FEW_ON_CPU if self.values.device.type == "cpu" else 1)
-        self._leaves = self._prepare_vmap() if self._mapped else self._attach()
+        self._leaves = self._prepare()
 
     def losses(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Loss of every row under every member, ``(members, n)``.
 
         Rows of ``batch`` are shared by all members, or have a leading axis of members (which one flow alone has not).
         """
-        if not self._mapped:
+        if self._together is not None:
+            return self._loss(self._together, batch, generator)
+        if not self._stacked:
             own = _split(batch, self.members) if batch.x.dim() > 2 else [batch] * self.members
             return torch.stack([self._loss(flow, rows, generator) for flow, rows in zip(self.flows, own, strict=True)])
         axes = tuple(0 if part is not None and batch.x.dim() > 2 else None for part in batch)
@@ -67,7 +70,7 @@ class StackedFlows:
     def backward(self, losses: Tensor) -> None:
         """Put the gradient of each member's own loss, ``losses (members,)``, into its row of ``gradient``."""
         gradients = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True, materialize_grads=True)
-        if self._mapped:
+        if self._stacked:
             torch.cat([g.reshape(self.members, -1) for g in gradients], dim=1, out=self.gradient)
         else:
             torch.cat([g.reshape(-1) for g in gradients], out=self.gradient.view(-1))
@@ -88,7 +91,7 @@ class StackedFlows:
     def write(self, values: Tensor) -> None:
         """Give every flow the parameters in its row of ``values (members, P)``."""
         self.values.copy_(values)
-        if self._mapped:
+        if self._stacked:
             for m, flow in enumerate(self.flows):
                 own = dict(flow.named_parameters())
                 for name, leaf in zip(self._names, self._leaves, strict=True):
@@ -96,7 +99,7 @@ class StackedFlows:
 
     def release(self) -> None:
         """Give the flows parameters of their own again."""
-        if not self._mapped:
+        if not self._stacked:
             for flow in self.flows:
                 own = dict(flow.named_parameters())
                 for name in self._names:
@@ -108,7 +111,7 @@ class StackedFlows:
 
     def refresh_constants(self) -> None:
         """Read the flows' buffers again, after they were changed in place."""
-        if self._mapped:
+        if self._stacked and self._together is None:
             self._stack_constants()
 
     def _check_alike(self) -> None:
@@ -137,6 +140,17 @@ class StackedFlows:
     def _constants_of(self, flow: nn.Module) -> dict[str, Tensor]:
         frozen = {name: p.detach() for name, p in flow.named_parameters() if not p.requires_grad}
         return {**frozen, **dict(flow.named_buffers())}
+
+    def _prepare(self) -> list[Tensor]:
+        """Choose how members are called; their parameters, which gradients are taken for."""
+        self._together: Together | None = None
+        self._stacked = self.members > 1
+        if self._stacked and self._loss is nll and can_go_together(self.flows):
+            leaves = [nn.Parameter(view) for view in self._views(self.values)]
+            self._together = Together(cast(list[Flow], self.flows), dict(zip(self._names, leaves, strict=True)))
+            return list(leaves)
+        self._stacked = self.members > (_FEW_FOR_VMAP_ON_CPU if self.values.device.type == "cpu" else 1)
+        return self._prepare_vmap() if self._stacked else self._attach()
 
     def _attach(self) -> list[Tensor]:
         """Let the flows' parameters live in ``values``: then each is called as it is, with no stacking and no vmap."""
