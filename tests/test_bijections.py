@@ -14,6 +14,7 @@ from properties import (
     randomise,
 )
 
+from sbi_flows.bijections import _spline_kernel
 from sbi_flows.bijections._spline_shape import MIN_SLOPE
 from sbi_flows.bijections.affine import Affine
 from sbi_flows.bijections.autoregressive import Autoregressive
@@ -165,6 +166,13 @@ def test_autoregressive_inverse_agrees_with_iterating_the_whole_net(d, c):
 # --- The spline -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["loops", "tensors"])
+def engine(request, monkeypatch):
+    """Both ways of computing a spline: compiled loops, and tensor operations."""
+    monkeypatch.setattr(_spline_kernel, "FEW", 10**9 if request.param == "loops" else -1)
+    return request.param
+
+
 def reference_spline(x, params, bins, bound, min_size, circular):
     """The formulas of Durkan et al. 2019, one scalar element at a time; ``x (n,)``, ``params (n_params, n)``."""
     values, logs = [], []
@@ -194,7 +202,7 @@ def reference_spline(x, params, bins, bound, min_size, circular):
 
 @pytest.mark.parametrize("circular", [False, True])
 @pytest.mark.parametrize("bins", [2, 3, 8])
-def test_spline_and_its_gradients_match_the_reference(bins, circular):
+def test_spline_and_its_gradients_match_the_reference(bins, circular, engine):
     generator = torch.Generator().manual_seed(bins)
     t = CircularSpline(bins) if circular else Spline(bins, bound=3.0)
     n_params = t.n_params - (1 if circular else 0)
@@ -215,8 +223,9 @@ def test_spline_and_its_gradients_match_the_reference(bins, circular):
 
 
 @pytest.mark.parametrize("inverse", [False, True])
-def test_spline_gradcheck(inverse):
-    t = Spline(4, bound=2.0)
+@pytest.mark.parametrize("circular", [False, True])
+def test_spline_gradcheck(inverse, circular, engine):
+    t = CircularSpline(4) if circular else Spline(4, bound=2.0)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 6, generator=generator, dtype=torch.float64, requires_grad=True)
     params = torch.randn(t.n_params, 2, 6, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -262,7 +271,7 @@ def round_trip(t, layers, x):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n_layers", [1, 10])
-def test_spline_round_trip(n_layers, dtype):
+def test_spline_round_trip(n_layers, dtype, engine):
     """Slopes of 1e+-3, inputs on knots and at +-1e6: within 16 ulp times the local condition number; finite gradients.
 
     The condition number speaks of small errors: it is held against the error where it predicts less than a hundredth of the
@@ -289,7 +298,7 @@ def test_spline_round_trip(n_layers, dtype):
     assert torch.isfinite(gradient).all()
 
 
-def test_spline_sticks_to_its_interval_and_to_the_identity_beyond():
+def test_spline_sticks_to_its_interval_and_to_the_identity_beyond(engine):
     t = Spline(bins=8, bound=5.0)
     params = 3 * torch.randn(t.n_params, 6, generator=torch.Generator().manual_seed(0))
     x = torch.tensor([-5.0, 5.0, -1e6, 1e6, 5.0000005, -7.25])
@@ -307,6 +316,25 @@ def test_circular_spline_is_smooth_through_the_seam():
     z, log_slope = t.forward(sides, params)
     torch.testing.assert_close(wrap(z[0] - z[1]), torch.tensor(0.0).double(), rtol=0, atol=1e-7)
     torch.testing.assert_close(log_slope[0], log_slope[1], rtol=0, atol=1e-6)
+
+
+def test_what_is_not_a_number_stays_so(engine):
+    t = Spline()
+    x, params = torch.randn(3), torch.zeros(t.n_params, 3)
+    x[0] = torch.nan
+    params[:, 1] = torch.nan
+    for method in (t.forward, t.inverse):
+        z, log_slope = method(x, params)
+        assert torch.isnan(z).tolist() == torch.isnan(log_slope).tolist() == [True, True, False]
+
+
+def test_without_numba_splines_are_tensor_operations(monkeypatch):
+    t = Spline()
+    x, params = torch.linspace(-6, 6, 9), torch.randn(t.n_params, 9, generator=torch.Generator().manual_seed(0))
+    expected = t.forward(x, params)
+    monkeypatch.setattr(_spline_kernel, "_loops", lambda: None)
+    for a, b in zip(t.forward(x, params), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_second_derivatives_are_refused_with_a_reason():

@@ -3,13 +3,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from properties import randomise
 from toy_flow import ToyFlow
 
+from sbi_flows.flows import maf, nsf, realnvp
 from sbi_flows.losses import Batch, nll
 from sbi_flows.training import ArraySource, BlockSource, SimulatorSource, hdf5_arrays, rows_of, train, zarr_arrays
 from sbi_flows.training.schedules import SCHEDULES
@@ -243,6 +246,56 @@ def test_stacked_losses_and_gradients_are_those_of_each_member(members, context)
     stack.backward(together.mean(1))
     torch.testing.assert_close(together.detach(), torch.stack(singly))
     torch.testing.assert_close(stack.gradient, torch.stack(gradients))
+
+
+STACKABLE = {
+    "nsf": partial(nsf, layers=3, hidden=(8, 8), bins=4),
+    "one hidden layer": partial(nsf, layers=2, hidden=(8,), bins=4),
+    "coupling": partial(nsf, layers=2, hidden=(8, 6), bins=4, autoregressive=False),
+    "maf": partial(maf, layers=2, hidden=(8, 8)),
+    "realnvp on angles": partial(realnvp, layers=2, hidden=(8,), support=["real", "circular", (0, 1)]),
+    "student-t": partial(nsf, layers=1, hidden=(8,), base={"name": "student-t", "df": 3}),
+}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("name", STACKABLE)
+def test_flows_together_are_flows_apart(name, context, shared):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 9, 3, generator=generator, dtype=torch.float64)
+    x[0, 0, 2] = 1.5  # outside, where there is an end
+    given = torch.randn(3, 9, context, generator=generator, dtype=torch.float64) if context else None
+    flows = [randomise(STACKABLE[name](3, context, generator=generator).double(), 0.3, seed) for seed in range(3)]
+    for flow in flows:
+        flow.fit_scaling(x[1], None if given is None else given[1])
+    batch = Batch(x[0], None if given is None else given[0], None) if shared else Batch(x, given, None)
+    own = [batch] * 3 if shared else [Batch(x[m], None if given is None else given[m], None) for m in range(3)]
+    singly, gradients = [], []
+    for flow, rows in zip(flows, own, strict=True):
+        losses = nll(flow, rows, generator)
+        finite = torch.isfinite(losses)
+        gradients.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(losses[finite].sum(), list(flow.parameters()))]))
+        singly.append(losses.detach())
+    stack = StackedFlows(flows, nll)
+    assert stack.how == "together"
+    together = stack.losses(batch, generator)
+    torch.testing.assert_close(together.detach(), torch.stack(singly))
+    with torch.no_grad():
+        torch.testing.assert_close(stack.losses(batch, generator), together.detach())
+    stack.backward(torch.where(torch.isfinite(together), together, 0.0).sum(1))
+    torch.testing.assert_close(stack.gradient, torch.stack(gradients))
+    stack.write(stack.values + 1)
+    torch.testing.assert_close(parameters(flows[2]), stack.values[2])
+
+
+def test_flows_that_differ_in_more_than_parameters_are_mapped_or_called_in_turn():
+    flows = [maf(2, layers=1, hidden=(4,)) for _ in range(3)]
+    flows[1].fit_scaling(torch.randn(50, 2))
+    assert StackedFlows(flows, nll).how == "vmap"
+    assert StackedFlows(flows[:2], nll).how == "in turn"
+    trained_base = [maf(2, layers=1, hidden=(4,), base="mixture") for _ in range(3)]
+    assert StackedFlows(trained_base, nll).how == "vmap"
 
 
 @pytest.mark.parametrize("members", [2, 3])

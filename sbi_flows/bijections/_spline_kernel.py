@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from sbi_flows.nn import transforms_active
 
 # Elements up to which compiled loops, on one thread, are at least as fast as tensor operations: measured on two cores. The rule
 # looks at the size only, so that the same seed gives the same bits.
-FEW = 2**13
+FEW = 2**12
 
 NO_SECOND_DERIVATIVES = (
     "The rational-quadratic spline has first derivatives only. Differentiate without create_graph, or use an affine flow "
@@ -45,7 +46,7 @@ def _loops() -> ModuleType | None:
 
 
 def _engine(x: Tensor, params: Tensor) -> ModuleType:
-    plain = x.dtype == params.dtype and x.dtype in (torch.float32, torch.float64)
+    plain = x.dtype in (torch.float32, torch.float64) and params.dtype == x.dtype
     if x.device.type == "cpu" and plain and x.numel() <= FEW and not torch.compiler.is_compiling():
         return _loops() or _spline_tensors
     return _spline_tensors
@@ -53,7 +54,7 @@ def _engine(x: Tensor, params: Tensor) -> ModuleType:
 
 def _backward(grad_value: Tensor, grad_log: Tensor, saved: tuple[Tensor, ...], shape: Shape, inverse: bool) -> tuple[Tensor, Tensor]:
     """The gradient by the engine that saved: each saves a number of tensors of its own."""
-    engine = _spline_tensors if len(saved) == len(_spline_tensors.Saved._fields) else _loops()
+    engine = _spline_tensors if len(saved) == len(_spline_tensors.Saved._fields) else cast(ModuleType, _loops())
     return engine.backward(grad_value, grad_log, engine.Saved(*saved), shape, inverse)
 
 

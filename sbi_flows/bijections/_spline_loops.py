@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sbi_flows.bijections._spline_shape import LN2, MIN_SLOPE, Shape
 
+_LOG2E = 1 / LN2
 _BLOCK = 64  # elements whose gradient is spread over the bins together, so that the compiler can use vector instructions
 
 
@@ -66,11 +67,10 @@ def _constants(shape: Shape) -> tuple[float, float, float, bool]:
 
 def _compiled(function):
     """Compiled at the first call, and kept on disk for the next process where there is a place to write."""
-    options = {"nogil": True, "error_model": "numpy"}
     try:
-        return njit(cache=True, **options)(function)
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # numba found neither a writable folder beside this file nor one of the user's own
-        return njit(**options)(function)
+        return njit(nogil=True, error_model="numpy")(function)
 
 
 @_compiled
@@ -79,7 +79,7 @@ def _slope(raw):
     if raw > 60.0:
         return float(raw), 1.0
     power = math.exp(raw * LN2)
-    return max(math.log(1.0 + power) / LN2, MIN_SLOPE), power / (1.0 + power)
+    return max(math.log(1.0 + power) * _LOG2E, MIN_SLOPE), power / (1.0 + power)
 
 
 @_compiled
@@ -137,12 +137,13 @@ def _evaluate(x, fractions, slopes, bound, floor, scale, circular, inverse, keep
         rest = 1.0 - xi
         t = xi * rest
         m = d0 * rest * rest + d1 * xi * xi + 2.0 * s * t
-        ratio = s / (s + u * t)
+        inv_d = 1.0 / (s + u * t)
+        ratio = s * inv_d
         log = math.log(m * ratio * ratio)
         if inverse:
             value[i], log_slope[i] = other + w * xi, -log
         else:
-            value[i], log_slope[i] = other + h * (s * xi * xi + d0 * t) / (s + u * t), log
+            value[i], log_slope[i] = other + h * (s * xi * xi + d0 * t) * inv_d, log
         if keep:
             index[i] = k
             numbers[0, i], numbers[1, i], numbers[2, i], numbers[3, i], numbers[4, i] = xi, d0, d1, g0, g1

@@ -34,6 +34,8 @@ class StackedFlows:
     gradient : Tensor (members, P)
         Where ``backward`` puts its result; also ``values.grad``.
     members : int
+    how : str
+        "together" (as one flow with stacked weights), "vmap" (the same for any module) or "in turn".
     """
 
     def __init__(self, flows: Sequence[nn.Module], loss: Loss):
@@ -53,9 +55,9 @@ class StackedFlows:
 
         Rows of ``batch`` are shared by all members, or have a leading axis of members (which one flow alone has not).
         """
-        if self._together is not None:
+        if self.how == "together":
             return self._loss(self._together, batch, generator)
-        if not self._stacked:
+        if self.how == "in turn":
             own = _split(batch, self.members) if batch.x.dim() > 2 else [batch] * self.members
             return torch.stack([self._loss(flow, rows, generator) for flow, rows in zip(self.flows, own, strict=True)])
         axes = tuple(0 if part is not None and batch.x.dim() > 2 else None for part in batch)
@@ -70,7 +72,7 @@ class StackedFlows:
     def backward(self, losses: Tensor) -> None:
         """Put the gradient of each member's own loss, ``losses (members,)``, into its row of ``gradient``."""
         gradients = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True, materialize_grads=True)
-        if self._stacked:
+        if self.how != "in turn":
             torch.cat([g.reshape(self.members, -1) for g in gradients], dim=1, out=self.gradient)
         else:
             torch.cat([g.reshape(-1) for g in gradients], out=self.gradient.view(-1))
@@ -91,7 +93,7 @@ class StackedFlows:
     def write(self, values: Tensor) -> None:
         """Give every flow the parameters in its row of ``values (members, P)``."""
         self.values.copy_(values)
-        if self._stacked:
+        if self.how != "in turn":
             for m, flow in enumerate(self.flows):
                 own = dict(flow.named_parameters())
                 for name, leaf in zip(self._names, self._leaves, strict=True):
@@ -99,7 +101,7 @@ class StackedFlows:
 
     def release(self) -> None:
         """Give the flows parameters of their own again."""
-        if not self._stacked:
+        if self.how == "in turn":
             for flow in self.flows:
                 own = dict(flow.named_parameters())
                 for name in self._names:
@@ -111,7 +113,7 @@ class StackedFlows:
 
     def refresh_constants(self) -> None:
         """Read the flows' buffers again, after they were changed in place."""
-        if self._stacked and self._together is None:
+        if self.how == "vmap":
             self._stack_constants()
 
     def _check_alike(self) -> None:
@@ -143,14 +145,14 @@ class StackedFlows:
 
     def _prepare(self) -> list[Tensor]:
         """Choose how members are called; their parameters, which gradients are taken for."""
-        self._together: Together | None = None
-        self._stacked = self.members > 1
-        if self._stacked and self._loss is nll and can_go_together(self.flows):
+        few = _FEW_FOR_VMAP_ON_CPU if self.values.device.type == "cpu" else 1
+        if self.members > 1 and self._loss is nll and can_go_together(self.flows):
+            self.how = "together"
             leaves = [nn.Parameter(view) for view in self._views(self.values)]
             self._together = Together(cast(list[Flow], self.flows), dict(zip(self._names, leaves, strict=True)))
             return list(leaves)
-        self._stacked = self.members > (_FEW_FOR_VMAP_ON_CPU if self.values.device.type == "cpu" else 1)
-        return self._prepare_vmap() if self._stacked else self._attach()
+        self.how = "vmap" if self.members > few else "in turn"
+        return self._prepare_vmap() if self.how == "vmap" else self._attach()
 
     def _attach(self) -> list[Tensor]:
         """Let the flows' parameters live in ``values``: then each is called as it is, with no stacking and no vmap."""
