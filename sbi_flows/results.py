@@ -70,12 +70,13 @@ class Chains:
     ensemble : bool
         True when the "chains" are walkers of one ensemble (emcee): they are then not independent of each other.
     stats : mapping of str to ndarray (chain, draw)
-        What the sampler reports of its steps, such as ``acceptance``.
+        What the sampler reports of its steps: ``acceptance``; ``n_evaluations`` and ``n_gradients`` of the log-density, ``divergent`` and
+        ``saturated`` trajectories, as sums over the steps of a draw; ``energy_error``.
     reliability : Reliability or None
         Whether the chains have converged, where that was looked at.
     info : mapping of str to str or number
         What is known of the run: ``sampler``, ``random_state``, ``seconds``, ``n_evaluations`` and ``n_gradients`` (all there were,
-        warm-up included), ...
+        warm-up included), ``n_warmup_evaluations``, ...
     """
 
     samples: np.ndarray

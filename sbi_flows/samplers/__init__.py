@@ -6,21 +6,29 @@ from sbi_flows.samplers.hmc import HMC
 from sbi_flows.samplers.independent import IndependentMetropolis, IndependentState
 from sbi_flows.samplers.kernel import Info, Kernel, metropolis
 from sbi_flows.samplers.mala import MALA
+from sbi_flows.samplers.mixed import Mixed, MixedState
+from sbi_flows.samplers.nuts import NUTS
 from sbi_flows.samplers.random_walk import RandomWalk, RandomWalkState
 from sbi_flows.samplers.run import judge, run_chains
+from sbi_flows.samplers.stretch import Stretch, StretchState
 from sbi_flows.samplers.tempering import anneal
 
 __all__ = [
     "HMC",
     "MALA",
+    "NUTS",
     "Convergence",
     "GradientState",
     "IndependentMetropolis",
     "IndependentState",
     "Info",
     "Kernel",
+    "Mixed",
+    "MixedState",
     "RandomWalk",
     "RandomWalkState",
+    "Stretch",
+    "StretchState",
     "anneal",
     "convergence",
     "judge",

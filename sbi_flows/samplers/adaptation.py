@@ -34,7 +34,8 @@ class Learned(NamedTuple):
         Square root of the inverse mass.
     n_draws, centre, total, scatter : Tensor (), (d,), (d,), (d, d) or (d,)
         Draws of the present window: how many, about where, their sum and that of their squares about there.
-    n_adaptations : Tensor ()
+    done : Tensor ()
+        Share of the warm-up that was over at the last adaptation.
     """
 
     step_size: Tensor
@@ -47,7 +48,7 @@ class Learned(NamedTuple):
     centre: Tensor
     total: Tensor
     scatter: Tensor
-    n_adaptations: Tensor
+    done: Tensor
 
 
 def begin(x: Tensor, step_size: float, metric: str, circular: Tensor) -> Learned:
@@ -76,9 +77,8 @@ def learn(learned: Learned, x: Tensor, acceptance: Tensor, wanted: float, metric
     Hoffman & Gelman 2014, "The No-U-Turn Sampler", arXiv:1111.4246, section 3.2 (dual averaging); Carpenter et al. 2017, "Stan", Journal of
     Statistical Software 76 (windows).
     """
-    count = float(learned.n_adaptations) + 1
-    before = done * (count - 1) / count
-    learned = _tuned(learned._replace(n_adaptations=learned.n_adaptations + 1), acceptance, wanted)
+    before = float(learned.done)
+    learned = _tuned(learned._replace(done=torch.full_like(learned.done, done)), acceptance, wanted)
     learned = _observe(learned, x, circular)
     if before < _FIRST <= done:
         learned = _empty(learned, x, metric)

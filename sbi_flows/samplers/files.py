@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _check_same(path: Path, kept: dict, wanted: dict) -> None:
 
 
 def _write_state(group: h5py.Group, state: Any) -> None:
-    for name, value in zip(state._fields, state, strict=True):
+    for name, value in zip(_fields(state), state, strict=True):
         if isinstance(value, Tensor):
             group.create_dataset(name, data=value.numpy())
         else:
@@ -77,6 +78,11 @@ def _write_state(group: h5py.Group, state: Any) -> None:
 def _read_state(group: h5py.Group, template: Any) -> Any:
     values = [
         torch.from_numpy(np.array(group[name])) if isinstance(value, Tensor) else _read_state(group[name], value)
-        for name, value in zip(template._fields, template, strict=True)
+        for name, value in zip(_fields(template), template, strict=True)
     ]
-    return type(template)(*values)
+    return type(template)(*values) if hasattr(template, "_fields") else tuple(values)
+
+
+def _fields(state: Any) -> Sequence[str]:
+    """Names of what a state holds: its fields, or the numbers of a plain tuple's items."""
+    return getattr(state, "_fields", [str(i) for i in range(len(state))])

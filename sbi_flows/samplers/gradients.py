@@ -13,8 +13,10 @@ from sbi_flows._validation import positive
 from sbi_flows.samplers.adaptation import METRICS, Learned, begin, learn, restart
 from sbi_flows.samplers.kernel import MAX_ENERGY_ERROR, Info, metropolis
 from sbi_flows.samplers.leapfrog import Dynamics, Phase, holes
-from sbi_flows.targets import Target, circular_columns
+from sbi_flows.targets import Target, check_gradient, circular_columns
 
+_CHECKED_POINTS = 10
+_CHECKED_COLUMNS = 1000  # beyond them the differences would cost more than many a run
 _TRIALS = 50  # doublings or halvings of the first step size: fifteen orders of magnitude
 _TRIAL_SEED = 0  # any: the momenta it draws set a scale to begin with, not a result
 
@@ -39,23 +41,31 @@ class GradientState(NamedTuple):
 class GradientKernel(ABC):
     """A kernel of trajectories; subclasses say how far to go, in ``step``."""
 
-    def __init__(self, step_size: float | str, target_acceptance: float, metric: str):
+    def __init__(self, step_size: float | str, target_acceptance: float, metric: str, check: bool):
         if step_size != "auto":
             positive("step_size", step_size)
         if not (isinstance(target_acceptance, float) and 0 < target_acceptance < 1):
             raise ValueError(f"Expected target_acceptance in (0, 1); got {target_acceptance!r}.")
         if metric not in METRICS:
             raise ValueError(f"Expected metric to be one of {', '.join(METRICS)}; got {metric!r}.")
-        self.step_size, self.target_acceptance, self.metric = step_size, target_acceptance, metric
+        self.step_size, self.target_acceptance, self.metric, self.check = step_size, target_acceptance, metric, check
 
     def init(self, x: Tensor, target: Target) -> GradientState:
-        """The state at ``x (n, d)``, with a metric from the spread of x and a step size from a few trial steps."""
+        """The state at ``x (n, d)``, with a metric from the spread of x and a step size from a few trial steps.
+
+        Raises
+        ------
+        ValueError
+            If the target has no gradient, or one that is not the derivative of its density; the message names the parameters.
+        """
         log_prob, gradient = target.log_prob_and_grad(x)
         first = 1.0 if isinstance(self.step_size, str) else float(self.step_size)
         state = GradientState(x, log_prob, gradient, begin(x, first, self.metric, circular_columns(target)))
-        if self.step_size != "auto":
-            return state
-        return state._replace(learned=restart(state.learned, _trial_step(state, target, self.target_acceptance)))
+        if self.step_size == "auto":
+            state = state._replace(learned=restart(state.learned, _trial_step(state, target, self.target_acceptance)))
+        if self.check and target.features <= _CHECKED_COLUMNS:
+            _check_gradient(state, target)
+        return state
 
     @abstractmethod
     def step(self, state: GradientState, target: Target, generator: torch.Generator) -> tuple[GradientState, Info]:
@@ -126,3 +136,19 @@ def _trial_step(state: GradientState, target: Target, wanted: float) -> float:
             return step if grows else following
         step = following
     return step
+
+
+def _check_gradient(state: GradientState, target: Target) -> None:
+    """Points on the chains' first paths: at a start itself, a maximum perhaps, there may be no slope to compare.
+
+    Rounding can make two points look wrong where a density is computed in float32; then ten decide.
+    """
+    rows = torch.arange(_CHECKED_POINTS) % len(state.position)
+    generator = torch.Generator().manual_seed(_TRIAL_SEED)
+    momentum = randn((_CHECKED_POINTS, target.features), generator, dtype=torch.float64, device=state.position.device)
+    there = Phase(state.position[rows], momentum, state.log_prob[rows], state.gradient[rows])
+    points = Dynamics(target, state.learned.factor).advance(there, state.learned.step_size).position
+    try:
+        check_gradient(target, points[:2])
+    except ValueError:
+        check_gradient(target, torch.cat([points, state.position[:1]]))

@@ -35,6 +35,8 @@ class HMC(GradientKernel):
         Whether correlations are learned: "auto" where there are draws enough for it.
     max_steps : int
         Most leapfrogs a trajectory, however short the step; ``Info.saturated`` says where it was met.
+    check : bool
+        Whether the gradient is compared with finite differences before the first step, which costs some ten evaluations a column.
 
     Examples
     --------
@@ -59,8 +61,9 @@ class HMC(GradientKernel):
         target_acceptance: float = 0.8,
         metric: str = "auto",
         max_steps: int = 1000,
+        check: bool = True,
     ):
-        super().__init__(step_size, target_acceptance, metric)
+        super().__init__(step_size, target_acceptance, metric, check)
         self.n_steps = n_steps if n_steps is None else positive("n_steps", n_steps, integer=True)
         self.trajectory = positive("trajectory", trajectory)
         self.max_steps = positive("max_steps", max_steps, integer=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -33,6 +34,8 @@ class Info(NamedTuple):
         Where the energy error exceeded :data:`MAX_ENERGY_ERROR`, or had no value: the step is too long for the curvature there.
     saturated : Tensor (n,) of bool or None
         Trajectories cut off by the limit on their length rather than by their end.
+    by_kernel : mapping of str to Tensor (n,), or None
+        Of a mixture: the acceptance of each kernel that took a turn.
     """
 
     acceptance: Tensor
@@ -43,6 +46,7 @@ class Info(NamedTuple):
     energy_error: Tensor | None = None
     divergent: Tensor | None = None
     saturated: Tensor | None = None
+    by_kernel: Mapping[str, Tensor] | None = None
 
 
 class Kernel(Protocol):

@@ -22,6 +22,8 @@ class MALA(GradientKernel):
     target_acceptance : float
         0.574 is optimal for normal targets of many dimensions.
     metric : {"auto", "dense", "diagonal"}
+    check : bool
+        Whether the gradient is compared with finite differences before the first step, which costs some ten evaluations a column.
 
     Examples
     --------
@@ -36,8 +38,10 @@ class MALA(GradientKernel):
     Roberts & Rosenthal 1998, "Optimal scaling of discrete approximations to Langevin diffusions", J. R. Statist. Soc. B 60.
     """
 
-    def __init__(self, *, step_size: float | str = "auto", target_acceptance: float = 0.574, metric: str = "auto"):
-        super().__init__(step_size, target_acceptance, metric)
+    def __init__(
+        self, *, step_size: float | str = "auto", target_acceptance: float = 0.574, metric: str = "auto", check: bool = True
+    ):
+        super().__init__(step_size, target_acceptance, metric, check)
 
     def step(self, state: GradientState, target: Target, generator: torch.Generator) -> tuple[GradientState, Info]:
         return straight_step(state, target, generator, 1)

@@ -20,6 +20,7 @@ from sbi_flows.results import Chains, Reliability
 from sbi_flows.samplers.convergence import Convergence, convergence
 from sbi_flows.samplers.files import load_run, save_run
 from sbi_flows.samplers.kernel import Info, Kernel
+from sbi_flows.samplers.record import Counted, Record, remarks
 from sbi_flows.targets import Target, unconstrained
 
 
@@ -45,7 +46,7 @@ def run_chains(
     Parameters
     ----------
     kernel : Kernel
-        Such as ``RandomWalk()`` or ``IndependentMetropolis(flow)``.
+        Such as ``NUTS()``, ``RandomWalk()``, ``IndependentMetropolis(flow)`` or a ``Mixed`` of them.
     target : Target
     init : array_like (n_chains, d)
         Where the chains start.
@@ -67,8 +68,9 @@ def run_chains(
     Returns
     -------
     Chains
-        ``samples (n_chains, n_steps // thin, d)``, the target's ``log_prob`` as ``log_posterior``, acceptance in ``stats``, and a
-        verdict from R-hat and effective sample sizes in ``reliability``.
+        ``samples (n_chains, n_steps // thin, d)``, the target's ``log_prob`` as ``log_posterior``, acceptance,
+        evaluations and what else the kernel tells in ``stats``, all evaluations there were in ``info``, and a verdict from R-hat,
+        effective sample sizes and the kernel's own troubles in ``reliability``.
 
     Raises
     ------
@@ -98,16 +100,6 @@ def run_chains(
     return run.chains()
 
 
-_STAT = "stats."
-_MEANS = ("acceptance", "energy_error")  # over the steps of a draw; of all else their sum is recorded
-
-
-def _told(info: Info) -> dict[str, Tensor]:
-    """What is recorded of a step; ``accepted`` is what acceptance is the mean of, and ``invalid`` is counted for the whole run."""
-    values = info._asdict()
-    return {name: value for name, value in values.items() if value is not None and name not in ("accepted", "invalid")}
-
-
 class _Run:
     """The chains between two steps: the kernel's state, the generator, and what has been recorded."""
 
@@ -115,12 +107,7 @@ class _Run:
         self.kernel, self.space, self.start = kernel, space, start
         self.n_warmup, self.n_draws, self.thin = n_warmup, n_draws, thin
         self.total = n_warmup + n_draws * thin
-        n = len(start)
-        self.arrays = {
-            "samples": np.zeros((n_draws, n, space.features)),
-            "log_prob": np.zeros((n_draws, n)),
-            "invalid": np.zeros(n, dtype=np.int64),
-        }
+        self.record = Record(len(start), n_draws, thin, space.features)
 
     def begin(self, generator: torch.Generator, path: Path | None, seed: int | None) -> None:
         """The state at the start, or that of the file."""
@@ -136,12 +123,16 @@ class _Run:
             "init (checksum)": zlib.crc32(self.start.numpy().tobytes()),
         }
         _check_start(self.space.user.log_prob(self.start))
-        self.state = self.kernel.init(self.space.from_user(self.start), self.space)
+        counted = Counted(self.space)
+        self.state = self.kernel.init(self.space.from_user(self.start), counted)
+        n = len(self.start)
+        # One evaluation each has been spent on looking at the start.
+        self.record.start(1 + -(-counted.n_evaluations // n), -(-counted.n_gradients // n))
         self.stream = generator.get_state()
         if path is None:
             return
         if path.exists():
-            self.done, self.arrays, self.state = load_run(path, self.description, self.state, generator)
+            self.done, self.record.arrays, self.state = load_run(path, self.description, self.state, generator)
             self.stream = generator.get_state()
         elif not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"Expected an existing folder to write {path.name} in; {path.absolute().parent} does not exist.")
@@ -164,9 +155,10 @@ class _Run:
     def chains(self) -> Chains:
         """The record, with its verdict."""
         user = self.space.user
-        samples = self.arrays["samples"].transpose(1, 0, 2).copy()
-        log_prob = self.arrays["log_prob"].T.copy()
-        notes = [*_notes(int(self.arrays["invalid"].sum()), self.total * len(self.start)), *user.notes]
+        samples = self.record.arrays["samples"].transpose(1, 0, 2).copy()
+        log_prob = self.record.arrays["log_prob"].T.copy()
+        stats, ensemble = self.record.stats(), getattr(self.kernel, "ensemble", False)
+        reasons, notes = remarks(stats, int(self.record.arrays["invalid"].sum()), self.total * len(self.start), ensemble)
         recorded = user.recorded(torch.from_numpy(samples.reshape(-1, user.features))).numpy().reshape(samples.shape)
         return Chains(
             samples=recorded,
@@ -174,37 +166,30 @@ class _Run:
             # Where results show other parameters than those of the density, it is not a density of what they show.
             log_posterior=log_prob if user.same_parameters else None,
             log_likelihood=None if user.prior is None else log_prob - _log_prior(user.prior, samples),
-            stats={name.removeprefix(_STAT): array.T.copy() for name, array in self.arrays.items() if name.startswith(_STAT)},
-            reliability=Reliability.from_reasons(judge(samples, user).reliability.reasons, notes),
+            ensemble=ensemble,
+            stats=stats,
+            reliability=Reliability.from_reasons([*judge(samples, user).reliability.reasons, *reasons], [*notes, *user.notes]),
+            info={"sampler": type(self.kernel).__name__, "n_warmup": self.n_warmup, "thin": self.thin, **self.record.costs()},
         )
 
     def _step(self) -> None:
         state, info = self.kernel.step(self.state, self.space, self.generator)
         if self.done < self.n_warmup:
             state = self.kernel.adapt(state, info, self.space, (self.done + 1) / self.n_warmup)
+            self.record.warmup_step(info)
         else:
-            self._record(state, info, self.done - self.n_warmup)
-        self.arrays["invalid"] += info.invalid.numpy()
+            self._keep(state, info, self.done - self.n_warmup)
         # Of the last whole step: one that an interrupt cuts short has drawn numbers already.
         self.state, self.done, self.stream = state, self.done + 1, self.generator.get_state()
 
-    def _record(self, state: Any, info: Info, step: int) -> None:
-        draw = step // self.thin
-        for name, value in _told(info).items():
-            self._stat(name, value)[draw] += (value / self.thin if name in _MEANS else value).numpy()
-        if (step + 1) % self.thin:
-            return
-        user, log_det = self.space.to_user(state.position)
-        self.arrays["samples"][draw] = user.numpy()
-        self.arrays["log_prob"][draw] = (state.log_prob - log_det).numpy()
-
-    def _stat(self, name: str, value: Tensor) -> np.ndarray:
-        """The record of one entry of ``Info``, begun when a kernel first tells it."""
-        dtype = float if value.is_floating_point() else np.int64
-        return self.arrays.setdefault(_STAT + name, np.zeros((self.n_draws, len(self.start)), dtype=dtype))
+    def _keep(self, state: Any, info: Info, step: int) -> None:
+        self.record.step(info, step // self.thin)
+        if (step + 1) % self.thin == 0:
+            user, log_det = self.space.to_user(state.position)
+            self.record.draw(step // self.thin, user, state.log_prob - log_det)
 
     def _save(self, path: Path) -> None:
-        save_run(path, self.description, self.done, self.arrays, self.state, self.stream)
+        save_run(path, self.description, self.done, self.record.arrays, self.state, self.stream)
 
 
 def _starting_points(init: Any, target: Target) -> Tensor:
@@ -237,12 +222,6 @@ def judge(samples: np.ndarray, target: Target, *, max_rhat: float | str = "auto"
 def _log_prior(prior: Distribution, samples: np.ndarray) -> np.ndarray:
     rows = torch.from_numpy(samples.reshape(-1, samples.shape[-1]))
     return prior.log_prob(rows).numpy().reshape(samples.shape[:2])
-
-
-def _notes(n_invalid: int, n_steps: int) -> list[str]:
-    if not n_invalid:
-        return []
-    return [f"{n_invalid} of {n_steps} proposals had a log-density of NaN or +inf and were rejected: the target has holes there"]
 
 
 def _seed_word(random_state: RandomState) -> int | None:
