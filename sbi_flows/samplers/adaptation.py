@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -63,10 +62,9 @@ def restart(learned: Learned, step_size: float | Tensor) -> Learned:
     """Dual averaging begun anew from a step size."""
     log_step = torch.as_tensor(step_size, dtype=torch.float64, device=learned.factor.device).log()
     zero = torch.zeros_like(log_step)
-    # Drawn to ten times the step it starts with: too long a step is found out at less cost than too short a one.
-    return learned._replace(
-        step_size=log_step.exp(), log_average=log_step, excess=zero, anchor=log_step + math.log(10), n_steps=zero
-    )
+    # Drawn to where it starts, not to ten times that as in the reference: trials, or the window before, have found the step to a factor of
+    # two, and a short window would not come back from ten.
+    return learned._replace(step_size=log_step.exp(), log_average=log_step, excess=zero, anchor=log_step, n_steps=zero)
 
 
 def learn(learned: Learned, x: Tensor, acceptance: Tensor, wanted: float, metric: str, circular: Tensor, done: float) -> Learned:
@@ -83,7 +81,7 @@ def learn(learned: Learned, x: Tensor, acceptance: Tensor, wanted: float, metric
     if before < _FIRST <= done:
         learned = _empty(learned, x, metric)
     if any(before < end <= done for end in _RENEWALS):
-        learned = restart(_empty(_renewed(learned, metric), x, metric), learned.step_size)
+        learned = restart(_empty(_renewed(learned, metric), x, metric), learned.log_average.exp())
     return learned._replace(step_size=learned.log_average.exp()) if done >= 1 else learned
 
 

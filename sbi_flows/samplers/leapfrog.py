@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -64,6 +65,12 @@ class Dynamics:
             position = self._on_circle(position + step * self._drift(momentum)).nan_to_num(0.0, _FARTHEST, -_FARTHEST)
             log_prob, gradient = self.target.log_prob_and_grad(position)
         return Phase(position, momentum + 0.5 * step * self._kick(gradient), log_prob, gradient)
+
+    def goes_round(self, way: Tensor) -> Tensor | None:
+        """Whether an angle is carried more than half way round by ``way (n, d)``, a sum of momenta times the step; None without angles."""
+        if self._circular is None:
+            return None
+        return ((self._drift(way).abs() > math.pi) & self._circular).any(-1)
 
     def _drift(self, momentum: Tensor) -> Tensor:
         return momentum * self.factor if self.factor.ndim == 1 else momentum @ self.factor.T

@@ -39,7 +39,7 @@ class MixedState(NamedTuple):
 class Mixed:
     """Kernels in turn, or one of them drawn by weight at each step: a local one beside flow proposals, say.
 
-    Each leaves the target as it is, so any mixture does. All chains take the same kernel at a step, so that it costs what that kernel costs.
+    Each leaves the target as it is, so any mixture does. All chains take the same kernel at a step, whose cost is then that kernel's.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class Mixed:
         return MixedState(x, parts[0].log_prob, parts, unknown, torch.zeros(k, dtype=torch.bool))
 
     def step(self, state: MixedState, target: Target, generator: torch.Generator) -> tuple[MixedState, Info]:
-        turns = range(len(self.kernels)) if self.weights is None else [self._drawn(generator)]
+        turns = range(len(self.kernels)) if self.weights is None else [_drawn(self.weights, generator)]
         state = state._replace(ran=torch.zeros_like(state.ran))
         infos = {}
         for index in turns:
@@ -107,11 +107,6 @@ class Mixed:
         parts, gradients = zip(*moved, strict=True)
         return state._replace(position=x, log_prob=log_prob, parts=parts), torch.stack(gradients).sum(0)
 
-    def _drawn(self, generator: torch.Generator) -> int:
-        ends = np.cumsum(self.weights)
-        point = float(rand((), generator, dtype=torch.float64)) * ends[-1]
-        return int(np.searchsorted(ends, point, side="right"))
-
     def _turn(self, index: int, state: MixedState, target: Target, generator: torch.Generator) -> tuple[MixedState, Info]:
         kernel = self.kernels[index]
         own, gradients = kernel.relocate(state.parts[index], state.position, state.log_prob, target)
@@ -122,6 +117,12 @@ class Mixed:
         # What it costs to come to where another kernel has left the chains is part of the step.
         info = info._replace(n_evaluations=info.n_evaluations + gradients, n_gradients=info.n_gradients + gradients)
         return MixedState(own.position, own.log_prob, parts, acceptance, ran), info
+
+
+def _drawn(weights: Sequence[float], generator: torch.Generator) -> int:
+    ends = np.cumsum(np.asarray(weights))
+    point = float(rand((), generator, dtype=torch.float64)) * ends[-1]
+    return int(np.searchsorted(ends, point, side="right"))
 
 
 def _names(kernels: Sequence[Kernel]) -> list[str]:

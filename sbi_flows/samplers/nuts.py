@@ -77,7 +77,7 @@ class NUTS(GradientKernel):
             tree = _joined(tree, branch, right, generator)
             for whole, part in zip(chosen, tree.proposal, strict=True):
                 whole[tree.rows] = part
-            turned = _turns(tree.left.momentum, tree.right.momentum, tree.momentum_sum)
+            turned = _turns(tree.left.momentum, tree.right.momentum, tree.momentum_sum, dynamics, state.learned.step_size)
             if bool(turned.any()):
                 tree = _pick(tree, (~turned).nonzero()[:, 0])
             if not len(tree.rows):
@@ -161,7 +161,7 @@ def _branch(
         if leaf % 2 == 0:
             begun[leaf] = branch.end.momentum, before
         else:
-            failed = failed | _ended_subtrees_turn(begun, leaf, branch)
+            failed = failed | _ended_subtrees_turn(begun, leaf, branch, dynamics)
         if bool(failed.any()):
             tally.add(tree.rows[branch.rows[failed]], branch.acceptance[failed], leaf + 1)
             alive = (~failed).nonzero()[:, 0]
@@ -191,24 +191,31 @@ def _grown(branch: _Branch, dynamics: Dynamics, generator: torch.Generator) -> t
     ), failed
 
 
-def _ended_subtrees_turn(begun: dict[int, tuple[Tensor, Tensor]], leaf: int, branch: _Branch) -> Tensor:
+def _ended_subtrees_turn(
+    begun: dict[int, tuple[Tensor, Tensor]], leaf: int, branch: _Branch, dynamics: Dynamics
+) -> Tensor:
     """Whether one of the balanced subtrees whose last leaf is this (odd) one turns back; those never asked for again are forgotten."""
     turned = torch.zeros_like(branch.rows, dtype=torch.bool)
     size = 2
     while (leaf + 1) % size == 0:
         first = leaf + 1 - size
         momentum, before = begun[first]
-        turned = turned | _turns(momentum, branch.end.momentum, branch.momentum_sum - before)
+        turned = turned | _turns(momentum, branch.end.momentum, branch.momentum_sum - before, dynamics, branch.step)
         if first % (2 * size):
             del begun[first]
         size *= 2
     return turned
 
 
-def _turns(one_end: Tensor, other_end: Tensor, momentum_sum: Tensor) -> Tensor:
-    """Whether either end moves against the way between them, which the sum of momenta measures by the trapezoid rule; ``(n,)`` bool."""
+def _turns(one_end: Tensor, other_end: Tensor, momentum_sum: Tensor, dynamics: Dynamics, step: Tensor) -> Tensor:
+    """Whether either end moves against the way between them, which the sum of momenta measures by the trapezoid rule; ``(n,)`` bool.
+
+    On a circle one can go on without ever turning: there, half way round is as far as one gets.
+    """
     way = momentum_sum - 0.5 * (one_end + other_end)
-    return ((one_end * way).sum(-1) <= 0) | ((other_end * way).sum(-1) <= 0)
+    turned = ((one_end * way).sum(-1) <= 0) | ((other_end * way).sum(-1) <= 0)
+    round_ = dynamics.goes_round(step * way)
+    return turned if round_ is None else turned | round_
 
 
 def _joined(tree: _Tree, branch: _Branch, right: Tensor, generator: torch.Generator) -> _Tree:

@@ -135,7 +135,8 @@ def remarks(stats: Mapping[str, np.ndarray], n_invalid: int, n_steps: int, ensem
     ensemble : bool
         Whether the chains are walkers of one ensemble.
     """
-    reasons, notes = [], []
+    reasons: list[str] = []
+    notes: list[str] = []
     if n_invalid:
         notes.append(f"{n_invalid} of {n_steps} proposals had a log-density of NaN or +inf and were rejected: the target has holes there")
     means = stats["acceptance"].mean(axis=1)
@@ -148,7 +149,7 @@ def remarks(stats: Mapping[str, np.ndarray], n_invalid: int, n_steps: int, ensem
     for name, values in stats.items():
         if name.startswith("acceptance_") and np.nanmean(values) < _ACCEPTED:
             kernel = name.removeprefix("acceptance_")
-            notes.append(f"{np.nanmean(values):.2%} of the proposals of {kernel} were accepted: they cost their evaluations and hardly help")
+            notes.append(f"{np.nanmean(values):.2%} of the proposals of {kernel} were accepted: they cost evaluations and hardly help")
     more, remarks_on_length = _trajectories(stats)
     if ensemble:
         notes.append("the chains are walkers of one ensemble, not independent: R-hat and effective sizes are those of chains that were")
@@ -156,7 +157,8 @@ def remarks(stats: Mapping[str, np.ndarray], n_invalid: int, n_steps: int, ensem
 
 
 def _trajectories(stats: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
-    reasons, notes = [], []
+    reasons: list[str] = []
+    notes: list[str] = []
     divergent, saturated = (float(stats[name].mean()) if name in stats else 0.0 for name in ("divergent", "saturated"))
     if divergent:
         told = (

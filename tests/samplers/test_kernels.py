@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from sbi_flows.distributions import BoxUniform, MultivariateNormal
-from sbi_flows.samplers import HMC, MALA, IndependentMetropolis, RandomWalk, metropolis, run_chains
+from sbi_flows.samplers import HMC, MALA, NUTS, IndependentMetropolis, Mixed, RandomWalk, Stretch, metropolis, run_chains
 from sbi_flows.targets import from_log_prob, pulled_back
 from tests.samplers.invariance import invariance_p_value
 
@@ -60,7 +60,11 @@ KERNELS = {
     "random-walk-with-jumps": lambda: RandomWalk(jumps=0.5),
     "hmc": HMC,
     "hmc-of-few-steps-and-diagonal-metric": lambda: HMC(n_steps=3, metric="diagonal"),
+    "nuts": NUTS,
     "mala": MALA,
+    "stretch": Stretch,
+    "cycle": lambda: Mixed([RandomWalk(), IndependentMetropolis(wide_proposal())]),
+    "mixture": lambda: Mixed([HMC(n_steps=2), IndependentMetropolis(wide_proposal())], weights=[3, 1]),
     "independent": lambda: IndependentMetropolis(wide_proposal()),
 }
 
