@@ -30,6 +30,7 @@ _PUBLIC = {
     "Mixed": "samplers",
     "Stretch": "samplers",
     "IndependentMetropolis": "samplers",
+    "smc": "samplers",
     "distil": "distillation",
     "reflow": "distillation",
     "evidence": "model_evidence",
@@ -50,6 +51,7 @@ _PUBLIC = {
     "Evidence": "results",
     "Reliability": "results",
     "WeightedSamples": "results",
+    "SMCResult": "results",
     "Chains": "results",
     "FitHistory": "results",
 }

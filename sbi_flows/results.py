@@ -211,6 +211,40 @@ class WeightedSamples:
 
 
 @dataclass(frozen=True)
+class SMCResult:
+    """What sequential Monte Carlo found between the prior and the posterior.
+
+    Attributes
+    ----------
+    samples : WeightedSamples
+        Of the posterior; particles that chains have moved have equal weights, draws of a flow their importance weights.
+    evidence : Evidence
+        ln Z with its error, ``by_method`` every estimate made.
+    powers, acceptances : ndarray (n_temperatures,)
+        Of the likelihood, up to 1, and the mean acceptance of the moves at each.
+    n_evaluations : int
+        Rows at which the likelihood was evaluated, in all.
+    reliability : Reliability
+    """
+
+    samples: WeightedSamples
+    evidence: Evidence
+    powers: np.ndarray
+    acceptances: np.ndarray
+    n_evaluations: int
+    reliability: Reliability
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.samples.names
+
+    def __repr__(self) -> str:
+        log_z = _with_error(self.evidence.log_z, self.evidence.log_z_err)
+        work = f"{len(self.powers)} temperatures, {self.n_evaluations} evaluations"
+        return f"SMCResult(log_z={log_z}, {self.evidence.method}, {work})   {self.reliability}"
+
+
+@dataclass(frozen=True)
 class FitHistory:
     """What happened in a fit, one row an epoch.
 

@@ -10,6 +10,7 @@ from sbi_flows.samplers.mixed import Mixed, MixedState
 from sbi_flows.samplers.nuts import NUTS
 from sbi_flows.samplers.random_walk import RandomWalk, RandomWalkState
 from sbi_flows.samplers.run import judge, run_chains
+from sbi_flows.samplers.smc import smc
 from sbi_flows.samplers.stretch import Stretch, StretchState
 from sbi_flows.samplers.tempering import anneal
 
@@ -34,4 +35,5 @@ __all__ = [
     "judge",
     "metropolis",
     "run_chains",
+    "smc",
 ]

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from sbi_flows.samplers.kernel import Kernel
-from sbi_flows.samplers.random_walk import RandomWalk, RandomWalkState
-from sbi_flows.targets import Target, tempered, unconstrained
+from sbi_flows.samplers.random_walk import RandomWalk
+from sbi_flows.samplers.tempered_path import TemperedPath
+from sbi_flows.samplers.waste_free import ascend
+from sbi_flows.targets import Target
 
-_ESS = 0.5  # share of the particles that each change of temperature leaves effective
 _MOVES = 5  # or two a parameter, if that is more: a random walk needs steps in proportion to the dimension
-_MAX_TEMPERATURES = 200
 
 
-@torch.no_grad()
 def anneal(
     target: Target, n: int, generator: torch.Generator, *, n_prior: int | None = None, kernel: Kernel | None = None
 ) -> Tensor:
     """Sequential Monte Carlo over likelihoods of rising power, from draws of the prior.
 
-    Each temperature is chosen so that half of the particles stay effective; they are then resampled and moved by a few Metropolis steps.
-    One temperature suffices where the prior is close to the posterior: that is importance resampling.
+    The points of :func:`sbi_flows.samplers.smc` without a flow, after a fixed number of moves at each temperature. One temperature
+    suffices where the prior is close to the posterior: that is importance resampling.
 
     Parameters
     ----------
@@ -61,71 +58,8 @@ def anneal(
     ----------
     Del Moral, Doucet & Jasra 2006, "Sequential Monte Carlo samplers", J. R. Statist. Soc. B 68; Jasra et al. 2011 (temperatures by ESS).
     """
-    if target.prior is None:
-        raise ValueError("Expected a target with a prior to start from: make it with targets.posterior(log_likelihood, prior).")
+    moves = max(_MOVES, 2 * target.features)
     kernel = kernel if kernel is not None else RandomWalk()
-    x = target.prior.sample(max(n, n_prior or n), generator).double()
-    power, state = 0.0, None
-    for step in range(_MAX_TEMPERATURES):
-        log_likelihood = _log_likelihood(target, x)
-        if step == 0 and not bool((log_likelihood > -math.inf).any()):
-            raise ValueError(
-                f"Expected a likelihood above zero somewhere; it is zero at all of {len(x)} draws of the prior. "
-                "Is the observation one that the model can produce?"
-            )
-        rise = _rise(log_likelihood, 1 - power, n)
-        power = min(1.0, power + rise)
-        x = x[_systematic(torch.softmax(rise * log_likelihood, 0), n, generator)]
-        x, state = _move(kernel, tempered(target, power), x, state, generator)
-        if power >= 1:
-            return x
-    raise ValueError(
-        f"The likelihood is too steep for {n} particles: after {_MAX_TEMPERATURES} temperatures its power is still {power:.2g}. "
-        "Use more particles, or look for a likelihood that jumps."
-    )
-
-
-def _log_likelihood(target: Target, x: Tensor) -> Tensor:
-    """ln L at points inside the prior; NaN counts as impossible."""
-    values = target.log_likelihood(x)
-    return torch.where(torch.isnan(values) | (values == math.inf), -math.inf, values)
-
-
-def _rise(log_likelihood: Tensor, left: float, n: int) -> float:
-    """How much further the power may rise so that a share ``_ESS`` of n particles stays effective, by bisection."""
-    possible = log_likelihood[log_likelihood > -math.inf]
-    # Impossible particles are lost at once, however small the rise.
-    enough = _ESS * min(len(possible), n)
-
-    def effective(rise: float) -> float:
-        return float(1 / torch.softmax(rise * possible, 0).square().sum())
-
-    if effective(left) >= enough:
-        return left
-    low, high = 0.0, left
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if effective(middle) >= enough else (low, middle)
-    return max(low, 1e-300)
-
-
-def _systematic(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """n rows drawn in proportion to their weights, with the least noise; shuffled."""
-    offset = torch.rand((), generator=generator, dtype=weights.dtype)
-    rows = torch.searchsorted(weights.cumsum(0), (offset + torch.arange(n, dtype=weights.dtype)) / n).clamp(max=len(weights) - 1)
-    return rows[torch.randperm(n, generator=generator)]
-
-
-def _move(kernel: Kernel, target: Target, x: Tensor, before, generator: torch.Generator):
-    """A few steps at one temperature; the random walk's scale and its jumps carry over from one to the next."""
-    space = unconstrained(target, x)
-    state = kernel.init(space.from_user(x), space)
-    if isinstance(state, RandomWalkState):
-        state = state._replace(archive=state.position)
-        if before is not None:
-            state = state._replace(log_scale=before.log_scale)
-    n_moves = max(_MOVES, 2 * target.features)
-    for step in range(n_moves):
-        state, info = kernel.step(state, space, generator)
-        state = kernel.adapt(state, info, space, (step + 1) / (n_moves + 1))
-    return space.to_user(state.position)[0], state
+    path, n_first = TemperedPath(target), max(n, n_prior or n)
+    ascent = ascend(path, n, n_first, kernel, generator, ess=0.5 * n, least_moves=moves, most_moves=moves)
+    return ascent.particles.x[-n:]
