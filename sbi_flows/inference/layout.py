@@ -10,6 +10,7 @@ from torch import nn
 
 from sbi_flows.embeddings import Embedding, ShapedEmbedding, build_embedding, choose_embedding
 from sbi_flows.inference.observations import Observations
+from sbi_flows.inference.trials import find_trials
 
 
 def read_observations(
@@ -17,6 +18,8 @@ def read_observations(
     names: Sequence[str] | None,
     embedding: str | nn.Module | None,
     estimators_own: str | nn.Module | Mapping[str, Any] | None = "auto",
+    *,
+    theta: np.ndarray | None = None,
 ) -> tuple[Observations, nn.Module | Mapping[str, Any] | None]:
     """Fit the scaling of simulations and settle their embedding.
 
@@ -28,6 +31,8 @@ def read_observations(
         What the user asked for, as in :class:`sbi_flows.NPE`.
     estimators_own : str, nn.Module, dict or None
         The estimator's own parameter ``embedding``, which stands where ``embedding`` is "auto".
+    theta : ndarray (n, d), optional
+        Parameters of the simulations: with them, exchangeable trials are looked for among few columns that "auto" would pass on.
 
     Returns
     -------
@@ -60,10 +65,24 @@ def read_observations(
         return observations, ShapedEmbedding(embedding, shape, observations.missing)
     spec, notes = choose_embedding(shape, embedding, x=x)
     if spec is None:
-        return Observations().fit(x, names), None
+        return _few_columns(x, names, theta), None
     observations = _laid_out(build_embedding(spec)).fit(x, names)
     observations.notes = (*observations.notes, *notes)
     return observations, {**spec, "missing": observations.missing}
+
+
+def _few_columns(x: np.ndarray, names: Sequence[str] | None, theta: np.ndarray | None) -> Observations:
+    repeats = None if theta is None else find_trials(theta, x.reshape(len(x), -1))
+    observations = Observations(repeats=repeats).fit(x, names)
+    if repeats is not None:
+        k, p = repeats.columns.shape
+        which = "; ".join(", ".join(map(str, trial)) for trial in repeats.columns[:4]) + ("; ..." if k > 4 else "")
+        note = (
+            f"x: columns are read as {k} exchangeable trials of {p} values each ({which}), since nothing tells one from another: what they "
+            "hold is used without their order. Pass embedding=None if the order means something"
+        )
+        observations.notes = (*observations.notes, note)
+    return observations
 
 
 def _laid_out(embedding: Embedding) -> Observations:

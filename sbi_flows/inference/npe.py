@@ -156,7 +156,9 @@ class NPE(BaseEstimator):
             observations = self.observations_
         else:
             own = None if self.estimator is None else self.estimator.embedding
-            observations, network = read_observations(simulations.x, self._x_names, self.embedding, own)
+            observations, network = read_observations(
+                simulations.x, self._x_names, self.embedding, own, theta=simulations.theta
+            )
             estimator.set_params(embedding=network, warm_start=False)
         rows = observations.transform(simulations.x)
         self.estimator_ = estimator.fit(rows, pd.DataFrame(simulations.theta, columns=list(self.theta_names_)))

@@ -137,7 +137,9 @@ class NRE(TargetEstimator):
             raise TypeError(f"Expected classifier to be a RatioClassifier or None; got {type(classifier).__name__}.")
         if classifier.support is not None:
             raise ValueError(f"Expected a classifier without support=, which the prior decides; got {classifier.support!r}.")
-        self.observations_, network = read_observations(simulations.x, x_names, self.embedding, classifier.embedding)
+        self.observations_, network = read_observations(
+            simulations.x, x_names, self.embedding, classifier.embedding, theta=simulations.theta
+        )
         seed = seed_from(classifier.random_state if self.random_state is None else self.random_state)
         # A fixed seed keeps held-out rows held out when more simulations are added.
         settings: dict[str, Any] = {"embedding": network, "random_state": seed, "warm_start": True, "support": self.prior_.support}

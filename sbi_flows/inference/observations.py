@@ -10,6 +10,7 @@ import numpy as np
 
 from sbi_flows._validation import as_float
 from sbi_flows.inference.maps import ROOT, STAGE_PARTS, Stage, choose_stage
+from sbi_flows.inference.trials import Trials
 
 _ROWS_TO_LOOK_AT = 5000
 _STAGES = 3
@@ -37,6 +38,8 @@ class Observations:
     trials : bool
         Whether the first axis holds exchangeable trials: they share one map, an observation may have fewer than the simulations, and any of
         them may be missing where some were.
+    repeats : Trials, optional
+        Columns that are exchangeable trials: the rows are then made of summaries without the trials' order.
 
     Attributes
     ----------
@@ -58,10 +61,13 @@ class Observations:
     event_shape: tuple[int, ...]
     notes: tuple[str, ...]
 
-    def __init__(self, keep_layout: bool = False, shared: Sequence[int] = (), trials: bool = False):
+    def __init__(
+        self, keep_layout: bool = False, shared: Sequence[int] = (), trials: bool = False, *, repeats: Trials | None = None
+    ):
         self.shared = tuple(sorted({*shared, 0} if trials else shared))
         self.keep_layout = keep_layout or bool(self.shared)
         self.trials = trials
+        self.repeats = repeats
 
     # --- Fitting -----------------------------------------------------------------------------------------------------------
 
@@ -116,6 +122,8 @@ class Observations:
         counts = self._n_trials(flat)
         self._trial_range = None if counts is None else (int(counts.min()), int(counts.max()))
         self._most_missing = int(missing.sum(axis=1).max())
+        if self.repeats is not None:
+            self._of_summaries = Observations().fit(self.repeats.summaries(flat))
         return self
 
     def _groups(self) -> np.ndarray:
@@ -168,7 +176,7 @@ class Observations:
 
     @property
     def n_columns(self) -> int:
-        return len(self._kept) + len(self._masked)
+        return len(self._kept) + len(self._masked) if self.repeats is None else self._of_summaries.n_columns
 
     def rows_of(self, x: Any, name: str = "x") -> tuple[np.ndarray, bool]:
         """``x`` as float64 ``(m, *event_shape)``, and whether it was a single observation without the leading axis.
@@ -253,6 +261,8 @@ class Observations:
     def transform(self, x: np.ndarray) -> np.ndarray:
         """``(n, *event_shape)`` to ``(n, k)``, finite."""
         flat = x.reshape(len(x), -1)
+        if self.repeats is not None:
+            return self._of_summaries.transform(self.repeats.summaries(flat))
         values = self._map(flat)
         return np.hstack([np.where(np.isnan(values), 0.0, values), np.isnan(flat[:, self._masked])])
 
@@ -327,6 +337,7 @@ class Observations:
             "keep_layout": self.keep_layout,
             "shared": list(self.shared),
             "trials": self.trials,
+            "repeats": None if self.repeats is None else [self.repeats.to_data(), self._of_summaries.to_data()],
             "trial_range": self._trial_range,
             "most_missing": self._most_missing,
             "event_shape": list(self.event_shape),
@@ -355,4 +366,7 @@ class Observations:
         observations._absent = np.array(data.get("absent", []), dtype=int)
         observations._low, observations._high = np.array(data["low"]), np.array(data["high"])
         observations._stages = [Stage(**{name: np.array(stage[name]) for name in STAGE_PARTS}) for stage in data["stages"]]
+        if data.get("repeats") is not None:
+            trials, of_summaries = data["repeats"]
+            observations.repeats, observations._of_summaries = Trials.from_data(trials), cls.from_data(of_summaries)
         return observations
