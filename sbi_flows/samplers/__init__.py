@@ -1,6 +1,9 @@
 """Markov chains of many rows at once: kernels, and ``run_chains`` that runs them."""
 
 from sbi_flows.samplers.convergence import Convergence, convergence
+from sbi_flows.samplers.dynesty_runner import run_dynesty
+from sbi_flows.samplers.emcee_move import FlowMove
+from sbi_flows.samplers.emcee_runner import run_emcee
 from sbi_flows.samplers.gradients import GradientState
 from sbi_flows.samplers.hmc import HMC
 from sbi_flows.samplers.independent import IndependentMetropolis, IndependentState
@@ -19,6 +22,7 @@ __all__ = [
     "MALA",
     "NUTS",
     "Convergence",
+    "FlowMove",
     "GradientState",
     "IndependentMetropolis",
     "IndependentState",
@@ -36,4 +40,6 @@ __all__ = [
     "metropolis",
     "run_chains",
     "smc",
+    "run_dynesty",
+    "run_emcee",
 ]

@@ -10,9 +10,10 @@ import numpy as np
 from sbi_flows._random import RandomState, numpy_generator, seed_from, torch_generator
 from sbi_flows.physics.pta.target import FreeSpectrumTarget
 from sbi_flows.results import Chains, Reliability
+from sbi_flows.samplers import run_emcee
+from sbi_flows.targets import from_log_prob, from_numpy
 
 N_START = 200_000  # prior draws among which the walkers' start is chosen
-MIN_TAUS = 50  # a run shorter than this many autocorrelation times cannot measure its own autocorrelation time
 
 
 @dataclass(frozen=True)
@@ -82,41 +83,26 @@ def run_reference(
     ----------
     Foreman-Mackey, Hogg, Lang & Goodman 2013, arXiv:1202.3665; ter Braak 2006, Statistics and Computing 16.
     """
-    seed = seed_from(random_state)
     difference, jump = emcee.moves.DEMove(1e-5), emcee.moves.DEMove(1e-5, gamma0=1.0)
     moves = [(difference, 0.7), (jump, 0.2), (emcee.moves.KDEMove(bw_method=0.2), 0.1)]
-    sampler = emcee.EnsembleSampler(n_walkers, target.features, target.log_posterior, vectorize=True, moves=moves)
-    rng = numpy_generator(seed)
-    state = emcee.State(_start(target, n_walkers, rng), random_state=np.random.RandomState(rng.integers(2**31)).get_state())
-    state = sampler.run_mcmc(state, n_burn_in)
-    sampler.reset()
-
-    chunk = min_steps
-    while True:
-        state = sampler.run_mcmc(state, chunk)
-        tau = np.maximum(sampler.get_autocorr_time(quiet=True, tol=0), 1.0)
-        steps = sampler.iteration
-        longest = float(tau.max())
-        needed = max(MIN_TAUS * longest, min_ess * longest / n_walkers)
-        if steps >= needed or steps >= max_steps or not np.isfinite(longest):
-            break
-        # The estimate of tau grows as the run lengthens; a step beyond what it asks for saves a round.
-        chunk = int(min(max(1.1 * needed - steps, 200), max_steps - steps))
-    extra_burn_in = max(0, int(10 * longest) - n_burn_in) if np.isfinite(longest) else 0
-    kept = steps - min(extra_burn_in, steps // 2)
-    thin = max(int(longest / 2), -(-kept * n_walkers // max_draws), 1) if np.isfinite(longest) else 1
-    chains = Chains(
-        samples=np.ascontiguousarray(sampler.get_chain(discard=steps - kept, thin=thin).swapaxes(0, 1)),
-        names=target.names,
-        log_posterior=sampler.get_log_prob(discard=steps - kept, thin=thin).T.copy(),
-        ensemble=True,
+    rng = numpy_generator(seed_from(random_state))
+    density = from_log_prob(from_numpy(target.log_posterior, on_error="raise"), target.features, names=target.names)
+    chains = run_emcee(
+        density,
+        _start(target, n_walkers, rng),
+        moves=moves,
+        n_burn_in=n_burn_in,
+        min_ess=min_ess,
+        min_steps=min_steps,
+        max_steps=max_steps,
+        max_draws=max_draws,
+        random_state=rng,
     )
-    ess = kept * n_walkers / longest
-    acceptance = float(np.mean(sampler.acceptance_fraction))
-    reasons = _reasons(ess, min_ess, kept / longest, acceptance, max_steps)
-    return ReferenceRun(
-        chains, tau, ess, acceptance, steps, n_burn_in + steps - kept, thin, Reliability.from_reasons(reasons)
+    tau, ess, acceptance, n_steps, n_dropped, thin = (
+        chains.info[name] for name in ("tau", "ess", "acceptance", "n_steps", "n_burn_in", "thin")
     )
+    verdict = chains.reliability or Reliability(ok=True)
+    return ReferenceRun(chains, np.array(tau), ess, acceptance, n_steps, n_dropped, thin, verdict)
 
 
 def _start(target: FreeSpectrumTarget, n_walkers: int, rng: np.random.Generator) -> np.ndarray:
@@ -134,16 +120,3 @@ def _start(target: FreeSpectrumTarget, n_walkers: int, rng: np.random.Generator)
     while weights.sum() ** 2 < n_walkers * np.square(weights).sum():
         weights = np.sqrt(weights)
     return theta[rng.choice(N_START, n_walkers, p=weights / weights.sum())]
-
-
-def _reasons(ess: float, min_ess: float, n_taus: float, acceptance: float, max_steps: int) -> list[str]:
-    reasons = []
-    if not np.isfinite(ess):
-        return ["the chains have no measurable autocorrelation time: walkers are stuck"]
-    if ess < 0.9 * min_ess:
-        reasons.append(f"the chains hold {ess:.0f} independent draws, {min_ess:.0f} were asked for, after {max_steps} steps")
-    if n_taus < 0.9 * MIN_TAUS:
-        reasons.append(f"the chains are {n_taus:.0f} autocorrelation times long, at least {MIN_TAUS} are needed")
-    if acceptance < 0.02:
-        reasons.append(f"only {acceptance:.1%} of the moves were accepted")
-    return reasons

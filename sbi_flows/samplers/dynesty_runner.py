@@ -1,0 +1,173 @@
+"""dynesty as a reference: nested sampling of a target with a prior, under the interface of our own samplers."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+from sbi_flows._random import RandomState, numpy_generator
+from sbi_flows._validation import positive
+from sbi_flows.bijections.support import parse_support
+from sbi_flows.results import Evidence, Reliability, WeightedSamples
+from sbi_flows.targets import LogDensity, Target, cube_transform
+from sbi_flows.weights import kish_ess
+
+_NO_LIKELIHOOD = -1e300  # dynesty takes no infinities
+_MOST_CALLS_WORDS = "the run was ended by max_calls before the evidence had converged: raise it"
+
+
+def run_dynesty(
+    target: Target,
+    *,
+    n_live: int = 500,
+    dlogz: float = 0.01,
+    bound: str = "multi",
+    sample: str = "auto",
+    max_calls: int | None = None,
+    transform: LogDensity | None = None,
+    random_state: RandomState = None,
+) -> tuple[WeightedSamples, Evidence]:
+    """Sample a target with dynesty's static nested sampler, likelihood by likelihood.
+
+    Parameters
+    ----------
+    target : Target
+        With a prior.
+    n_live : int
+        Live points; the error of ln Z falls as the root of their number.
+    dlogz : float
+        The run ends when the live points can add no more than this to ln Z.
+    bound, sample : str
+        dynesty's ways to bound the live points and to draw new ones.
+    max_calls : int, optional
+        Likelihood calls at most.
+    transform : callable, optional
+        The unit cube ``(n, d)`` to parameters, as tensors; found for boxes, normals, scipy columns and products of these
+        (:func:`sbi_flows.targets.cube_transform`).
+    random_state : optional
+
+    Returns
+    -------
+    draws : WeightedSamples
+        Dead points with their weights, in the user's parameters. ``info`` holds ``n_evaluations`` and ``seconds``.
+    evidence : Evidence
+        With dynesty's own error, which counts the randomness of the shrinkage only: not a mode that no live point has met, nor the
+        correlation of draws by short walks.
+
+    Raises
+    ------
+    ImportError
+        If dynesty is not installed.
+    ValueError
+        If the target has no prior.
+    TypeError
+        If the prior has no transform from the cube and none is given.
+
+    Examples
+    --------
+    >>> from sbi_flows.distributions import BoxUniform
+    >>> from sbi_flows.targets import posterior
+    >>> target = posterior(lambda x: -0.5 * x.square().sum(-1), BoxUniform([-5.0], [5.0]))
+    >>> draws, evidence = run_dynesty(target, n_live=100, random_state=0)                                   # doctest: +SKIP
+    >>> abs(evidence.log_z - np.log(np.sqrt(2 * np.pi) / 10)) < 4 * evidence.log_z_err                      # doctest: +SKIP
+    True
+
+    References
+    ----------
+    Speagle 2020, "dynesty: a dynamic nested sampling package", arXiv:1904.02180; Skilling 2006, Bayesian Analysis 1.
+    """
+    try:
+        import dynesty
+    except ImportError as error:
+        raise ImportError("run_dynesty needs dynesty: pip install 'sbi_flows[dynesty]'.") from error
+    positive("n_live", n_live, integer=True)
+    positive("dlogz", dlogz)
+    if target.prior is None:
+        raise ValueError("Expected a target with a prior, over which nested sampling goes: make it with targets.posterior.")
+    transform = cube_transform(target.prior) if transform is None else transform
+    likelihood = _Counted(target)
+    began = time.perf_counter()
+    sampler = dynesty.NestedSampler(
+        likelihood,
+        _one_row(transform),
+        target.features,
+        nlive=n_live,
+        bound=bound,
+        sample=sample,
+        periodic=_periodic(target, transform) or None,
+        rstate=numpy_generator(random_state),
+    )
+    # It divides by differences of likelihoods that may be equal, on plateaus.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The sampling was stopped short", category=UserWarning)  # the verdict says so
+        sampler.run_nested(dlogz=dlogz, maxcall=max_calls, print_progress=False)
+        results = sampler.results
+    info = {
+        "sampler": f"dynesty {dynesty.__version__}",
+        "random_state": random_state if isinstance(random_state, int | np.integer) else None,
+        "n_live": n_live,
+        "n_evaluations": likelihood.n_evaluations,
+        "n_gradients": 0,
+        "seconds": time.perf_counter() - began,
+    }
+    reasons = [_MOST_CALLS_WORDS] if max_calls is not None and likelihood.n_evaluations >= max_calls else []
+    return _record(results, target, info, Reliability.from_reasons(reasons, [*likelihood.notes(), *target.notes]))
+
+
+def _record(results: Any, target: Target, info: dict[str, Any], verdict: Reliability) -> tuple[WeightedSamples, Evidence]:
+    import pandas as pd
+
+    points = torch.from_numpy(np.asarray(results.samples, dtype=np.float64))
+    # So scaled that the mean weight is Z, as that of importance weights.
+    log_weights = np.asarray(results.logwt, dtype=np.float64) + np.log(len(points))
+    draws = WeightedSamples(target.recorded(points).numpy(), log_weights, target.names, verdict, info)
+    log_z, error = float(results.logz[-1]), float(results.logzerr[-1])
+    share = kish_ess(log_weights) / len(points)
+    row = {"log_z": log_z, "log_z_err": error, "ess": share, "pareto_k": np.nan, "n_evaluations": info["n_evaluations"]}
+    table = pd.DataFrame([row], index=["nested sampling"])
+    return draws, Evidence(log_z, error, "nested sampling", share, np.nan, verdict, table, target.names, info)
+
+
+class _Counted:
+    """ln L of one point for dynesty, counted."""
+
+    def __init__(self, target: Target):
+        self.target = target
+        self.n_evaluations = self.n_invalid = 0
+
+    def __call__(self, theta: np.ndarray) -> float:
+        self.n_evaluations += 1
+        with torch.no_grad():
+            value = float(self.target.log_likelihood(torch.from_numpy(np.ascontiguousarray(theta, dtype=np.float64))[None]))
+        if np.isnan(value) or value == np.inf:
+            self.n_invalid += 1
+            return _NO_LIKELIHOOD
+        return max(value, _NO_LIKELIHOOD)
+
+    def notes(self) -> list[str]:
+        if not self.n_invalid:
+            return []
+        return [f"{self.n_invalid} of {self.n_evaluations} likelihoods were NaN or +inf and counted as zero: the target has holes there"]
+
+
+def _one_row(transform: LogDensity):
+    def point(u: np.ndarray) -> np.ndarray:
+        return transform(torch.from_numpy(np.array(u, dtype=np.float64))[None])[0].numpy()
+
+    return point
+
+
+def _periodic(target: Target, transform: LogDensity) -> list[int]:
+    """Angles whose whole period is the image of their edge of the cube, so that they may go round in it."""
+    columns = parse_support(target.support, target.features, target.names)
+    low, high = transform(torch.stack([torch.zeros(target.features), torch.ones(target.features)]).double()).tolist()
+    whole = [
+        j for j, column in enumerate(columns)
+        if column.kind == "circular" and np.allclose([low[j], high[j]], [column.low, column.high], rtol=0, atol=1e-9 * (high[j] - low[j]))
+    ]
+    # dynesty 3.1 fails where no column has ends; without being told of the circle it is right, if less quick.
+    return whole if len(whole) < target.features else []
