@@ -39,7 +39,7 @@ __all__ = [
     "judge",
     "metropolis",
     "run_chains",
-    "smc",
     "run_dynesty",
     "run_emcee",
+    "smc",
 ]
