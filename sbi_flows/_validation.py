@@ -68,7 +68,13 @@ def as_float(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         tensor = value.detach()
     else:
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(
+                f"Expected {name} as an array; got a list whose items have different lengths. Pad the short ones with NaN, which counts as "
+                "missing."
+            ) from error
         if array.dtype.kind not in "fiub":
             raise TypeError(
                 f"Expected {name} to hold real numbers; got an array of dtype {array.dtype}. Convert it to float first."

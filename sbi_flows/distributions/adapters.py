@@ -7,6 +7,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,10 @@ def as_prior(prior: Any, names: Sequence[str] | None = None) -> Distribution:
 
 def _read(prior: Any, names: Sequence[str] | None) -> Distribution:
     """What :func:`as_prior` does, but for what draws tell."""
+    if isinstance(prior, type):
+        raise TypeError(f"Expected a prior; got the class {prior.__name__}. Make one: {prior.__name__}(...).")
+    if _are_numbers(prior):
+        raise TypeError("Expected a prior; got numbers. For a uniform one between bounds pass BoxUniform(low=[...], high=[...]).")
     if isinstance(prior, Mapping):
         return as_prior(list(prior.values()), names=list(prior))
     if isinstance(prior, torch.distributions.Distribution):
@@ -288,6 +293,13 @@ def _choice(frozen: Any, names: Sequence[str] | None) -> Choice:
     values = np.arange(low, high + 1)
     probabilities = frozen.pmf(values)
     return Choice(values[probabilities > 0], probabilities[probabilities > 0], names=names)
+
+
+def _are_numbers(given: Any) -> bool:
+    """Numbers, arrays, or lists of these: bounds perhaps, but no distributions."""
+    if isinstance(given, list | tuple):
+        return bool(given) and all(_are_numbers(each) for each in given)
+    return isinstance(given, Number | np.ndarray | Tensor)
 
 
 def _is_function(part: Any) -> bool:

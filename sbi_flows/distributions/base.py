@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from sbi_flows.bijections.support import ColumnSupport, parse_support
 
+_TOLD = 6  # columns that a repr tells of
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -42,6 +44,8 @@ class Distribution(nn.Module, ABC):
         super().__init__()
         if features < 1:
             raise ValueError(f"Expected at least one column; got features={features}.")
+        if isinstance(names, str):
+            raise ValueError(f"Expected names as a list, one a column; got the text {names!r}. For one column pass [{names!r}].")
         if names is not None and len(names) != features:
             raise ValueError(f"Expected {features} names, one a column; got {len(names)}: {', '.join(names)}.")
         self.features = features
@@ -51,6 +55,15 @@ class Distribution(nn.Module, ABC):
         self.register_buffer("_anchor", torch.zeros(()), persistent=False)
 
     _anchor: Tensor
+
+    def __repr__(self) -> str:
+        names = [f"column {j}" for j in range(self.features)] if self.names is None else self.names
+        told = [f"{name}: {self._told(j)}" for j, name in zip(range(_TOLD), names, strict=False)]
+        more = [] if self.features <= _TOLD else [f"and {self.features - _TOLD} more"]
+        return f"{type(self).__name__}({', '.join([*told, *more])})"
+
+    def _told(self, j: int) -> str:
+        return f"one of {len(self.discrete[j])} values" if j in self.discrete else str(self.support[j])
 
     @property
     def support(self) -> list:

@@ -35,7 +35,12 @@ class BoxUniform(Distribution):
     high: Tensor
 
     def __init__(self, low, high, names: Sequence[str] | None = None):
-        low, high = torch.broadcast_tensors(_vector(low, "low"), _vector(high, "high"))
+        low, high = _vector(low, "low"), _vector(high, "high")
+        if len(low) != len(high) and min(len(low), len(high)) != 1:
+            raise ValueError(
+                f"Expected as many ends in low as in high; got {len(low)} and {len(high)}: low={low.tolist()}, high={high.tolist()}."
+            )
+        low, high = torch.broadcast_tensors(low, high)
         if not bool((low < high).all()) or not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
             raise ValueError(f"Expected finite low < high in every column; got low={low.tolist()}, high={high.tolist()}.")
         super().__init__(len(low), names, support=list(zip(low.tolist(), high.tolist(), strict=True)))

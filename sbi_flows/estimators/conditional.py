@@ -65,6 +65,8 @@ class ConditionalFlow(FlowEstimator):
     Papamakarios et al. 2021, "Normalizing flows for probabilistic modeling and inference", JMLR 22(57).
     """
 
+    target_called = "y"  # in messages; others who fit one to their own arrays call it otherwise
+
     def __init__(
         self,
         *,
@@ -146,7 +148,7 @@ class ConditionalFlow(FlowEstimator):
         )
         X, y = np.asarray(X, dtype=np.float64), self._modelled(y)
         check_finite(X, "X", self._names())
-        check_finite(y, "y", names)
+        check_finite(y, self.target_called, names)
         weights = None if sample_weight is None else check_weights(sample_weight, len(X))
         embedding = self.embedding
         if embedding is not None and not isinstance(embedding, nn.Module | Mapping) and embedding != "auto":
@@ -154,7 +156,7 @@ class ConditionalFlow(FlowEstimator):
         notes = check_condition(X, "X", self._names())
         self.n_targets_ = y.shape[1]
         self.target_names_ = None if names is None else np.array(names, dtype=object)
-        self._fit(y, X, weights, "y", names, notes, None if isinstance(embedding, str) else embedding)
+        self._fit(y, X, weights, self.target_called, names, notes, None if isinstance(embedding, str) else embedding)
         return self
 
     def log_prob(self, X, y) -> np.ndarray:

@@ -90,6 +90,11 @@ class Modelled:
         self.notes, self.reasons = self._remarks(levels)
         return self
 
+    @property
+    def labels(self) -> list[str]:
+        """What messages call the modelled columns: their names, or their place in x."""
+        return [self.observations.label(int(j)) for j in self._columns]
+
     def noisy_rows(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """``(n, ...)`` to ``(n, k)`` with noise on whole numbers: to fit a density to."""
         return self.cells.noisy(self.rows(x), rng)

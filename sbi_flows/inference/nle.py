@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from sklearn.base import clone
 from torch import Tensor, nn
 
-from sbi_flows._random import RandomState, numpy_generator, seed_from
+from sbi_flows._random import RandomState, numpy_generator
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.estimators.files import complete, load_estimator, save_estimator
@@ -18,6 +18,7 @@ from sbi_flows.inference.by_target import TargetEstimator
 from sbi_flows.inference.cells import reasons_against
 from sbi_flows.inference.conditions import Conditions
 from sbi_flows.inference.modelled import Modelled
+from sbi_flows.inference.settings import own_copy
 from sbi_flows.inference.simulations import Simulations
 
 
@@ -136,14 +137,12 @@ class NLE(TargetEstimator):
     def _begin(self, simulations: Simulations, x_names: list[str] | None) -> None:
         columns = parse_support(self.prior_.support, self.prior_.features)
         self._conditions = Conditions(columns, torch.from_numpy(simulations.theta))
-        estimator = ConditionalFlow() if self.estimator is None else clone(self.estimator)
-        if not isinstance(estimator, ConditionalFlow):
-            raise TypeError(f"Expected estimator to be a ConditionalFlow or None; got {type(estimator).__name__}.")
+        given = ConditionalFlow() if self.estimator is None else self.estimator
+        estimator = own_copy(given, ConditionalFlow, "estimator", self.random_state)
+        estimator.target_called = "x"
         self.modelled_ = Modelled().fit(simulations.x, x_names, plain=estimator.support is not None)
         self.observations_ = self.modelled_.observations
-        seed = seed_from(estimator.random_state if self.random_state is None else self.random_state)
-        # A fixed seed keeps held-out rows held out when more simulations are added.
-        settings: dict[str, Any] = {"random_state": seed, "warm_start": True}
+        settings: dict[str, Any] = {"warm_start": True}
         if estimator.support is None:
             settings["support"] = self.modelled_.support
         self._estimator = estimator.set_params(**settings)
@@ -152,7 +151,7 @@ class NLE(TargetEstimator):
         # The same noise at every fit: rows that were held out must not return in disguise.
         x = self.modelled_.noisy_rows(simulations.x, numpy_generator(self._estimator.random_state))
         theta = self._conditions(torch.from_numpy(simulations.theta)).numpy()
-        self.estimator_ = self._estimator.fit(theta, x)
+        self.estimator_ = self._estimator.fit(theta, pd.DataFrame(x, columns=self.modelled_.labels))
         modelled = self.modelled_
         rows, given = self._rows(simulations.x), torch.from_numpy(theta)
         modelled.cells, error = modelled.cells.fine_enough(self._log_density, rows, given)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sbi_flows._random import RandomState, seed_from
+from sbi_flows._random import RandomState
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.distributions import Distribution, as_prior
 from sbi_flows.distributions.files import prior_from_data, prior_to_data
@@ -26,6 +26,7 @@ from sbi_flows.inference.layout import read_observations
 from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.pairs import exchanged, tells_nothing
 from sbi_flows.inference.posterior import FlowPosterior
+from sbi_flows.inference.settings import own_copy
 from sbi_flows.inference.simulations import Simulations, in_order, read_names, read_simulations, read_theta, remarks
 from sbi_flows.results import FitHistory, Reliability
 
@@ -175,17 +176,15 @@ class NPE(BaseEstimator):
         self.theta_names_ = parameter_names(self.prior_, read_names(theta))
         self._x_names = read_names(x)
         self._simulations = None
-        estimator = default_estimator() if self.estimator is None else clone(self.estimator)
-        if not isinstance(estimator, ConditionalFlow):
-            raise TypeError(f"Expected estimator to be a ConditionalFlow or None; got {type(estimator).__name__}.")
+        given = default_estimator() if self.estimator is None else self.estimator
+        estimator = own_copy(given, ConditionalFlow, "estimator", self.random_state)
+        estimator.target_called = "theta"
         if self.prior_.discrete and isinstance(estimator.flow, str):
             estimator.set_params(flow=MixedDensity(dict(self.prior_.discrete), estimator.flow))
         if estimator.support is not None:
             raise ValueError(f"Expected an estimator without support=, which the prior decides; got support={estimator.support!r}.")
         support = [column.entry for column in parse_support(self.prior_.support, self.prior_.features)]
-        seed = seed_from(estimator.random_state if self.random_state is None else self.random_state)
-        # A fixed seed keeps held-out rows held out when more simulations are added.
-        return estimator.set_params(support=support, random_state=seed)
+        return estimator.set_params(support=support)
 
     def _with_remarks(self, history: FitHistory, simulations: Simulations, own_notes: Sequence[str] = ()) -> FitHistory:
         reasons, notes = remarks(simulations)

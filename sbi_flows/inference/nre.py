@@ -6,18 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from sklearn.base import clone
 from torch import Tensor, nn
 
-from sbi_flows._random import RandomState, seed_from
+from sbi_flows._random import RandomState, torch_generator
 from sbi_flows.estimators import RatioClassifier
 from sbi_flows.estimators.files import complete
 from sbi_flows.estimators.ratio_files import load_ratio, save_ratio
 from sbi_flows.inference.by_target import TargetEstimator
 from sbi_flows.inference.layout import read_observations
 from sbi_flows.inference.observations import Observations
+from sbi_flows.inference.settings import own_copy
 from sbi_flows.inference.simulations import Simulations
+from sbi_flows.inference.target_posterior import TargetPosterior
+
+# Of the prior, for the mean of the ratio over it: for a single observation, and for each of many.
+_DRAWS, _FEWEST_DRAWS = 20_000, 1000
+_OFF, _SIGMAS = 0.3, 4.0
 
 
 class NRE(TargetEstimator):
@@ -84,6 +90,24 @@ class NRE(TargetEstimator):
         self.embedding = embedding
         self.random_state = random_state
 
+    def posterior(self, x_o, *, trials: bool = False) -> TargetPosterior:
+        """As :meth:`sbi_flows.NLE.posterior`; ``reliability`` tells how far the ratio is from what it must be on average over the prior, one."""
+        posterior = super().posterior(x_o, trials=trials)
+        if not trials:
+            posterior.remark(*_about_means(self._means_over_prior(posterior)))
+        return posterior
+
+    @torch.no_grad()
+    def _means_over_prior(self, posterior: TargetPosterior) -> np.ndarray:
+        """For each observation the mean of its ratio over draws of the prior and the standard error of that, ``(m, 2)``."""
+        n = max(_FEWEST_DRAWS, _DRAWS // len(posterior))
+        theta = self.prior_.sample(n, torch_generator(0)).double().cpu()
+        means = []
+        for target in posterior.targets:
+            ratio = target.log_likelihood(theta).exp()
+            means.append([float(ratio.mean()), float(ratio.std()) / n**0.5])
+        return np.array(means)
+
     def log_ratio(self, theta, x, *, trials: bool = False) -> np.ndarray:
         """``ln p(x | theta) / p(x)``, ``(n,)``; with ``trials=True`` the sum over the trials of each x.
 
@@ -132,23 +156,21 @@ class NRE(TargetEstimator):
         return nre
 
     def _begin(self, simulations: Simulations, x_names: list[str] | None) -> None:
-        classifier = RatioClassifier() if self.classifier is None else clone(self.classifier)
-        if not isinstance(classifier, RatioClassifier):
-            raise TypeError(f"Expected classifier to be a RatioClassifier or None; got {type(classifier).__name__}.")
+        given = RatioClassifier() if self.classifier is None else self.classifier
+        classifier = own_copy(given, RatioClassifier, "classifier", self.random_state)
         if classifier.support is not None:
             raise ValueError(f"Expected a classifier without support=, which the prior decides; got {classifier.support!r}.")
         self.observations_, network = read_observations(
             simulations.x, x_names, self.embedding, classifier.embedding, theta=simulations.theta
         )
-        seed = seed_from(classifier.random_state if self.random_state is None else self.random_state)
-        # A fixed seed keeps held-out rows held out when more simulations are added.
-        settings: dict[str, Any] = {"embedding": network, "random_state": seed, "warm_start": True, "support": self.prior_.support}
+        settings: dict[str, Any] = {"embedding": network, "warm_start": True, "support": self.prior_.support}
         if self.loss is not None:
             settings["loss"] = self.loss
         self._estimator = classifier.set_params(**settings)
 
     def _learn(self, simulations: Simulations):
-        self.estimator_ = self._estimator.fit(simulations.theta, self.observations_.transform(simulations.x))
+        theta = pd.DataFrame(simulations.theta, columns=list(self.theta_names_))
+        self.estimator_ = self._estimator.fit(theta, self.observations_.transform(simulations.x))
         return self.estimator_.history_, (), self.observations_.notes
 
     def _rows(self, x: np.ndarray) -> Tensor:
@@ -156,3 +178,14 @@ class NRE(TargetEstimator):
 
     def _pairs(self, theta: Tensor, rows: Tensor) -> Tensor:
         return self.estimator_.log_ratio_tensor(theta, rows)
+
+
+def _about_means(means: np.ndarray) -> tuple[list[str], list[str]]:
+    """Reasons and notes from the means of the ratio over the prior and their errors, ``(m, 2)``; exact ratios have a mean of one."""
+    distance = np.abs(means[:, 0] - 1) - _SIGMAS * means[:, 1]
+    worst = int(distance.argmax())
+    where = "" if len(means) == 1 else f" for observation {worst}"
+    said = f"the ratio at x_o has the mean {means[worst, 0]:.3g} +- {means[worst, 1]:.1g} over the prior{where}, where 1 would be right"
+    if distance[worst] <= _OFF:
+        return [], [said]
+    return [f"{said}: the posterior's shape may be as wrong. Simulate more, give the classifier a larger network, or use NPE"], []

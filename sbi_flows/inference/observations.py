@@ -320,14 +320,18 @@ class Observations:
     def _labels(self, columns: np.ndarray) -> str:
         """A few columns by name, or by index in the shape of one simulation."""
 
-        def label(j: int) -> str:
-            if self.names is not None:
-                return repr(self.names[j])
-            index = np.unravel_index(j, self.event_shape) if self.event_shape else ()
-            return f"x[{', '.join(str(int(i)) for i in index)}]"
-
+        labels = [self.label(int(j)) for j in columns[:3]]
+        if self.names is not None:
+            labels = [repr(label) for label in labels]
         more = f" and {len(columns) - 3} more columns" if len(columns) > 3 else ""
-        return ", ".join(label(int(j)) for j in columns[:3]) + more
+        return ", ".join(labels) + more
+
+    def label(self, column: int) -> str:
+        """What a column of x flattened is called: its name, or its place in one simulation."""
+        if self.names is not None:
+            return self.names[column]
+        index = np.unravel_index(column, self.event_shape) if self.event_shape else ()
+        return f"x[{', '.join(str(int(i)) for i in index)}]"
 
     # --- Files -------------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -95,7 +95,7 @@ class ConditionalPosterior(Posterior):
         names = [whole.names[j] for j in free]
         super().__init__(PartOfPrior(whole.prior, free, names), names, whole.x_o, whole.reliability)
         self._whole, self._free, self._held = whole, free, held
-        self._values = np.array([float(value) for value in fixed.values()])
+        self._values = np.array([_number(name, value) for name, value in fixed.items()])
         generator = torch_generator(random_state)
         draws = whole.sample(_DRAWS, generator)
         settings: dict[str, Any] = {"support": self.prior.support, "random_state": seed_from(generator)}
@@ -127,6 +127,12 @@ class ConditionalPosterior(Posterior):
         return WeightedSamples(rows, self._whole.log_prob(full) - self._proposal.log_prob(given, rows), self.names)
 
 
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool | str) or np.ndim(value) or not np.isfinite(value):
+        raise ValueError(f"Expected a finite number for {name} to be held at; got {value!r}.")
+    return float(value)
+
+
 def _flow_of(prior: Distribution) -> str | MixedDensity:
     """The architecture for parameters of which some may be discrete."""
     return MixedDensity(dict(prior.discrete)) if prior.discrete else "nsf"
@@ -134,9 +140,11 @@ def _flow_of(prior: Distribution) -> str | MixedDensity:
 
 def columns_of(names: Any, whole: Posterior) -> list[int]:
     """Which columns of ``whole`` are meant, in the order asked for; ``ValueError`` for unknown or repeated names, or none."""
-    wanted = [names] if isinstance(names, str) else list(names)
+    wanted = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
     unknown = [name for name in wanted if name not in whole.names]
     if unknown or not wanted or len(set(wanted)) != len(wanted):
         got = ", ".join(map(str, wanted)) or "none"
-        raise ValueError(f"Expected some of the parameters {', '.join(whole.names)}, each once; got {got}.")
+        by_number = [f"{j} is {whole.names[j]!r}" for j in unknown if isinstance(j, int) and 0 <= j < whole.features]
+        hint = f" Pass names, not numbers: {', '.join(by_number)}." if by_number else ""
+        raise ValueError(f"Expected some of the parameters {', '.join(whole.names)}, each once; got {got}.{hint}")
     return [whole.names.index(name) for name in wanted]

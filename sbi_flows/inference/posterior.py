@@ -170,6 +170,8 @@ class Posterior(ABC):
         from sbi_flows.inference.parts import ConditionalPosterior, columns_of
 
         self._refuse_batch("conditional")
+        if not isinstance(fixed, Mapping):
+            raise TypeError(f'Expected a mapping of name to value such as {{"{self.names[0]}": 1.0}}; got {fixed!r}.')
         if len(columns_of(list(fixed), self)) == self.features:
             raise ValueError("Expected at least one free parameter; all are held fixed. Use log_prob for the density at a point.")
         return ConditionalPosterior(self, fixed, random_state)
@@ -202,6 +204,16 @@ class Posterior(ABC):
             hint = "For a single parameter vector pass theta[None]." if theta.shape == (self.features,) else "Rows are points."
             raise ValueError(f"Expected theta of shape (n, {self.features}); got {tuple(theta.shape)}. {hint}")
         return theta
+
+    def _place(self, index: Any) -> int:
+        """The number of an observation of a batch, counted from the end where negative."""
+        if self.n_observations is None:
+            raise TypeError("Expected a batch of observations to pick from; this posterior holds a single one.")
+        if not isinstance(index, int | np.integer):
+            raise TypeError(f"Expected the number of one observation; got {index!r}. For several ask for posterior(x_o[:5]).")
+        if not -self.n_observations <= index < self.n_observations:
+            raise IndexError(f"Expected the number of an observation below {self.n_observations}; got {index}.")
+        return int(index) % self.n_observations
 
     def _refuse_batch(self, method: str) -> None:
         if self.n_observations is not None:
@@ -385,9 +397,7 @@ class FlowPosterior(Posterior):
 
     def __getitem__(self, index: int) -> FlowPosterior:
         """The posterior of one observation of a batch."""
-        if self.n_observations is None:
-            raise TypeError("Expected a batch of observations to pick from; this posterior holds a single one.")
-        i = range(self.n_observations)[index]
+        i = self._place(index)
         verdict = self.reliability if self._verdict_of is None else self._verdict_of(i)
         return FlowPosterior(
             self._estimator, self._condition[i : i + 1], self.prior, self.names, self.x_o[i], verdict, rejects=self._rejects

@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 
 from sbi_flows._random import RandomState, torch_generator
-from sbi_flows._validation import choose, positive
+from sbi_flows._validation import as_float, choose, positive
 from sbi_flows.distributions import Distribution, as_prior
 from sbi_flows.inference.atomic import go_on_by_atoms
 from sbi_flows.inference.npe import NPE
 from sbi_flows.inference.posterior import Posterior
-from sbi_flows.inference.simulate import simulate
+from sbi_flows.inference.simulate import simulate, simulate_one
 
 _DRAWS = 10_000  # of a posterior, to find its region and to compare it with the one before
 _PRIOR_DRAWS = 20_000
@@ -119,6 +119,10 @@ def sequential(
     Deistler, Goncalves & Macke 2022, "Truncated proposals for scalable and hassle-free simulation-based inference", arXiv:2210.04815;
     Greenberg, Nonnenmacher & Macke 2019, "Automatic posterior transformation for likelihood-free inference", arXiv:1905.07488.
     """
+    if isinstance(method, type) or not hasattr(method, "posterior") or not callable(simulator):
+        given = (method, simulator, x_o)
+        got = ", ".join(f"the class {each.__name__}" if isinstance(each, type) else type(each).__name__ for each in given)
+        raise TypeError(f"Expected sequential(NPE(prior), simulator, x_o, ...): a method, a function and an array; got {got}.")
     choose("proposal", proposal, ("truncated", "atomic"))
     positive("n_rounds", n_rounds, integer=True)
     positive("n_simulations", n_simulations, integer=True)
@@ -129,6 +133,7 @@ def sequential(
         raise TypeError(f"Expected an NPE for atomic proposals; got {type(method).__name__}. Truncated ones work for every method.")
     prior = as_prior(method.prior)
     generator = torch_generator(random_state)
+    _check_observation(x_o, simulator, prior, vectorized)
 
     renewable = proposal == "truncated" and not hasattr(method, "history_")
     theta_so_far, x_so_far = [], []
@@ -140,8 +145,6 @@ def sequential(
         return _learn(method, theta, x, x_o, prior, atoms)
 
     posterior = run(prior.sample(n_simulations, generator).double().cpu().numpy(), None)
-    if posterior.n_observations is not None:
-        raise ValueError(f"Expected a single observation; got {posterior.n_observations}. An amortised fit needs no rounds: fit and batch.")
     rounds = [_Round(n_simulations, 1.0, np.inf)]
     while len(rounds) < n_rounds and not all(each.stood_still(tolerance) for each in rounds[-2:]):
         before = posterior
@@ -159,6 +162,24 @@ def sequential(
         rounds.append(_Round(n_simulations, volume, moved, stuck=stuck and not renewable, afresh=stuck and renewable))
     posterior.remark(*_remarks(rounds, tolerance))
     return posterior
+
+
+def _check_observation(x_o: Any, simulator: Callable, prior: Distribution, vectorized: bool) -> None:
+    """Compare x_o with one simulation before many are made; a simulation that fails is left to :func:`simulate` to tell of."""
+    observed = np.atleast_1d(as_float(x_o, "x_o").double().cpu().numpy())
+    if np.isinf(observed).any() or np.isnan(observed).all():
+        raise ValueError(f"Expected finite x_o (NaN where some of it is missing); got {observed}.")
+    theta = prior.sample(1, torch_generator(0)).double().cpu().numpy()[0]
+    like = simulate_one(simulator, theta, vectorized=vectorized, seed=0)
+    if like is None or observed.shape == like.shape:
+        return
+    if observed.ndim == like.ndim + 1 and observed.shape[1:] == like.shape:
+        raise ValueError(f"Expected a single observation; got {len(observed)}. An amortised fit needs no rounds: fit and batch.")
+    fewer_trials = observed.ndim == like.ndim and observed.shape[1:] == like.shape[1:] and len(observed) < len(like) and like.ndim > 1
+    if not fewer_trials:
+        raise ValueError(
+            f"Expected x_o of shape {like.shape} like one simulation; got {observed.shape}. Summarise it as the simulator does."
+        )
 
 
 @dataclass(frozen=True)

@@ -88,10 +88,14 @@ def simulate(
     >>> x.shape
     (5, 2)
     """
+    if not callable(simulator):
+        raise TypeError(f"Expected simulate(simulator, theta) with a function first; got a {type(simulator).__name__}.")
     rows = as_float(theta, "theta").double().cpu().numpy()
     if rows.ndim != 2:
         hint = "For one parameter vector pass theta[None]; for one parameter theta[:, None]."
         raise ValueError(f"Expected theta of shape (n, d); got {rows.shape}. {hint}")
+    if not len(rows):
+        raise ValueError(f"Expected at least one row of theta; got none, an array of shape {rows.shape}.")
     if batch_size != "auto":
         positive("batch_size", batch_size, integer=True)
     seed = None if random_state is None else seed_from(random_state)
@@ -106,6 +110,13 @@ def simulate(
         store.flush()  # also on Ctrl-C
         store.keep(parts, fingerprint(simulator))
     return run.collect()
+
+
+def simulate_one(simulator: Callable, theta: np.ndarray, *, vectorized: bool, seed: int | None) -> np.ndarray | None:
+    """One simulation of ``theta (d,)``, to see what it looks like; None if it fails."""
+    row = np.asarray(theta, dtype=np.float64)[None]
+    task = _Task(simulator, [0], row, row_keys(row, seed), seed, vectorized, os.getpid(), 0)
+    return task.run()[0][1]
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,15 @@ def read_simulations(theta: Any, x: Any, prior: Distribution, names: Sequence[st
     ValueError
         Shapes that do not match, parameters outside the prior, or no simulation that succeeded.
     """
-    theta, x = read_theta(theta, prior, names), as_float(x, "x").double().cpu().numpy()
+    x, given = as_float(x, "x").double().cpu().numpy(), tuple(as_float(theta, "theta").shape)
+    if 0 in given or not x.size:
+        raise ValueError(f"Expected simulations; got none: theta of shape {given} and x of shape {x.shape}.")
+    if len(given) == 2 and given[1] != prior.features and x.shape == (given[0], prior.features):
+        raise ValueError(
+            f"Expected fit(theta, x) with theta of shape (n, {prior.features}) to match the prior; got theta of shape {given} and x of "
+            f"shape {x.shape}. Are they the wrong way around?"
+        )
+    theta = read_theta(theta, prior, names)
     if x.ndim == 0 or len(x) != len(theta):
         raise ValueError(
             f"Expected one simulation for each of the {len(theta)} rows of theta; got x of shape {x.shape}. "

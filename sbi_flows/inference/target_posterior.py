@@ -81,6 +81,11 @@ class TargetPosterior(Posterior):
         self._refuse_batch("target")
         return self._targets[0]
 
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """One an observation."""
+        return tuple(self._targets)
+
     def remark(self, reasons: Sequence[str], notes: Sequence[str]) -> None:
         """As :meth:`Posterior.remark`; remarks outlive the verdict on the chains, which every call of ``sample`` gives anew."""
         super().remark(reasons, notes)
@@ -186,9 +191,7 @@ class TargetPosterior(Posterior):
 
     def __getitem__(self, index: int) -> TargetPosterior:
         """The posterior of one observation of a batch."""
-        if self.n_observations is None:
-            raise TypeError("Expected a batch of observations to pick from; this posterior holds a single one.")
-        i = range(self.n_observations)[index]
+        i = self._place(index)
         return TargetPosterior([self._targets[i]], self.prior, self.names, self.x_o[i], self._before_sampling, n_prior=self._n_prior)
 
     def _judged(self) -> Reliability:

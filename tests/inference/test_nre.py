@@ -130,7 +130,7 @@ def test_bad_input(case):
 
 def test_further_simulations_with_a_value_missing_for_the_first_time_are_left_out_and_counted():
     prior, theta, x = simulations(300)
-    nre = NRE(prior, RatioClassifier(hidden=(8,), max_epochs=1), random_state=0).fit(theta, x)
+    nre = NRE(prior, RatioClassifier(hidden=(8,), max_epochs=10), random_state=0).fit(theta, x)
     more = simulations(40, seed=3)
     gappy = more[2].copy()
     gappy[:5, 0] = np.nan
