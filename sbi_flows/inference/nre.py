@@ -91,7 +91,7 @@ class NRE(TargetEstimator):
         self.random_state = random_state
 
     def posterior(self, x_o, *, trials: bool = False) -> TargetPosterior:
-        """As :meth:`sbi_flows.NLE.posterior`; ``reliability`` tells how far the ratio is from what it must be on average over the prior, one."""
+        """As :meth:`sbi_flows.NLE.posterior`; ``reliability`` tells the mean of the ratio over the prior, which should be one."""
         posterior = super().posterior(x_o, trials=trials)
         if not trials:
             posterior.remark(*_about_means(self._means_over_prior(posterior)))

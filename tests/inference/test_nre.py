@@ -137,3 +137,18 @@ def test_further_simulations_with_a_value_missing_for_the_first_time_are_left_ou
     nre.fit(more[1], gappy)
     verdict = nre.history_.reliability
     assert nre.n_simulations_ == 335 and any("5 of 340" in said for said in (*verdict.reasons, *verdict.notes))
+
+
+def test_a_ratio_that_does_not_integrate_to_one_is_told(monkeypatch):
+    """Over the prior: within .3 of one for a good fit (its own error .02 to .15), twice that where every ratio is."""
+    prior, theta, x = simulations(2000)
+    nre = NRE(prior, RatioClassifier(hidden=(32, 32), max_epochs=30), random_state=0).fit(theta, x)
+    good = nre.posterior(np.zeros((3, 2))).reliability
+    assert good.ok and any("the ratio at x_o has the mean" in note and "where 1 would be right" in note for note in good.notes)
+    honest = NRE._pairs
+    monkeypatch.setattr(NRE, "_pairs", lambda self, theta, rows: honest(self, theta, rows) + np.log(2))
+    wrong = nre.posterior([0.0, 0.0])
+    assert "over the prior, where 1 would be right: the posterior's shape may be as wrong" in wrong.reliability.reasons[0]
+    wrong.sample(50, random_state=0)
+    assert not wrong.reliability.ok and not nre.posterior(np.zeros((3, 2)))[1].reliability.ok
+    assert nre.posterior(np.zeros((3, 2)), trials=True).reliability.ok  # a product of ratios has no such mean
