@@ -41,6 +41,7 @@ _PUBLIC = {
     "average_models": "model_evidence",
     "savage_dickey": "model_evidence",
     "compare_chains": "diagnostics",
+    "report": "reporting",
     "diagnose": "diagnostics",
     "sbc": "diagnostics",
     "expected_coverage": "diagnostics",
