@@ -115,13 +115,21 @@ def test_what_is_known_is_said(tmp_path):
     assert "NOT RELIABLE" in said(history(ok=False), tmp_path) and "reliable" in said(history(), tmp_path)
 
 
+def test_a_fitted_sampler_is_told_of_with_its_seed(tmp_path):
+    sampler = FlowSampler(lambda x: -0.5 * x.square().sum(-1), [(0, 1)], random_state=4321)
+    sampler.report_, sampler.chains_ = sampler_report(), chains()
+    text = said(sampler, tmp_path)
+    for known in ("4321", "13 345", "two modes lie apart", "mass", "Gabri", "Hoffman & Gelman"):
+        assert known in text or known.replace("4321", "4 321") in text
+
+
 def test_bad_verdicts_look_bad(tmp_path):
     good, bad = (Page(report(history(ok), tmp_path / "page.html").read_text(encoding="utf-8")).verdicts for ok in (True, False))
     assert good == ["verdict good"] and bad == ["verdict bad"]
 
 
 def test_wrong_input_is_told(tmp_path):
-    with pytest.raises(TypeError, match="one of Chains, ChainComparison.*got ndarray"):
+    with pytest.raises(TypeError, match=r"one of Chains, ChainComparison.*got ndarray"):
         report(np.zeros(3), tmp_path / "page.html")
     with pytest.raises(ValueError, match=r"ends in \.html; got 'page.pdf'"):
         report(chains(), tmp_path / "page.pdf")

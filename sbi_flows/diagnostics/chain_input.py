@@ -14,7 +14,7 @@ from sbi_flows.results import Chains, WeightedSamples
 
 def read_chains(source: Any, name: str) -> tuple[Chains, tuple[str, ...]]:
     """``Chains``, arrays ``(chain, draw, d)`` or ``(n, d)``, a list of chains, ArviZ, an emcee sampler, a DataFrame (which may have columns
-    ``chain`` and ``draw``) or weighted samples; and what was done to them.
+    ``chain`` and ``draw``), weighted samples, or a fitted sampler with ``chains_`` and ``report_``; and what was done to them.
 
     Raises
     ------
@@ -26,6 +26,8 @@ def read_chains(source: Any, name: str) -> tuple[Chains, tuple[str, ...]]:
         size = int(source.ess)
         notes.append(f"{name}: {len(source.samples)} weighted draws were resampled to their effective size, {size}")
         return Chains(source.resample(size, random_state=0)[None], source.names, info=source.info), tuple(notes)
+    if hasattr(source, "chains_"):
+        source = _with_all_costs(source)
     if isinstance(source, Chains):
         chains = source
     else:
@@ -42,6 +44,15 @@ def read_chains(source: Any, name: str) -> tuple[Chains, tuple[str, ...]]:
             "them."
         )
     return chains, tuple(notes)
+
+
+def _with_all_costs(sampler: Any) -> Chains:
+    """A sampler's chains with everything it spent, which its report counts by purpose: training and choice as well."""
+    chains, told = sampler.chains_, getattr(sampler, "report_", None)
+    if told is None:
+        return chains
+    spent = {"n_evaluations": told.n_evaluations, "n_gradients": told.n_gradients, "seconds": sum(told.seconds.values())}
+    return replace(chains, info={**chains.info, **spent})
 
 
 def _blocks(source: Any) -> tuple[list[np.ndarray], tuple[str, ...], bool]:
@@ -78,7 +89,7 @@ def common_columns(a: Chains, b: Chains, labels: tuple[str, str], unnamed: tuple
 
 def has_names(source: Any) -> bool:
     """Whether what a user gave names its parameters."""
-    return isinstance(source, Chains | WeightedSamples) or hasattr(source, "columns") or hasattr(source, "posterior")
+    return isinstance(source, Chains | WeightedSamples) or any(hasattr(source, name) for name in ("columns", "posterior", "chains_"))
 
 
 def cut_angles(a: Chains, b: Chains, periods: Mapping[str, float]) -> tuple[Chains, Chains]:

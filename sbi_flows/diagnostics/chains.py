@@ -111,13 +111,14 @@ def compare_chains(
     ----------
     a, b
         `Chains`, arrays ``(chain, draw, d)`` or ``(n, d)``, lists of chains, ArviZ ``InferenceData``, emcee samplers, DataFrames (which may
-        have columns ``chain`` and ``draw``), or `WeightedSamples`. ``a`` is the reference where it matters which is. Parameters are matched
-        by name where both have names.
+        have columns ``chain`` and ``draw``), `WeightedSamples`, or a fitted `FlowSampler`, with all it spent. ``a`` is the reference where
+        it matters which is. Parameters are matched by name where both have names.
     labels : (str, str)
     periods : mapping of str to float, optional
         The periods of parameters that are angles.
     seconds, n_evaluations : pair, optional
-        What the runs cost in all; read from ``Chains.info`` or, for evaluations after warm-up, ``Chains.stats`` where they tell.
+        What the runs cost in all; read from ``Chains.info`` where that tells. Counts of ``Chains.stats`` leave the warm-up out, which a
+        note then says.
     classifier : "gradient boosting" or "mlp"
         Of the joint test, as in :func:`c2st`.
     max_rows : int
@@ -351,6 +352,10 @@ def _caveats(runs: list[Chains], table: pandas.DataFrame, classified: C2ST | Non
     for run, label in zip(runs, labels, strict=True):
         if run.ensemble:
             said.append(f"{label} is an ensemble, whose walkers depend on each other: R-hat is no proof, and effective sizes are too high")
+        if "n_evaluations" not in run.info and "n_evaluations" in run.stats:
+            said.append(f"the evaluations of {label} are those of its draws: what warm-up and training took is not known")
+        if run.reliability is not None and not run.reliability.ok:
+            said.append(f"{label} came with a verdict of its own: {'; '.join(run.reliability.reasons)}")
     few = [label for label in labels if table[f"ess_bulk_{label}"].min() < ENOUGH]
     if few:
         said.append(

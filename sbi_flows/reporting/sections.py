@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,12 @@ _CITATIONS = {
     "NUTS": "Hoffman & Gelman 2014, JMLR 15 (NUTS)",
     "HMC": "Duane, Kennedy, Pendleton & Roweth 1987, Phys. Lett. B 195 (hybrid Monte Carlo)",
     "RandomWalk": "Haario, Saksman & Tamminen 2001, Bernoulli 7 (adaptive Metropolis)",
+}
+
+
+_CITATIONS_OF_METHODS = {
+    "mixed": "Gabrié, Rotskoff & Vanden-Eijnden 2022, PNAS 119 (Monte Carlo with flow proposals)",
+    "latent": "Hoffman et al. 2019, arXiv:1903.03704 (sampling in the latent space of a flow)",
 }
 
 
@@ -193,13 +199,17 @@ def _sampler_report(record: SamplerReport) -> list[Section]:
         modes = pd.DataFrame({"mass": record.modes.mass, "error": record.modes.error}, index=range(1, len(record.modes.mass) + 1))
         parts += [html.heading("Modes", 3), html.table(modes, "mode")]
     words = "reliable" if record.reliability.ok else "NOT RELIABLE"
-    return [Section("What the sampler did", words, record.reliability, parts)]
+    helped = _CITATIONS_OF_METHODS.get(record.method)
+    cite = (*_cited({"sampler": record.local_kernel}), *([] if helped is None else [helped]))
+    return [Section("What the sampler did", words, record.reliability, parts, cite)]
 
 
 def _sampler(sampler: FlowSampler) -> list[Section]:
     if not hasattr(sampler, "report_"):
         raise ValueError("Expected a fitted FlowSampler; this one has not been: call fit first.")
-    return [*_sampler_report(sampler.report_), *_chains(sampler.chains_)]
+    seed = sampler.random_state if isinstance(sampler.random_state, int) else "not given as a number"
+    first, *rest = _sampler_report(sampler.report_)
+    return [replace(first, parts=[html.facts({_WORDS_OF_INFO["random_state"]: seed}), *first.parts]), *rest, *_chains(sampler.chains_)]
 
 
 _KINDS: tuple[tuple[type, Callable[[Any], list[Section]]], ...] = (

@@ -1,6 +1,7 @@
 """compare_chains: right about chains of one distribution at its stated rate, finds what differs, and reads what users have."""
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 from sbi_flows import plots
 from sbi_flows.diagnostics import ChainComparison, compare_chains
 from sbi_flows.diagnostics.chains import _table
-from sbi_flows.results import Chains, WeightedSamples
+from sbi_flows.results import Chains, Reliability, WeightedSamples
 from sbi_flows.samplers import convergence
 
 
@@ -55,6 +56,17 @@ def test_equal_distributions_agree_and_say_what_it_cost(rng):
     assert "agree" in repr(comparison) and "fewer than 10000 independent draws" in repr(comparison)
     only_stats = compare_chains(Chains(a.samples, a.names, stats=a.stats), a, random_state=0)
     assert only_stats.efficiency.loc["a", "n_evaluations"] == 12_000
+    assert "the evaluations of a are those of its draws" in repr(only_stats) and "evaluations of b" not in repr(only_stats)
+
+
+def test_a_sampler_is_charged_for_all_it_spent(rng):
+    """The record of a FlowSampler, whose chains know of their own draws only."""
+    spent = SimpleNamespace(n_evaluations=50_000, n_gradients=20_000, seconds={"warm-up": 1.0, "training": 4.0})
+    unsure = Reliability(False, ("walkers are stuck",))
+    chains = Chains(autoregressive(rng), ("m", "s"), stats={"n_evaluations": np.ones((4, 1000))}, reliability=unsure)
+    comparison = compare_chains(SimpleNamespace(chains_=chains, report_=spent), chains, random_state=0)
+    assert comparison.efficiency.loc["a", ["n_evaluations", "n_gradients", "seconds"]].tolist() == [50_000, 20_000, 5.0]
+    assert "b came with a verdict of its own: walkers are stuck" in repr(comparison)
 
 
 DIFFERENCES = {
