@@ -42,6 +42,15 @@ class NUTS(GradientKernel):
     >>> run_chains(NUTS(), target, torch.randn(8, 2), n_steps=100, n_warmup=100, random_state=0).samples.shape
     (8, 100, 2)
 
+    Behind a flow fitted to earlier draws the geometry is nearly that of a normal, whatever the target's; draws come back in the user's own
+    parameters, and ``HMC`` and ``MALA`` run there in the same way:
+
+    >>> from sbi_flows.flows import realnvp
+    >>> from sbi_flows.targets import pulled_back
+    >>> flow = realnvp(2)
+    >>> run_chains(NUTS(), pulled_back(target, flow), torch.randn(8, 2), n_steps=20, n_warmup=20, random_state=0).names
+    ('x0', 'x1')
+
     References
     ----------
     Hoffman & Gelman 2014, "The No-U-Turn Sampler", arXiv:1111.4246; Betancourt 2017, "A conceptual introduction to Hamiltonian Monte
