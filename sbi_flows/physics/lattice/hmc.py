@@ -6,13 +6,13 @@ field-transformation HMC.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sbi_flows._random import randn
+from sbi_flows._random import rand, randn
 from sbi_flows._validation import positive
 from sbi_flows.bijections.spline import wrap
 from sbi_flows.physics.lattice.action import Action
@@ -45,7 +45,7 @@ class FieldInfo(NamedTuple):
     accepted, invalid : Tensor (n,) of bool
         ``invalid``: the action of the proposal was NaN or infinite.
     energy_error : Tensor (n,)
-        ``dH`` of a trajectory, or minus the log ratio of any other proposal whose ratio has mean one; NaN for a kernel without such.
+        Minus the log of the Metropolis ratio; ``dH`` of a trajectory. In equilibrium ``exp(-energy_error)`` has mean one.
     """
 
     acceptance: Tensor
@@ -54,24 +54,32 @@ class FieldInfo(NamedTuple):
     energy_error: Tensor
 
 
-def leapfrog(
-    force: Callable[[Tensor], Tensor], field: Tensor, momentum: Tensor, start_force: Tensor, step_size: float, n_steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``n_steps`` of the leapfrog at the price of as many forces: field, momentum and force at the end.
+class Trajectory(NamedTuple):
+    """The end of a trajectory: field, momentum and force ``(n, *shape)``, action ``(n,)``."""
 
-    Time-reversible and volume-preserving: with the momentum turned round it leads back.
+    field: Tensor
+    momentum: Tensor
+    action: Tensor
+    force: Tensor
+
+
+def leapfrog(theory: Action, field: Tensor, momentum: Tensor, force: Tensor, step_size: float, n_steps: int) -> Trajectory:
+    """``n_steps`` of the leapfrog from ``field`` with its ``force``, at the price of as many forces.
+
+    Time-reversible and volume-preserving: with the momentum turned round it leads back. Unlike the leapfrog of ``samplers``, it computes
+    the action at the end only, and leaves angles unwrapped.
 
     References
     ----------
     Duane, Kennedy, Pendleton & Roweth 1987, "Hybrid Monte Carlo", Phys. Lett. B 195, 216.
     """
-    current = start_force
-    momentum = momentum + 0.5 * step_size * current
-    for step in range(n_steps):
+    momentum = momentum + 0.5 * step_size * force
+    for _ in range(n_steps - 1):
         field = field + step_size * momentum
-        current = force(field)
-        momentum = momentum + (step_size if step < n_steps - 1 else 0.5 * step_size) * current
-    return field, momentum, current
+        momentum = momentum + step_size * theory.force(field)
+    field = field + step_size * momentum
+    action, force = theory.action_and_force(field)
+    return Trajectory(field, momentum + 0.5 * step_size * force, action, force)
 
 
 class FieldHMC:
@@ -82,6 +90,9 @@ class FieldHMC:
     step_size : float
     n_leapfrog : int
         Steps of a trajectory, each one force.
+    jitter : float
+        Share, below one, by which the step of each trajectory is drawn longer or shorter: with trajectories of one length a mode whose
+        period fits it would never change (a free field has such modes).
 
     Examples
     --------
@@ -94,10 +105,14 @@ class FieldHMC:
 
     References
     ----------
-    Duane, Kennedy, Pendleton & Roweth 1987, "Hybrid Monte Carlo", Phys. Lett. B 195, 216.
+    Duane, Kennedy, Pendleton & Roweth 1987, "Hybrid Monte Carlo", Phys. Lett. B 195, 216; Mackenzie 1989, "An improved hybrid Monte Carlo
+    method", Phys. Lett. B 226, 369 (the jitter).
     """
 
-    def __init__(self, step_size: float, n_leapfrog: int):
+    def __init__(self, step_size: float, n_leapfrog: int, *, jitter: float = 0.2):
+        if not 0 <= jitter < 1:
+            raise ValueError(f"Expected jitter in [0, 1), a share of the step size; got {jitter!r}.")
+        self.jitter = float(jitter)
         self.step_size = float(positive("step_size", step_size))
         self.n_leapfrog = int(positive("n_leapfrog", n_leapfrog, integer=True))
 
@@ -106,20 +121,21 @@ class FieldHMC:
         """Evaluations a step costs each chain."""
         return {"force": self.n_leapfrog, "action": 1}
 
+    start_work = MappingProxyType({"force": 1, "action": 1})
+
     def init(self, field: Tensor, theory: Action) -> FieldState:
         """The state at fields ``(n, *shape)``."""
-        return FieldState(field, theory.action(field), theory.force(field))
+        return FieldState(field, *theory.action_and_force(field))
 
     @torch.no_grad()
     def step(self, state: FieldState, theory: Action, generator: torch.Generator) -> tuple[FieldState, FieldInfo]:
         """One trajectory of every chain."""
         momentum = randn(state.field.shape, generator, dtype=state.field.dtype, device=state.field.device)
-        field, end, force = leapfrog(theory.force, state.field, momentum, state.kept, self.step_size, self.n_leapfrog)
-        if theory.circular:
-            field = wrap(field)
-        action = theory.action(field)
-        energy_error = action - state.action + _kinetic(end) - _kinetic(momentum)
-        return accept(state, FieldState(field, action, force), -energy_error, generator)
+        spread = 2 * float(rand((), generator, dtype=torch.float64)) - 1
+        end = leapfrog(theory, state.field, momentum, state.kept, self.step_size * (1 + self.jitter * spread), self.n_leapfrog)
+        energy_error = end.action - state.action + _kinetic(end.momentum) - _kinetic(momentum)
+        field = wrap(end.field) if theory.circular else end.field
+        return accept(state, FieldState(field, end.action, end.force), -energy_error, generator)
 
 
 def accept(old: FieldState, new: FieldState, log_ratio: Tensor, generator: torch.Generator) -> tuple[FieldState, FieldInfo]:

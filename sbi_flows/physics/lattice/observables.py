@@ -68,12 +68,13 @@ def gamma_method(series: np.ndarray) -> Estimate:
     Wolff 2004, "Monte Carlo errors with less errors", Comput. Phys. Commun. 156, arXiv:hep-lat/0306017.
     """
     series = _checked(series)
-    chains, n = series.shape
+    n = series.shape[1]
     mean = series.mean()
     total = series.size
     gamma = _autocovariance(series - mean)
     if gamma[0] <= 0:
-        return Estimate(float(mean), 0.0, np.inf, np.inf, 0, Reliability(False, (f"it never changed in {total} draws: nothing is known of its time",)))
+        never = Reliability(False, (f"it never changed in {total} draws: nothing is known of its time",))
+        return Estimate(float(mean), 0.0, np.inf, np.inf, 0, never)
     window, found = _window(gamma / gamma[0], total)
     # Subtracting the sample's own mean biases every term by about minus the variance of that mean.
     gamma = gamma + (gamma[0] + 2 * gamma[1 : window + 1].sum()) / total
@@ -153,6 +154,5 @@ def _window(rho: np.ndarray, total: int) -> tuple[int, bool]:
 def _verdict(tau: float, n: int, found: bool) -> Reliability:
     if found and n >= _SHORTEST * tau:
         return Reliability(True)
-    return Reliability(
-        False, (f"chains of {n} draws are shorter than {_SHORTEST} autocorrelation times of {tau:.3g}: run them longer, error and time are too small",)
-    )
+    reason = f"chains of {n} draws are shorter than {_SHORTEST} times tau={tau:.3g}, so that error and time come out too small: run longer"
+    return Reliability(False, (reason,))

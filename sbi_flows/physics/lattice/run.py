@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,10 +30,15 @@ class FieldKernel(Protocol):
     ----------
     work : dict of str to int
         Evaluations a step costs each chain, by kind: "force", "action", "flow".
+    start_work : mapping of str to int
+        The same of ``init``.
     """
 
     @property
-    def work(self) -> dict[str, int]: ...
+    def work(self) -> Mapping[str, int]: ...
+
+    @property
+    def start_work(self) -> Mapping[str, int]: ...
 
     def init(self, field: Tensor, theory: Action) -> FieldState:
         """The state at fields ``(n, *shape)``."""
@@ -201,7 +207,7 @@ def _verdict(observables: dict[str, np.ndarray], acceptance: np.ndarray, energy_
         mean, error = exp_minus(energy_error)
         if abs(mean - 1) > _SIGMAS * max(error, 1e-12):
             reasons.append(
-                f"<exp(-dH)> = {mean:.4f} +- {error:.4f} is not one: the chains are not in equilibrium (more warm-up), or the kernel is wrong"
+                f"<exp(-dH)> = {mean:.4f} +- {error:.4f}, not one: chains out of equilibrium (warm up longer) or the kernel is wrong"
             )
     for name, values in observables.items():
         if values.shape[1] < 4:
