@@ -20,6 +20,7 @@ Kanwar et al. 2020, "Equivariant flow-based sampling for lattice gauge theory", 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +115,7 @@ class GaugeBijection(Bijection):
     def __init__(self, size: int, layers: Sequence[FluxCoupling]):
         super().__init__()
         self.size = size
-        self.layers = nn.ModuleList(layers)
+        self.layers = cast("Sequence[FluxCoupling]", nn.ModuleList(layers))
 
     def forward_and_log_det(self, x, context=None):
         return self._turn(x, list(reversed(self.layers)), "forward")
@@ -122,7 +123,7 @@ class GaugeBijection(Bijection):
     def inverse_and_log_det(self, z, context=None):
         return self._turn(z, list(self.layers), "inverse")
 
-    def _turn(self, rows: Tensor, layers: Sequence[nn.Module], direction: str) -> tuple[Tensor, Tensor]:
+    def _turn(self, rows: Tensor, layers: Sequence[FluxCoupling], direction: str) -> tuple[Tensor, Tensor]:
         size, n = self.size, len(rows)
         links = rows.mT.reshape(2, size, size, n)
         angles = links[0] + links[1].roll(-1, 0) - links[0].roll(-1, 1) - links[1]

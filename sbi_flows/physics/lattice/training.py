@@ -13,7 +13,7 @@ from sbi_flows._validation import positive
 from sbi_flows.flows import Flow
 from sbi_flows.losses import reverse_kl
 from sbi_flows.physics.lattice.action import Action
-from sbi_flows.physics.lattice.gauge_flow import GaugeBijection
+from sbi_flows.physics.lattice.gauge_flow import FluxCoupling, GaugeBijection
 from sbi_flows.results import FitHistory, Reliability, WeightedSamples
 from sbi_flows.training import SimulatorSource, train
 
@@ -162,10 +162,10 @@ def judge_flow(
     )
 
 
-def _stages(bijection: GaugeBijection, n_steps: int) -> list[tuple[list[torch.nn.Module], int]]:
+def _stages(bijection: GaugeBijection, n_steps: int) -> list[tuple[list[FluxCoupling], int]]:
     """Layers to train and for how many steps, one stage after another."""
     layers = list(bijection.layers)
-    untrained = all(bool((layer.net.out_bias == 0).all()) for layer in layers)  # type: ignore[union-attr, operator]
+    untrained = all(bool((layer.net.out_bias == 0).all()) for layer in layers)
     if not untrained or len(layers) == 1:
         return [(layers, n_steps)]
     alone = max(1, round((1 - _TOGETHER) * n_steps / (len(layers) - 1)))
