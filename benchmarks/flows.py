@@ -1,7 +1,7 @@
 """Autoregressive spline flows beside zuko and nflows: seconds a training step, log_prob and draws, and held-out likelihood.
 
-All in one process, taking turns, at equal sizes: 5 layers, (64, 64) hidden, 8 bins, 8 context features. Each library runs every job
-with one thread or with all, whichever it is faster with. Beside it the matrix products alone of the same networks: what no
+All in one process, taking turns, at equal sizes: 5 layers, (64, 64) hidden, 8 bins, 8 context features, and with the same number of
+threads for all, first one, then two (``--threads``). A training step of ours holds torch to one thread where our training loop does. Beside it the matrix products alone of the same networks: what no
 implementation with dense products can beat.
 
     python -m venv .venv-peers
@@ -22,12 +22,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from sbi_flows._threads import threads_for
 from sbi_flows.flows import nsf
 
 LAYERS, HIDDEN, BINS, CONTEXT = 5, (64, 64), 8, 8
@@ -48,6 +50,9 @@ class Ours(nn.Module):
 
     def sample(self, context):
         return self.flow.sample(len(context), context)
+
+    def threads_of_a_step(self, rows: int):
+        return threads_for(rows * sum(p.numel() for p in self.parameters()))
 
 
 class Zuko(nn.Module):
@@ -138,10 +143,13 @@ def tasks(model, x: Tensor, context: Tensor) -> dict[str, Callable[[], None]]:
     """What is timed: one training step, one density, one batch of draws."""
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
 
+    held = getattr(model, "threads_of_a_step", lambda rows: nullcontext())
+
     def train():
-        optimiser.zero_grad(set_to_none=True)
-        (-model.log_prob(x, context).mean()).backward()
-        optimiser.step()
+        with held(len(x)):
+            optimiser.zero_grad(set_to_none=True)
+            (-model.log_prob(x, context).mean()).backward()
+            optimiser.step()
 
     def density():
         with torch.no_grad():
@@ -165,19 +173,16 @@ def clock(job: Callable[[], None], device: str, repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def clock_threads(job: Callable[[], None], device: str, threads: list[int]) -> tuple[float, int]:
-    """Seconds a call and the number of threads, of ``threads``, it is fastest with."""
-    found = []
-    for n in threads:
-        torch.set_num_threads(n)
-        first = clock(job, device, 1)
-        # The first call warms up; a call of many seconds needs no second one.
-        repeats = max(1, min(20, int(0.3 / first)))
-        found.append((first if first > 5 else min(clock(job, device, repeats) for _ in range(3)), n))
-    return min(found)
+def clock_warm(job: Callable[[], None], device: str) -> float:
+    """Seconds a call, the first one aside."""
+    first = clock(job, device, 1)
+    # A call of many seconds needs no second one.
+    repeats = max(1, min(20, int(0.3 / first)))
+    return first if first > 5 else min(clock(job, device, repeats) for _ in range(3))
 
 
-def speed(device: str, dims: list[int], batches: list[int], rounds: int, seconds: float, threads: list[int]) -> list[dict]:
+def speed(device: str, dims: list[int], batches: list[int], rounds: int, seconds: float, threads: int) -> list[dict]:
+    torch.set_num_threads(threads)
     rows = []
     for d in dims:
         for batch in batches:
@@ -192,28 +197,25 @@ def speed(device: str, dims: list[int], batches: list[int], rounds: int, seconds
                     jobs[task, name] = job
             for task in ("train step", "log_prob", "sample"):
                 own = {name: job for (t, name), job in jobs.items() if t == task}
-                best = {name: clock_threads(job, device, threads) for name, job in own.items()}
-                repeats = {name: max(1, min(50, int(seconds / t))) for name, (t, _) in best.items()}
+                warm = {name: clock_warm(job, device) for name, job in own.items()}
+                repeats = {name: max(1, min(50, int(seconds / t))) for name, t in warm.items()}
                 times: dict[str, list[float]] = {name: [] for name in own}
-                for _ in range(rounds if max(best.values())[0] < 1 else 2):
+                for _ in range(rounds if max(warm.values()) < 1 else 2):
                     for name, job in own.items():
-                        torch.set_num_threads(best[name][1])
                         times[name].append(clock(job, device, repeats[name]))
                 medians = {name: statistics.median(t) for name, t in times.items()}
                 ratios = {
                     name: statistics.median(t / o for t, o in zip(times[name], times["sbi_flows"], strict=True)) for name in own
                 }
-                used = {name: n for name, (_, n) in best.items()}
-                rows.append({"d": d, "batch": batch, "task": task, "seconds": medians, "times_slower": ratios, "threads": used})
+                rows.append({"threads": threads, "d": d, "batch": batch, "task": task, "seconds": medians, "times_slower": ratios})
                 print(speed_line(rows[-1]), flush=True)
     return rows
 
 
 def speed_line(row: dict) -> str:
     seconds, ratios = row["seconds"], row["times_slower"]
-    threads = row["threads"]
-    cells = [f"{1e3 * seconds[n]:.2f} ms ({ratios[n]:.2f}x, {threads[n]}t)" if n in seconds else "" for n in CONTESTANTS]
-    return f"| {row['d']} | {row['batch']} | {row['task']} | " + " | ".join(cells) + " |"
+    cells = [f"{1e3 * seconds[n]:.2f} ms ({ratios[n]:.2f}x)" if n in seconds else "" for n in CONTESTANTS]
+    return f"| {row['threads']} | {row['d']} | {row['batch']} | {row['task']} | " + " | ".join(cells) + " |"
 
 
 # --- Held-out likelihood ----------------------------------------------------------------------------------------------------
@@ -294,8 +296,8 @@ def machine(device: str) -> dict:
 def markdown(report: dict) -> str:
     lines = ["# Spline flows beside zuko and nflows", "", f"Machine: {report['machine']}", ""]
     if report.get("speed"):
-        lines += ["Milliseconds a call; in brackets how many times longer than sbi_flows (median of alternating rounds), threads.", ""]
-        lines += ["| d | batch | task | " + " | ".join(CONTESTANTS) + " |", "|" + "---|" * (3 + len(CONTESTANTS))]
+        lines += ["Milliseconds a call; in brackets how many times longer than sbi_flows (median of alternating rounds).", ""]
+        lines += ["| threads | d | batch | task | " + " | ".join(CONTESTANTS) + " |", "|" + "---|" * (4 + len(CONTESTANTS))]
         lines += [speed_line(row) for row in report["speed"]]
     if report.get("fit"):
         lines += ["", "Mean held-out log density of 20 000 rows, nats (higher is better); equal epochs, batches, optimiser.", ""]
@@ -316,11 +318,10 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--batches", type=int, nargs="+")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, help="for every library; left out, each job gets one or all, whichever is faster")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for every library alike")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     device = arguments.device
-    threads = [arguments.threads] if arguments.threads else sorted({1, torch.get_num_threads()})
     batches = arguments.batches or ([256, 16384, 262144] if device == "cuda" else [256, 16384])
     if arguments.quick:
         batches, arguments.rounds = batches[:1], 3
@@ -328,8 +329,11 @@ def main() -> None:
     report = json.loads(path.read_text()) if path.exists() else {}
     report["machine"] = machine(device)
     if arguments.only != "fit":
-        report["speed"] = speed(device, arguments.dims, batches, arguments.rounds, seconds=0.3, threads=threads)
-    torch.set_num_threads(threads[-1])
+        counts = arguments.threads if device == "cpu" else arguments.threads[:1]
+        report["speed"] = [
+            row for n in counts for row in speed(device, arguments.dims, batches, arguments.rounds, seconds=0.3, threads=n)
+        ]
+    torch.set_num_threads(arguments.threads[-1])
     if arguments.only != "speed" and device == "cpu":
         seeds, epochs = ((0,), 2) if arguments.quick else ((0, 1, 2), 20)
         report["fit"] = []

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sbi_flows import FlowDensity, evidence
-from sbi_flows._threads import one_thread, threads_for
-from sbi_flows.flows import Flow
+from sbi_flows._threads import each_on_a_thread, one_thread, threads_for
+from sbi_flows.flows import Flow, nsf
 
 X = np.random.default_rng(0).normal(size=(400, 2))
 
@@ -56,6 +56,37 @@ def test_holds_of_two_python_threads_do_not_disturb_each_other():
     thread.join()
     assert found == [2]
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("work", "threads"), [(10, {1}), (2**40, {2})])
+def test_small_pieces_go_side_by_side_on_one_torch_thread_each_and_large_ones_in_turn(work, threads):
+    seen, together = set(), threading.Barrier(2)
+
+    def piece(i):
+        seen.add(torch.get_num_threads())
+        if work == 10:
+            together.wait(10)  # breaks unless two pieces are under way at once
+            assert not torch.is_grad_enabled()
+        return i**2
+
+    assert each_on_a_thread(piece, range(6), work) == [0, 1, 4, 9, 16, 25]
+    assert seen == threads and torch.get_num_threads() == 2
+
+
+def test_an_error_in_a_piece_arrives():
+    with pytest.raises(ZeroDivisionError):
+        each_on_a_thread(lambda i: 1 / i, range(3), 1)
+
+
+def test_the_number_of_threads_does_not_change_a_bit():
+    flow = nsf(3, layers=2, hidden=(16,))
+    x = torch.randn(10_000, 3)
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            found.append((flow.log_prob(x), flow.sample(10_000, generator=torch.Generator().manual_seed(0))))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
 def test_a_small_fit_and_its_evaluation_use_one_thread(monkeypatch):

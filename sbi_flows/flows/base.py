@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from sbi_flows._threads import each_on_a_thread
 from sbi_flows.bijections.base import Bijection
 from sbi_flows.bijections.continuous import Continuous
 from sbi_flows.bijections.linear import Whiten
 from sbi_flows.bijections.support import ColumnSupport
 from sbi_flows.bijections.unconstrain import Unconstrain
 from sbi_flows.distributions import Distribution
+from sbi_flows.nn import transforms_active
+
+Result = TypeVar("Result")
 
 # Rows evaluated at once where no gradient is kept: on a CPU large enough to hide overheads and small enough for the cache, elsewhere
 # enough to fill the device.
@@ -138,9 +142,9 @@ class Flow(nn.Module):
         Supports and standardisation are computed in float64 whatever the flow's dtype, so float64 rows may have large offsets.
         """
         x, context = self._checked(x, context)
-        if torch.is_grad_enabled() or len(x) <= rows_at_once(x):
+        if torch.is_grad_enabled() or transforms_active():
             return self._log_prob(x, context)
-        return torch.cat([self._log_prob(*rows) for rows in _pieces(x, context)])
+        return torch.cat(self._by_pieces(lambda rows: self._log_prob(*rows), x, context))
 
     def _log_prob(self, x, context):
         outside, x = self.support.replace_outside(x)
@@ -151,8 +155,7 @@ class Flow(nn.Module):
     def log_prob_error(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Estimated error of :meth:`log_prob` in nats, ``(n,)``: the integrator's for continuous flows, zero for exact ones."""
         x, context = self._checked(x, context)
-        errors = [self._log_prob_error(*rows) for rows in _pieces(x, context)]
-        return torch.cat(errors)
+        return torch.cat(self._by_pieces(lambda rows: self._log_prob_error(*rows), x, context))
 
     def _log_prob_error(self, x, context):
         outside, x = self.support.replace_outside(x)
@@ -266,12 +269,20 @@ class Flow(nn.Module):
         """Draws ``(n, d)`` and their log density ``(n,)``; ``dtype`` is the flow's own by default, float64 keeps large offsets exact."""
         z = self.base.sample(n, generator)
         context = self._checked_context(context, n)
-        drawn = [self._push(rows, given, dtype) for rows, given in _pieces(z, context)]
+        drawn = self._by_pieces(lambda rows: self._push(*rows, dtype), z, context)
         return torch.cat([x for x, _ in drawn]), torch.cat([log_prob for _, log_prob in drawn])
 
     def _push(self, z, context, dtype):
         x, log_det = self.from_base(z, context, dtype)
         return x, (self.base.log_prob(z) - log_det).to(x.dtype)
+
+    def _by_pieces(self, function: Callable[[tuple[Tensor, Tensor | None]], Result], x: Tensor, context: Tensor | None) -> list[Result]:
+        """``function`` of pieces ``(x, context)`` of the rows, on the threads that suit them."""
+        pieces = list(_pieces(x, context))
+        if x.device.type != "cpu":
+            return [function(piece) for piece in pieces]
+        weights = sum(p.numel() for p in self.parameters())
+        return each_on_a_thread(function, pieces, min(len(x), ROWS_AT_ONCE) * weights)
 
     # --- Checks ------------------------------------------------------------------------------------------------------------
 
