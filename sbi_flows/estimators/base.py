@@ -65,6 +65,7 @@ class FlowEstimator(BaseEstimator):
         schedule: str = "one-cycle",
         validation_fraction: float = 0.1,
         patience: int = 20,
+        weight_decay: float = 0.1,
         device: str | torch.device = "auto",
         dtype: str = "float32",
         random_state: RandomState = None,
@@ -85,6 +86,7 @@ class FlowEstimator(BaseEstimator):
         self.schedule = schedule
         self.validation_fraction = validation_fraction
         self.patience = patience
+        self.weight_decay = weight_decay
         self.device = device
         self.dtype = dtype
         self.random_state = random_state
@@ -146,6 +148,7 @@ class FlowEstimator(BaseEstimator):
             learning_rate=peak_rate(self.learning_rate, members[0]),
             schedule=self.schedule,
             patience=self.patience,
+            weight_decay=self.weight_decay,
             callbacks=self.callbacks,
             checkpoint=self.checkpoint,
             progress=self.progress,

@@ -32,7 +32,9 @@ class ConditionalFlow(FlowEstimator):
         such as ``{"embedding": "set", "shape": (10, 2)}``: every member of an ensemble then starts with weights of its own.
     support : optional
         Where the columns of y live, in the grammar of :class:`FlowDensity`.
-    flow, layers, hidden, bins, n_members, max_epochs, batch_size, learning_rate, schedule, validation_fraction, patience, device, dtype
+    flow, layers, hidden, bins, n_members, max_epochs, batch_size, learning_rate, schedule, validation_fraction, patience, weight_decay
+        As in :class:`FlowDensity`.
+    device, dtype
         As in :class:`FlowDensity`.
     random_state, progress, callbacks, checkpoint, warm_start
         As in :class:`FlowDensity`.
@@ -83,6 +85,7 @@ class ConditionalFlow(FlowEstimator):
         schedule: str = "one-cycle",
         validation_fraction: float = 0.1,
         patience: int = 20,
+        weight_decay: float = 0.1,
         device: str | torch.device = "auto",
         dtype: str = "float32",
         random_state: RandomState = None,
@@ -104,6 +107,7 @@ class ConditionalFlow(FlowEstimator):
             schedule=schedule,
             validation_fraction=validation_fraction,
             patience=patience,
+            weight_decay=weight_decay,
             device=device,
             dtype=dtype,
             random_state=random_state,

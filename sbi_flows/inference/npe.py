@@ -16,12 +16,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sbi_flows._random import RandomState
+from sbi_flows._validation import choose
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.distributions import Distribution, as_prior
 from sbi_flows.distributions.files import prior_from_data, prior_to_data
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.estimators.files import complete, load_estimator, save_estimator
 from sbi_flows.flows import MixedDensity
+from sbi_flows.inference.defaults import QUALITIES, default_estimator, settle
 from sbi_flows.inference.layout import read_observations
 from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.pairs import exchanged, tells_nothing
@@ -31,14 +33,6 @@ from sbi_flows.inference.simulations import Simulations, in_order, read_names, r
 from sbi_flows.results import FitHistory, Reliability
 
 _KIND = "NPE"
-
-
-def default_estimator() -> ConditionalFlow:
-    """What ``NPE`` fits when it is not told otherwise: members of few, smooth layers, as simulations are fewer than one would like.
-
-    Chosen on held-out simulations of the tasks in ``benchmarks/sbibm.py``; what was tried is in ``docs/benchmarks.md``.
-    """
-    return ConditionalFlow(layers=3, hidden=(64, 64, 64), bins=5, n_members=4, learning_rate=2e-2)
 
 
 class NPE(BaseEstimator):
@@ -57,7 +51,11 @@ class NPE(BaseEstimator):
         Network that learns summaries of x, trained jointly. "auto" goes by the shape of one simulation: few columns need none, many are a
         spectrum, ``(trials, c)`` a set or a series, ``(channels, h, w)`` an image; see
         :func:`sbi_flows.embeddings.choose_embedding`. A module of yours takes ``(n, ...)`` in the shape of x, standardised, NaN where
-        missing, to ``(n, k)``. None passes the columns on.
+        missing, to ``(n, k)``. None passes the columns on. Where "auto" would pass them on too, columns that are exchangeable trials are
+        found and used without their order.
+    quality : {"default", "high"}
+        Of the default estimator, whose length and members a short trial fit settles. "high" takes about three times as long: more
+        members where simulations are scarce, larger flows and longer fits where they are not.
     random_state : int, generator or None
         Seeds the fit; None leaves the estimator's own.
 
@@ -100,6 +98,7 @@ class NPE(BaseEstimator):
     theta_names_: tuple[str, ...]
     n_simulations_: int
     _simulations: Simulations | None  # all so far; None after loading
+    _settled: bool  # whether the settings of the estimator are our own
     _x_names: list[str] | None
 
     def __init__(
@@ -108,11 +107,13 @@ class NPE(BaseEstimator):
         estimator: ConditionalFlow | None = None,
         *,
         embedding: str | nn.Module | None = "auto",
+        quality: str = "default",
         random_state: RandomState = None,
     ):
         self.prior = prior
         self.estimator = estimator
         self.embedding = embedding
+        self.quality = quality
         self.random_state = random_state
 
     # --- Fitting -----------------------------------------------------------------------------------------------------------
@@ -157,16 +158,19 @@ class NPE(BaseEstimator):
             observations = self.observations_
         else:
             own = None if self.estimator is None else self.estimator.embedding
-            observations, network = read_observations(
-                simulations.x, self._x_names, self.embedding, own, theta=simulations.theta
-            )
+            observations, network = read_observations(simulations.x, self._x_names, self.embedding, own, theta=simulations.theta)
             estimator.set_params(embedding=network, warm_start=False)
-        rows = observations.transform(simulations.x)
-        self.estimator_ = estimator.fit(rows, pd.DataFrame(simulations.theta, columns=list(self.theta_names_)))
+        rows, targets = observations.transform(simulations.x), pd.DataFrame(simulations.theta, columns=list(self.theta_names_))
+        notes = [f"fitted afresh, since {outgrown}"] if outgrown else []
+        if again and self._settled:
+            estimator.set_params(max_epochs="auto")  # what was settled was the length for fewer simulations
+        elif not again and self.estimator is None and estimator.embedding is None:
+            notes.append(settle(estimator, rows, targets, self.quality))
+            self._settled = True
+        self.estimator_ = estimator.fit(rows, targets)
         self.observations_ = observations
         self._simulations = simulations
         self.n_simulations_ = len(simulations)
-        notes = [f"fitted afresh, since {outgrown}"] if outgrown else []
         self.history_ = self._with_remarks(self.estimator_.history_, simulations, notes)
         return self
 
@@ -175,7 +179,10 @@ class NPE(BaseEstimator):
         self.prior_ = as_prior(self.prior)
         self.theta_names_ = parameter_names(self.prior_, read_names(theta))
         self._x_names = read_names(x)
-        self._simulations = None
+        self._simulations, self._settled = None, False
+        choose("quality", self.quality, list(QUALITIES))
+        if self.estimator is not None and self.quality != "default":
+            raise ValueError(f"Expected quality= without estimator=, whose settings stand; got quality={self.quality!r} and both.")
         given = default_estimator() if self.estimator is None else self.estimator
         estimator = own_copy(given, ConditionalFlow, "estimator", self.random_state)
         estimator.target_called = "theta"
@@ -306,7 +313,7 @@ class NPE(BaseEstimator):
                 raise ValueError(f"Expected the prior that {path} was fitted with; got one of support {npe.prior_.support}.")
             npe.history_, npe.theta_names_, npe._x_names = history, tuple(facts["theta_names"]), facts["x_names"]
             npe.observations_ = Observations.from_data(facts["observations"])
-            npe.n_simulations_, npe._simulations = facts["n_simulations"], None
+            npe.n_simulations_, npe._simulations, npe._settled = facts["n_simulations"], None, False
         return npe
 
 

@@ -11,7 +11,7 @@ import torch
 from sbi_flows import NPE, ConditionalFlow, FlowDensity, Reliability, simulate
 from sbi_flows.distributions import BoxUniform, MultivariateNormal, from_pair
 from sbi_flows.inference.atomic import go_on_by_atoms
-from sbi_flows.inference.npe import default_estimator
+from sbi_flows.inference.defaults import default_estimator
 from sbi_flows.inference.posterior import FlowPosterior
 
 
