@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -81,7 +83,11 @@ def _differences(target: Target, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _noise(target: Target, x: Tensor, step: Tensor) -> Tensor:
-    """How rough the density is on the scale of the differences ``(n,)``: its second differences along a line."""
+    """How rough the density is on the scale of the differences ``(n,)``: its fourth differences along a line.
+
+    Curvature, which second differences would take for roughness, has none: in a density of very different scales it would hide the error
+    of every flatter column. Noise is as large in both once the root of the squared coefficients' ratio, 70 to 6, is taken out.
+    """
     along = step[:, None] * torch.arange(_LINE, dtype=x.dtype, device=x.device)[:, None]
     values = target.log_prob((x[:, None] + along).flatten(0, 1)).detach().reshape(len(x), _LINE)
-    return values.diff(n=2, dim=1).abs().nan_to_num(0.0, 0.0, 0.0).amax(dim=1)
+    return values.diff(n=4, dim=1).abs().nan_to_num(0.0, 0.0, 0.0).amax(dim=1) * math.sqrt(6 / 70)
