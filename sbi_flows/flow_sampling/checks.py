@@ -7,9 +7,6 @@ from torch import Tensor
 
 from sbi_flows.targets import Target
 
-_STEP = 1e-4  # of a finite difference, relative to the spread of the points
-_TOLERANCE = 0.05
-
 
 def check_values(target: Target, points: Tensor) -> list[str]:
     """Evaluate at points inside the support; notes about holes.
@@ -51,35 +48,6 @@ def has_gradient(target: Target, point: Tensor) -> bool:
         except (ValueError, RuntimeError):
             return False
     return True
-
-
-@torch.no_grad()
-def check_gradient(target: Target, points: Tensor) -> None:
-    """Compare the gradient with central differences at a few points of finite density.
-
-    Raises
-    ------
-    ValueError
-        Naming the parameter, if at more than half of the points they differ by more than 5 %.
-    """
-    points = points[torch.isfinite(target.log_prob(points))][:4]
-    if not len(points):
-        return
-    _, gradient = target.log_prob_and_grad(points)
-    scale = _STEP * torch.maximum(points.std(0, correction=0), 1e-3 * points.abs().amax(0)).clamp(min=1e-8)
-    for j in range(target.features):
-        shift = torch.zeros_like(points)
-        shift[:, j] = scale[j]
-        difference = (target.log_prob(points + shift) - target.log_prob(points - shift)) / (2 * scale[j])
-        wrong = (gradient[:, j] - difference).abs() > _TOLERANCE * (gradient[:, j].abs() + difference.abs() + 1e-3 / scale[j] * _STEP)
-        usable = torch.isfinite(difference)
-        if bool((wrong & usable).sum() * 2 > usable.sum()):
-            at = int((wrong & usable).nonzero()[0])
-            raise ValueError(
-                f"The gradient of the density with respect to {target.names[j]} is wrong: {float(gradient[at, j]):.6g} where finite "
-                f"differences give {float(difference[at]):.6g}, at {_place(target, points[at])}. Correct it, or leave it out: without "
-                "a gradient random walks and flow proposals are used."
-            )
 
 
 def _first_that_raises(target: Target, points: Tensor) -> int:

@@ -28,9 +28,13 @@ _GOOD = 0.7  # acceptance at which training ends
 _GAIN = 1.1  # factor by which a round must raise the acceptance for another to follow
 _ROUND = 20  # steps of the mixed kernel between rounds
 _MEASURED = 500  # proposals behind a measured acceptance
+_JUMPS, _MOST_JUMPS = 1.5, 8  # accepted flow proposals a step, and most tried
 _PIECES = 6
 _FEWEST = 20  # draws a chain of a piece
 _MOST_PILOT = 640
+_SEEN = 10  # times that the kernel has forgotten where it was, for its speed to be known
+_ROWS = 12_000  # that a mode's flow is fitted to, about
+_GROUPS = 16
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Run:
         self.against: list[str] = []
         self.notes: list[str] = []
         self.proposal: FlowProposal | None = None
+        self.acceptance = 0.0
         self.training_steps = 0
         self.records: list[Record] = []
         self.thin = 1
@@ -89,28 +94,40 @@ class Run:
             self._watch()
 
     def _watch(self) -> None:
-        """Steps of the local kernel until its slowest column has been seen to forget ten times, or the patience is over."""
-        positions, seconds, n_steps = [], 0.0, _PILOT
+        """Look at the local kernel until it is clear whether a flow pays: a short look flatters a kernel that forgets slowly."""
+        seen, seconds, n_steps = [], [], _PILOT
         while True:
-            began = time.perf_counter()
-            positions.append(self.walk.draw(n_steps).position)
-            seconds += time.perf_counter() - began
-            seen = torch.cat(positions, dim=1)
-            modes = separated_modes(seen, circular_columns(self.space))
-            ess = _effective(seen)
-            time_to_forget = seen.shape[0] * seen.shape[1] / ess
-            n_steps = int(min(10 * time_to_forget, 4 * seen.shape[1])) - seen.shape[1]
-            if modes.n > 1 or n_steps <= 0 or seen.shape[1] >= _MOST_PILOT:
-                break
-        self.modes, self.pilot_draws = modes, seen
+            for _ in range(4):
+                began = time.perf_counter()
+                seen.append(self.walk.draw(n_steps // 4).position)
+                seconds.append((time.perf_counter() - began) / (n_steps // 4))
+            self.pilot_draws = torch.cat(seen, dim=1)
+            # The median: on a machine that others use as well a mean is theirs.
+            n_steps = self._look(float(np.median(seconds)))
+            if n_steps <= 0:
+                return
+
+    def _look(self, seconds_a_step: float) -> int:
+        """Measure the pilot's draws so far; the steps by which it should go on."""
+        seen = self.pilot_draws
+        self.modes = separated_modes(seen, circular_columns(self.space))
+        n = seen.shape[1]
+        ess = _effective(seen)
         rows, spent = self.ledger.evaluations["pilot"], self.ledger.target_seconds["pilot"]
         self.local_pilot = LocalPilot(
             kernel=type(self.walk.kernel).__name__,
-            seconds_a_step=seconds / seen.shape[1],
-            ess_a_step=ess / seen.shape[1],
+            seconds_a_step=seconds_a_step,
+            ess_a_step=ess / n,
             row_seconds=spent / max(rows, 1),
-            n_modes=modes.n,
+            n_modes=self.modes.n,
         )
+        if self.modes.n > 1 or self.settings.method != "auto":
+            return 0
+        self.flow_costs = self._flow_costs()
+        if wants_flow(self.local_pilot, self.flow_costs, self.settings.n_effective)[0]:
+            return 0
+        forgets = seen.shape[0] * n / ess
+        return min(int(min(_SEEN * forgets, _MOST_PILOT)) - n, 3 * n)
 
     # --- Choice and training --------------------------------------------------------------------------------------------------
 
@@ -120,9 +137,8 @@ class Run:
         if wanted == "local":
             self.reasons.append("method='local' was asked for")
             return
-        with self.ledger.purpose("choice"):
-            costs = self._flow_costs()
-            pays, why = wants_flow(self.local_pilot, costs, self.settings.n_effective)
+        costs = self._flow_costs()
+        pays, why = wants_flow(self.local_pilot, costs, self.settings.n_effective)
         self.reasons.append(why)
         if not pays and wanted == "auto":
             return
@@ -147,7 +163,8 @@ class Run:
             acceptance = self._measured(fit)
             gained = acceptance > reached * _GAIN
             if acceptance > reached:
-                best, reached = fit.proposal, acceptance
+                best, self.acceptance = fit.proposal, acceptance
+                reached = acceptance
             if not gained or reached > _GOOD:
                 break
             if reached > FLOOR:
@@ -161,14 +178,11 @@ class Run:
         return expected_acceptance(self.target.log_prob, fit.proposal, fit.held_out, _MEASURED, self.generator)
 
     def _mixed_walk(self, proposal: FlowProposal) -> Walk:
-        cycle = Cycle(self.walk.kernel, proposal, self._n_global())
+        cycle = Cycle(self.walk.kernel, proposal, int(np.clip(round(_JUMPS / max(self.acceptance, 1e-3)), 1, _MOST_JUMPS)))
         walk = Walk.__new__(Walk)
         walk.kernel, walk.space, walk.generator = cycle, self.space, self.generator
         walk.state = cycle.take_over(self.walk.state)
         return walk
-
-    def _n_global(self) -> int:
-        return 4
 
     def _flow_costs(self) -> FlowCosts:
         """From a pass forward and back of an untrained flow."""
@@ -177,17 +191,16 @@ class Run:
         return FlowCosts(training=step * n_modes * sum(_TRAINING[:3]), row=row * n_modes)
 
     def _draws_by_mode(self, samples: Tensor) -> list[Tensor]:
-        """Draws ``(chain, draw, d)`` of each mode in the user's parameters; chains that mix are cut up and dealt."""
+        """Draws ``(chain, draw, d)`` of each mode in the user's parameters, thinned; chains that mix are cut up and dealt."""
+        n_chains, n_draws, d = samples.shape
+        samples = samples[:, :: max(1, n_chains * n_draws // (_ROWS * self.modes.n))]
         user, _ = self.walk.to_user(samples)
         if self.modes.n == 1:
             return [user]
         labels = self.modes.label(samples)
-        parts = []
-        for k in range(self.modes.n):
-            rows = user[labels == k]
-            if len(rows) >= 2 * user.shape[-1]:
-                parts.append(rows[: len(rows) // 16 * 16].view(16, -1, user.shape[-1]) if len(rows) >= 64 else rows[None])
-        return parts
+        parts = [user[labels == k] for k in range(self.modes.n)]
+        # Cut in an order that keeps each chain's draws together, as whole groups are held out.
+        return [part[: len(part) // _GROUPS * _GROUPS].view(_GROUPS, -1, d) for part in parts if len(part) >= max(4 * _GROUPS, 2 * d)]
 
     # --- Draws ---------------------------------------------------------------------------------------------------------------
 
@@ -211,7 +224,7 @@ class Run:
             expected = 1.1 * n_effective * forgets / self.settings.n_chains
             return max(int(expected), _FEWEST * self.thin)
         done = sum(record.n_steps for record in self.records)
-        return int(np.clip(1.1 * done * (n_effective - have) / max(have, 1.0), _FEWEST * self.thin, 10 * done))
+        return int(np.clip(1.1 * done * (n_effective - have) / max(have, 1.0), _FEWEST * self.thin, 3 * done))
 
     def effective_size(self) -> float:
         return _effective(torch.cat([record.position for record in self.records], dim=1)) if self.records else 0.0

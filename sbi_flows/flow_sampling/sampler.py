@@ -15,7 +15,7 @@ from sbi_flows._random import RandomState, seed_from, torch_generator
 from sbi_flows._validation import as_float, choose, positive
 from sbi_flows.distributions import as_prior
 from sbi_flows.flow_sampling import starts
-from sbi_flows.flow_sampling.checks import check_gradient, check_values, has_gradient
+from sbi_flows.flow_sampling.checks import check_values, has_gradient
 from sbi_flows.flow_sampling.counting import CountedTarget, Ledger
 from sbi_flows.flow_sampling.judgement import judged
 from sbi_flows.flow_sampling.proposal import NumpyDensity
@@ -24,11 +24,13 @@ from sbi_flows.flow_sampling.run import Run, Settings
 from sbi_flows.model_evidence import evidence
 from sbi_flows.results import Chains, Evidence
 from sbi_flows.samplers import HMC, Kernel, RandomWalk
-from sbi_flows.targets import Target, posterior
+from sbi_flows.targets import Target, check_gradient, posterior, unconstrained
 
 _CHAINS = (64, 400)
 _DRAWS_A_CHAIN = 40
 _CHECKED = 200
+_GRADIENTS_CHECKED, _GRADIENT_TOLERANCE = 3, 0.02
+_RANDOM_WALK = 8  # columns up to which steps without gradient forget as fast as trajectories of several gradients
 _EVIDENCE_DRAWS = 20_000
 _EVIDENCE_BUDGET = 20_000
 
@@ -141,7 +143,7 @@ class FlowSampler(BaseEstimator):
         self._run = run = Run(counted, settings, generator)
         with self._ledger.purpose("start"):
             points = self._starts(counted, start, settings.n_chains, generator)
-            kernel = self._local_kernel(counted, points, run)
+            kernel = self._local_kernel(counted, points)
         run.pilot(points, kernel, explore=counted.prior is None)
         run.choose()
         run.collect(settings.n_effective)
@@ -187,11 +189,14 @@ class FlowSampler(BaseEstimator):
             return starts.from_prior(target, n_chains, generator)
         return starts.without_prior(target, n_chains, generator)
 
-    def _local_kernel(self, target: Target, points: Tensor, run: Run) -> Kernel:
+    def _local_kernel(self, target: Target, points: Tensor) -> Kernel:
         gradient = has_gradient(target, points[:1])
         if gradient:
-            check_gradient(target, points)
-        return self.kernel if self.kernel is not None else HMC() if gradient else RandomWalk()
+            space = unconstrained(target, points)
+            check_gradient(space, space.from_user(points[:_GRADIENTS_CHECKED]), rtol=_GRADIENT_TOLERANCE)
+        if self.kernel is not None:
+            return self.kernel
+        return HMC() if gradient and target.features > _RANDOM_WALK else RandomWalk()
 
     def _judge(self) -> None:
         self.chains_, self.report_ = judged(self._run)
