@@ -58,6 +58,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     n_jobs: Annotated[int | None, typer.Option("--n-jobs", help="Processes, of one thread each.", show_default="one a core")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer draws, for a first look.")] = False,
+    sampler: Annotated[str, typer.Option(help="What samples the posterior: emcee, or flow (FlowSampler).")] = "emcee",
 ) -> None:
     """Rank models of the gravitational-wave background by their evidence."""
     from sbi_flows.physics.pta import DEFAULT_MODELS, MODELS
@@ -72,7 +73,7 @@ def compare(
     with _Board(console, len(names)) as board:
         try:
             result = run(
-                names, data, n_bins=bins, output=output, seed=seed, n_jobs=jobs, quick=quick, on_stage=board.show
+                names, data, n_bins=bins, output=output, seed=seed, n_jobs=jobs, quick=quick, sampler=sampler, on_stage=board.show
             )
         except KeyboardInterrupt:
             board.stop()

@@ -69,9 +69,17 @@ class CountedTarget(Target):
     def __init__(self, target: Target, ledger: Ledger):
         super().__init__(target.features, target.names, target.support, target.prior)
         self.target, self.ledger = target, ledger
+        self.same_parameters = target.same_parameters
 
     def log_prob(self, x):
         return self.ledger.call(self.target.log_prob, x)
+
+    def recorded(self, x):
+        return self.target.recorded(x)
+
+    @property
+    def notes(self):
+        return self.target.notes
 
     def log_likelihood(self, x):
         return self.ledger.call(self.target.log_likelihood, x)

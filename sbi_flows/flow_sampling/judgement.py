@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import torch
 
 from sbi_flows.flow_sampling import starts
 from sbi_flows.flow_sampling.report import ModeMasses, SamplerReport
 from sbi_flows.flow_sampling.run import Run
 from sbi_flows.results import Chains, Reliability
 from sbi_flows.samplers import convergence, judge
+from sbi_flows.samplers.record import remarks
 from sbi_flows.weights import autocorrelation_time
 
 _RHAT_EXCESS = 0.05
@@ -25,28 +25,30 @@ def judged(run: Run) -> tuple[Chains, SamplerReport]:
     max_rhat = 1 + max(_RHAT_EXCESS, 2 * run.settings.n_chains / run.settings.n_effective)
     found = judge(chains.samples, run.target, max_rhat=max_rhat)
     masses = _masses(run, chains)
+    n_steps = sum(record.n_steps for record in run.records) * len(chains.samples)
+    more, notes = remarks(chains.stats, sum(record.n_invalid for record in run.records), n_steps, ensemble=False)
     ess = float(np.nanmin(found.ess_bulk))
-    reasons = [*found.reliability.reasons, *run.against, *_step_reasons(chains)]
+    reasons = [*found.reliability.reasons, *more, *run.against]
     if masses is not None:
         reasons += _mass_reasons(masses, max_rhat)
     if run.ledger.n_evaluations > run.settings.max_evaluations:
         reasons.append(f"max_evaluations={run.settings.max_evaluations} was reached before the draws were worth what was asked for")
-    notes = [*run.notes, *_unseen(run, ess)]
+    notes = [*notes, *run.notes, *run.target.notes, *_unseen(run, ess)]
     verdict = Reliability.from_reasons(reasons, notes)
     chains = dataclasses.replace(chains, reliability=verdict)
-    mixed = run.method == "mixed"
+    jumps = [values.mean() for name, values in chains.stats.items() if name.startswith("acceptance_IndependentMetropolis")]
     report = SamplerReport(
         method=run.method,
         local_kernel=run.local_pilot.kernel,
         reasons=tuple(run.reasons),
         n_chains=chains.samples.shape[0],
         n_draws=chains.samples.shape[1],
-        ess=ess,
+        ess_bulk=found.ess_bulk,
         evaluations=dict(run.ledger.evaluations),
         gradients=dict(run.ledger.gradients),
         seconds=dict(run.ledger.seconds),
         target_seconds=dict(run.ledger.target_seconds),
-        flow_acceptance=float(chains.stats["acceptance"].mean()) if mixed else float("nan"),
+        flow_acceptance=float(np.mean(jumps)) if jumps else float("nan"),
         training_steps=run.training_steps,
         modes=masses,
         reliability=verdict,
@@ -58,8 +60,7 @@ def _masses(run: Run, chains: Chains) -> ModeMasses | None:
     """Shares of the modes that the local kernel does not connect."""
     if run.modes.n == 1:
         return None
-    samples = torch.from_numpy(chains.samples)
-    labels = run.modes.label(run.space.from_user(samples.flatten(0, 1)).view_as(samples)).numpy()
+    labels = run.modes.label(run.positions()).numpy()
     n_modes = run.modes.n
     inside = np.stack([labels == k for k in range(n_modes)], axis=-1).astype(float)
     mass = inside.mean(axis=(0, 1))
@@ -83,15 +84,6 @@ def _mass_reasons(masses: ModeMasses, max_rhat: float) -> list[str]:
     if masses.error[worst] > _LARGEST_ERROR:
         reasons.append(f"the mass of mode {worst} is {masses.mass[worst]:.2f} +- {masses.error[worst]:.2f}: run longer")
     return reasons
-
-
-def _step_reasons(chains: Chains) -> list[str]:
-    """Of the local kernel's trajectories."""
-    divergent = chains.stats.get("divergent")
-    if divergent is None or not divergent.any():
-        return []
-    share = float(np.mean(divergent > 0))
-    return [f"{share:.1%} of the draws follow divergent trajectories: the draws miss where the density is most curved"]
 
 
 def _unseen(run: Run, ess: float) -> list[str]:

@@ -54,8 +54,8 @@ class SamplerReport:
     reasons : tuple of str
         Why that, in words and numbers.
     n_chains, n_draws : int
-    ess : float
-        Smallest bulk effective sample size of a parameter, all chains together.
+    ess_bulk : ndarray (d,)
+        Effective sample size of each parameter, all chains together.
     evaluations, gradients : dict of str to int
         Rows at which the density (and its gradient as well) was computed, by purpose: all there were.
     seconds, target_seconds : dict of str to float
@@ -74,7 +74,7 @@ class SamplerReport:
     reasons: tuple[str, ...]
     n_chains: int
     n_draws: int
-    ess: float
+    ess_bulk: np.ndarray
     evaluations: Mapping[str, int]
     gradients: Mapping[str, int]
     seconds: Mapping[str, float]
@@ -83,6 +83,11 @@ class SamplerReport:
     training_steps: int
     modes: ModeMasses | None
     reliability: Reliability
+
+    @property
+    def ess(self) -> float:
+        """The smallest of ``ess_bulk``."""
+        return float(np.nanmin(self.ess_bulk))
 
     @property
     def n_evaluations(self) -> int:

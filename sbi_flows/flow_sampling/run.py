@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,23 +11,22 @@ from torch import Tensor
 from sbi_flows.flow_sampling import starts
 from sbi_flows.flow_sampling.choice import FLOOR, FlowCosts, LocalPilot, after_training, wants_flow
 from sbi_flows.flow_sampling.counting import CountedTarget
-from sbi_flows.flow_sampling.cycle import Cycle
 from sbi_flows.flow_sampling.modes import separated_modes
 from sbi_flows.flow_sampling.proposal import FlowProposal, ProposalFit, expected_acceptance, flow_prices
-from sbi_flows.flow_sampling.walk import Record, Walk
+from sbi_flows.flow_sampling.walk import Drawn, Walk
 from sbi_flows.results import Chains
-from sbi_flows.samplers import Kernel
+from sbi_flows.samplers import IndependentMetropolis, Kernel, Mixed, MixedState
 from sbi_flows.targets import circular_columns, unconstrained
 from sbi_flows.weights import autocorrelation_time
 
 _WARMUP = 150
 _PILOT = 40  # steps of the local kernel that are looked at
 _TRAINING = (0, 300, 700, 1500)  # optimiser steps of each round
-_GOOD = 0.7  # acceptance at which training ends
-_GAIN = 1.1  # factor by which a round must raise the acceptance for another to follow
+_GOOD = 2.0  # autocorrelation time of flow proposals at which training ends
+_GAIN = 1.15  # factor by which a round must shorten it for another to follow
 _ROUND = 20  # steps of the mixed kernel between rounds
 _MEASURED = 500  # proposals behind a measured acceptance
-_JUMPS, _MOST_JUMPS = 1.5, 8  # accepted flow proposals a step, and most tried
+_MOST_JUMPS = 8  # flow proposals a step
 _PIECES = 6
 _FEWEST = 20  # draws a chain of a piece
 _MOST_PILOT = 640
@@ -69,9 +67,9 @@ class Run:
         self.against: list[str] = []
         self.notes: list[str] = []
         self.proposal: FlowProposal | None = None
-        self.acceptance = 0.0
+        self.acceptance, self.forgets = 0.0, float("inf")
         self.training_steps = 0
-        self.records: list[Record] = []
+        self.records: list[Drawn] = []
         self.thin = 1
 
     # --- Pilot ---------------------------------------------------------------------------------------------------------------
@@ -89,23 +87,18 @@ class Run:
                 x = torch.cat([x[:half], starts.heated(kernel, space, x[half:], self.generator)])
                 walk = Walk(kernel, space, space.to_user(x)[0], self.generator)
                 walk.warm_up(_WARMUP // 3)
-        self.walk, self.space = walk, space
+        self.walk, self.space, self.local = walk, space, kernel
         with self.ledger.purpose("pilot"):
             self._watch()
 
     def _watch(self) -> None:
         """Look at the local kernel until it is clear whether a flow pays: a short look flatters a kernel that forgets slowly."""
-        seen, seconds, n_steps = [], [], _PILOT
-        while True:
-            for _ in range(4):
-                began = time.perf_counter()
-                seen.append(self.walk.draw(n_steps // 4).position)
-                seconds.append((time.perf_counter() - began) / (n_steps // 4))
+        seen, n_steps = [], _PILOT
+        while n_steps > 0:
+            drawn = self.walk.draw(n_steps)
+            seen.append(drawn.position)
             self.pilot_draws = torch.cat(seen, dim=1)
-            # The median: on a machine that others use as well a mean is theirs.
-            n_steps = self._look(float(np.median(seconds)))
-            if n_steps <= 0:
-                return
+            n_steps = self._look(drawn.seconds_a_step)
 
     def _look(self, seconds_a_step: float) -> int:
         """Measure the pilot's draws so far; the steps by which it should go on."""
@@ -118,6 +111,7 @@ class Run:
             kernel=type(self.walk.kernel).__name__,
             seconds_a_step=seconds_a_step,
             ess_a_step=ess / n,
+            rows_a_step=rows / n,
             row_seconds=spent / max(rows, 1),
             n_modes=self.modes.n,
         )
@@ -144,51 +138,46 @@ class Run:
             return
         with self.ledger.purpose("training"):
             fit = ProposalFit(self._draws_by_mode(self.pilot_draws), self.target.support, self.generator)
-            acceptance = self._rounds(fit)
-        method, why, against = after_training(self.local_pilot, costs, acceptance, self.settings.n_effective, fit.n_steps)
+            self._rounds(fit)
+        measured = self.acceptance, self.forgets
+        method, why, against = after_training(self.local_pilot, costs, *measured, self.settings.n_effective, fit.n_steps)
         self.training_steps = fit.n_steps
-        self.proposal = fit.proposal
         if wanted != "auto" and method != wanted:
             why, method = f"method={wanted!r} was asked for; {why}", wanted
         self.method = method
         self.reasons.append(why)
         self.against += against
 
-    def _rounds(self, fit: ProposalFit) -> float:
-        """Train, measure, sample, until proposals are good or no longer get better; the acceptance reached."""
-        best, reached = fit.proposal, 0.0
+    def _rounds(self, fit: ProposalFit) -> None:
+        """Train, measure, sample, until proposals are good or no longer get better."""
         for n_steps in _TRAINING:
             if n_steps:
                 fit.train(n_steps)
-            acceptance = self._measured(fit)
-            gained = acceptance > reached * _GAIN
-            if acceptance > reached:
-                best, self.acceptance = fit.proposal, acceptance
-                reached = acceptance
-            if not gained or reached > _GOOD:
+            measured = expected_acceptance(self.target.log_prob, fit.proposal, fit.held_out, _MEASURED, self.generator)
+            gained = measured[1] * _GAIN < self.forgets
+            if measured[1] < self.forgets:
+                self.proposal, (self.acceptance, self.forgets) = fit.proposal, measured
+            if not gained or self.forgets < _GOOD:
                 break
-            if reached > FLOOR:
-                mixed = self._mixed_walk(best)
+            if self.acceptance > FLOOR:
+                mixed = self._mixed_walk(fit.proposal)
                 fit.take(self._draws_by_mode(mixed.draw(_ROUND).position))
-                self.walk.state = mixed.state.local
-        fit.proposal = best
-        return reached
-
-    def _measured(self, fit: ProposalFit) -> float:
-        return expected_acceptance(self.target.log_prob, fit.proposal, fit.held_out, _MEASURED, self.generator)
+                self.walk = mixed
 
     def _mixed_walk(self, proposal: FlowProposal) -> Walk:
-        cycle = Cycle(self.walk.kernel, proposal, int(np.clip(round(_JUMPS / max(self.acceptance, 1e-3)), 1, _MOST_JUMPS)))
-        walk = Walk.__new__(Walk)
-        walk.kernel, walk.space, walk.generator = cycle, self.space, self.generator
-        walk.state = cycle.take_over(self.walk.state)
+        """The chains as they stand, with flow proposals after every local step."""
+        jumps = int(np.clip(round(self.forgets / 2), 1, _MOST_JUMPS))
+        kernel = Mixed([self.local, *[IndependentMetropolis(proposal)] * jumps])
+        walk = Walk(kernel, self.space, self.walk.position, self.generator)
+        local = self.walk.state.parts[0] if isinstance(self.walk.state, MixedState) else self.walk.state
+        walk.state = walk.state._replace(parts=(local, *walk.state.parts[1:]))
         return walk
 
     def _flow_costs(self) -> FlowCosts:
         """From a pass forward and back of an untrained flow."""
         row, step = flow_prices(self.walk.to_user(self.pilot_draws[:, -1:])[0][:, 0], self.target.support)
         n_modes = self.modes.n
-        return FlowCosts(training=step * n_modes * sum(_TRAINING[:3]), row=row * n_modes)
+        return FlowCosts(training=step * n_modes * sum(_TRAINING[:2]), row=row * n_modes)
 
     def _draws_by_mode(self, samples: Tensor) -> list[Tensor]:
         """Draws ``(chain, draw, d)`` of each mode in the user's parameters, thinned; chains that mix are cut up and dealt."""
@@ -219,29 +208,37 @@ class Run:
         """Steps of the next piece; the first one decides how draws are thinned."""
         if not self.records:
             mixed = self.method == "mixed"
-            forgets = 1.0 if mixed else self.settings.n_chains / self.local_pilot.ess_a_step
+            forgets = 1.5 if mixed else self.settings.n_chains / self.local_pilot.ess_a_step
             self.thin = max(1, int(forgets / 4))
             expected = 1.1 * n_effective * forgets / self.settings.n_chains
             return max(int(expected), _FEWEST * self.thin)
         done = sum(record.n_steps for record in self.records)
         return int(np.clip(1.1 * done * (n_effective - have) / max(have, 1.0), _FEWEST * self.thin, 3 * done))
 
+    def positions(self) -> Tensor:
+        """All draws that count so far, ``(chain, draw, d)`` on the real line."""
+        return torch.cat([record.position for record in self.records], dim=1)
+
     def effective_size(self) -> float:
-        return _effective(torch.cat([record.position for record in self.records], dim=1)) if self.records else 0.0
+        return _effective(self.positions()) if self.records else 0.0
+
+    def stats(self) -> dict[str, np.ndarray]:
+        """What the kernel said of the draws, ``(chain, draw)``."""
+        return {name: np.concatenate([record.stats[name] for record in self.records], axis=1) for name in self.records[0].stats}
 
     def chains(self) -> Chains:
         """All draws that count so far, in the user's parameters."""
-        user, log_det = self.walk.to_user(torch.cat([record.position for record in self.records], dim=1))
+        user, log_det = self.walk.to_user(self.positions())
         log_prob = torch.cat([record.log_prob for record in self.records], dim=1) - log_det
-        prior = self.target.prior
-        log_prior = None if prior is None else prior.log_prob(user.flatten(0, 1)).view_as(log_prob)
-        stats = {name: np.concatenate([record.stats[name] for record in self.records], axis=1) for name in self.records[0].stats}
+        flat, target = user.flatten(0, 1), self.target
+        log_prior = None if target.prior is None else target.prior.log_prob(flat).view_as(log_prob)
         return Chains(
-            samples=user.numpy(),
-            names=self.target.names,
-            log_posterior=log_prob.numpy(),
+            samples=target.recorded(flat).view_as(user).numpy(),
+            names=target.names,
+            # Where results show other parameters than those of the density, it is not a density of what they show.
+            log_posterior=log_prob.numpy() if target.same_parameters else None,
             log_likelihood=None if log_prior is None else (log_prob - log_prior).numpy(),
-            stats=stats,
+            stats=self.stats(),
         )
 
 

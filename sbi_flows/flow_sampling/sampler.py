@@ -18,7 +18,7 @@ from sbi_flows.flow_sampling import starts
 from sbi_flows.flow_sampling.checks import check_values, has_gradient
 from sbi_flows.flow_sampling.counting import CountedTarget, Ledger
 from sbi_flows.flow_sampling.judgement import judged
-from sbi_flows.flow_sampling.proposal import NumpyDensity
+from sbi_flows.flow_sampling.proposal import FlowProposal, NumpyDensity
 from sbi_flows.flow_sampling.report import SamplerReport
 from sbi_flows.flow_sampling.run import Run, Settings
 from sbi_flows.model_evidence import evidence
@@ -205,9 +205,15 @@ class FlowSampler(BaseEstimator):
     # --- Answers -------------------------------------------------------------------------------------------------------------
 
     @property
-    def proposal_(self):
+    def proposal_(self) -> FlowProposal | None:
         check_is_fitted(self, "chains_")
         return self._run.proposal
+
+    @property
+    def thin_(self) -> int:
+        """Steps from one draw of a chain to the next."""
+        check_is_fitted(self, "chains_")
+        return self._run.thin
 
     def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
         """Draws, in random order.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from sbi_flows.samplers import Kernel
+from sbi_flows.samplers.record import Record
 from sbi_flows.targets import Target, circular_columns
-
-_STATS = ("acceptance", "invalid", "energy_error", "divergent", "saturated", "n_evaluations", "n_gradients")
 
 
 @dataclass(frozen=True)
-class Record:
+class Drawn:
     """Draws with what the kernel said of its steps.
 
     Attributes
@@ -26,14 +25,18 @@ class Record:
     log_prob : Tensor (chain, draw)
         There.
     stats : dict of str to ndarray (chain, draw)
-        Means over the steps between draws; of counts, sums.
-    n_steps : int
+    n_invalid, n_steps : int
+        Proposals without a value, and steps, of each chain.
+    seconds_a_step : float
+        The median: on a machine that others use as well, a mean is theirs.
     """
 
     position: Tensor
     log_prob: Tensor
     stats: dict[str, np.ndarray]
+    n_invalid: int
     n_steps: int
+    seconds_a_step: float
 
 
 class Walk:
@@ -47,17 +50,11 @@ class Walk:
     start : Tensor (n, d)
         In the user's parameters.
     generator : torch.Generator
-
-    Attributes
-    ----------
-    acceptance : float
-        Mean of the last call of :meth:`draw` or :meth:`warm_up`.
     """
 
     def __init__(self, kernel: Kernel, space: Target, start: Tensor, generator: torch.Generator):
         self.kernel, self.space, self.generator = kernel, space, generator
         self.state = kernel.init(space.from_user(start), space)
-        self.acceptance = float("nan")
 
     @property
     def circular(self) -> Tensor:
@@ -71,34 +68,27 @@ class Walk:
     @torch.no_grad()
     def warm_up(self, n_steps: int) -> None:
         """Steps from which the kernel learns."""
-        accepted = []
         for step in range(n_steps):
             state, info = self.kernel.step(self.state, self.space, self.generator)
             self.state = self.kernel.adapt(state, info, self.space, (step + 1) / n_steps)
-            accepted.append(float(info.acceptance.mean()))
-        self.acceptance = float(np.mean(accepted))
 
     @torch.no_grad()
-    def draw(self, n_steps: int, thin: int = 1) -> Record:
+    def draw(self, n_steps: int, thin: int = 1) -> Drawn:
         """Steps in which nothing is learned."""
-        positions, densities, kept, since = [], [], defaultdict(list), defaultdict(list)
-        for step in range(n_steps // thin * thin):
+        n_draws = n_steps // thin
+        record = Record(len(self.state.position), n_draws, thin, self.space.features)
+        seconds = []
+        for step in range(n_draws * thin):
+            began = time.perf_counter()
             self.state, info = self.kernel.step(self.state, self.space, self.generator)
-            for name in _STATS:
-                value = getattr(info, name, None)
-                if value is not None:
-                    since[name].append(value.double())
-            if (step + 1) % thin:
-                continue
-            positions.append(self.state.position)
-            densities.append(self.state.log_prob)
-            for name, values in since.items():
-                total = torch.stack(values).sum(0)
-                kept[name].append(total if name.startswith("n_") else total / thin)
-            since.clear()
-        stats = {name: torch.stack(values, dim=1).numpy() for name, values in kept.items()}
-        self.acceptance = float(stats["acceptance"].mean())
-        return Record(torch.stack(positions, dim=1), torch.stack(densities, dim=1), stats, n_steps)
+            seconds.append(time.perf_counter() - began)
+            record.step(info, step // thin)
+            if (step + 1) % thin == 0:
+                record.draw(step // thin, self.state.position, self.state.log_prob)
+        position = torch.from_numpy(record.arrays["samples"]).transpose(0, 1)
+        log_prob = torch.from_numpy(record.arrays["log_prob"]).T
+        n_invalid = int(record.arrays["invalid"].sum())
+        return Drawn(position, log_prob, record.stats(), n_invalid, n_draws * thin, float(np.median(seconds)))
 
     def to_user(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """``(chain, draw, d)`` in the user's parameters, and ``ln |det|`` ``(chain, draw)`` of that map."""

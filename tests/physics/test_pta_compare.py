@@ -26,7 +26,7 @@ def stub(monkeypatch):
         if LOG_Z.get(job.model) is None:
             raise ValueError("no stored answer")
         numbers = dict.fromkeys(
-            ["hellinger_mean", "hellinger_max", "hellinger_floor", "seconds", "n_draws", "ess", "acceptance"], 0.5
+            ["hellinger_mean", "hellinger_max", "hellinger_floor", "seconds", "n_evaluations", "n_draws", "ess", "acceptance"], 0.5
         )
         result = ModelResult(
             model=job.model,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sbi_flows._files import write_atomic
+from sbi_flows._validation import choose
 from sbi_flows.physics.pta.embedded import DEFAULT_BINS, embedded_free_spectrum, pta_target
 from sbi_flows.physics.pta.figures import spectrum_figure
 from sbi_flows.physics.pta.free_spectrum import FreeSpectrum
@@ -97,6 +98,7 @@ def compare(
     seed: int = 0,
     n_jobs: int = 1,
     quick: bool = False,
+    sampler: str = "emcee",
     on_stage: Callable[[str, str], None] | None = None,
 ) -> Comparison:
     """Evidence of each model, with a reference posterior by emcee and the flow's distance from it.
@@ -117,6 +119,8 @@ def compare(
         Processes. With more than one, a script must guard its start by ``if __name__ == "__main__":``.
     quick : bool
         Fewer draws, for a first look.
+    sampler : {"emcee", "flow"}
+        What samples the posterior: emcee, or :class:`sbi_flows.FlowSampler`, whose evidence comes on the way.
     on_stage : callable, optional
         Told ``(model, what it is doing)``.
 
@@ -139,6 +143,7 @@ def compare(
     names = list(dict.fromkeys(get_model(name).name for name in models))
     if not names:
         raise ValueError(f"Expected at least one model; the models are {', '.join(MODELS)}.")
+    choose("sampler", sampler, ["emcee", "flow"])
     if n_jobs < 1 or seed < 0:
         raise ValueError(f"Expected n_jobs of at least 1 and a seed of at least 0; got n_jobs={n_jobs}, seed={seed}.")
     data = FreeSpectrum.from_folder(data) if isinstance(data, str | Path) else data
@@ -155,7 +160,7 @@ def compare(
 
     if folder is not None:
         _make_folder(folder)
-    jobs = {name: Job(name, data, n_bins, seed, quick, folder / "models" / name if folder else None) for name in names}
+    jobs = {name: Job(name, data, n_bins, seed, quick, folder / "models" / name if folder else None, sampler) for name in names}
     results = {} if folder is None else finished_results(folder)
     _check_settings(folder, results, jobs[names[0]])
     for name in names:

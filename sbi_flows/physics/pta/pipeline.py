@@ -23,6 +23,7 @@ from sbi_flows.estimators import FlowDensity
 from sbi_flows.model_evidence import evidence
 from sbi_flows.physics.pta.embedded import pta_target
 from sbi_flows.physics.pta.figures import BAND_QUANTILES
+from sbi_flows.physics.pta.flow_run import run_flow_sampler
 from sbi_flows.physics.pta.free_spectrum import FreeSpectrum
 from sbi_flows.physics.pta.models import MODELS
 from sbi_flows.physics.pta.reference import ReferenceRun, run_reference
@@ -30,7 +31,7 @@ from sbi_flows.physics.pta.target import FreeSpectrumTarget
 from sbi_flows.plots import corner, save_figure
 from sbi_flows.results import Evidence
 
-LAYOUT = 1  # raise when result.json changes meaning: older results are then computed anew
+LAYOUT = 2  # raise when result.json changes meaning: older results are then computed anew
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Job:
         Fewer draws, for a first look: errors are about three times larger.
     folder : Path or None
         Where this model's files go; None writes nothing.
+    sampler : {"emcee", "flow"}
     """
 
     model: str
@@ -55,6 +57,7 @@ class Job:
     seed: int
     quick: bool
     folder: Path | None
+    sampler: str = "emcee"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -66,6 +69,7 @@ class Job:
             "n_bins": self.n_bins,
             "seed": self.seed,
             "quick": self.quick,
+            "sampler": self.sampler,
             "data": "embedded" if self.data is None else _digest(self.data),
         }
 
@@ -106,6 +110,8 @@ class ModelResult:
     hellinger_mean, hellinger_max, hellinger_floor : float
         Over the parameters' marginals, flow against MCMC; the floor is what two samples of one distribution show.
     seconds : float
+    n_evaluations : int
+        Of the log-posterior, by the sampler and, with ``sampler="flow"``, by the evidence too.
     n_draws, ess, acceptance, n_steps, n_burn_in : int or float
         Of the reference chains.
     tau : list of float
@@ -126,6 +132,7 @@ class ModelResult:
     hellinger_max: float
     hellinger_floor: float
     seconds: float
+    n_evaluations: int
     n_draws: int
     ess: float
     acceptance: float
@@ -143,22 +150,32 @@ def run_model(job: Job, stage: Callable[[str], None]) -> ModelResult:
     seeds = np.random.SeedSequence(job.model_seed).generate_state(4).tolist()
     stage("reading")
     target = pta_target(job.model, job.data, job.n_bins)
-    stage("sampling with emcee")
-    reference = run_reference(
-        target, n_walkers=effort.n_walkers, min_ess=effort.min_ess, max_draws=effort.max_draws, random_state=seeds[0]
-    )
+    reference, result = _sampled(job, target, effort, seeds, stage)
     draws = reference.chains.samples.reshape(-1, target.features)
     stage("fitting the flow")
     flow = _flow(target, seeds[1], effort).fit(draws)
     flow_draws = np.asarray(flow.sample(effort.n_flow_draws, random_state=seeds[2]))
     distances = hellinger(draws, flow_draws)
-    stage("computing the evidence")
-    result = evidence(reference.chains, target.log_posterior, prior=target.prior, random_state=seeds[3])
     stage("writing")
     summary = _summary(job, target, reference, result, distances, len(flow_draws), time.perf_counter() - began)
     if job.folder is not None:
         _write(job.folder, target, reference, draws, flow_draws, summary)
     return summary
+
+
+def _sampled(
+    job: Job, target: FreeSpectrumTarget, effort: Effort, seeds: list[int], stage: Callable[[str], None]
+) -> tuple[ReferenceRun, Evidence]:
+    """The posterior and its evidence, by the sampler asked for."""
+    if job.sampler == "flow":
+        stage("sampling with FlowSampler")
+        return run_flow_sampler(target, min_ess=effort.min_ess, max_draws=effort.max_draws, random_state=seeds[0])
+    stage("sampling with emcee")
+    reference = run_reference(
+        target, n_walkers=effort.n_walkers, min_ess=effort.min_ess, max_draws=effort.max_draws, random_state=seeds[0]
+    )
+    stage("computing the evidence")
+    return reference, evidence(reference.chains, target.log_posterior, prior=target.prior, random_state=seeds[3])
 
 
 def _flow(target: FreeSpectrumTarget, seed: int, effort: Effort) -> FlowDensity:
@@ -212,6 +229,7 @@ def _summary(
         hellinger_max=float(distances.max()),
         hellinger_floor=hellinger_floor(min(reference.ess, len(draws)), n_flow_draws),
         seconds=seconds,
+        n_evaluations=reference.n_evaluations,
         n_draws=len(draws),
         ess=float(reference.ess),
         acceptance=reference.acceptance,

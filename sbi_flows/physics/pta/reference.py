@@ -31,6 +31,8 @@ class ReferenceRun:
     acceptance : float
         Mean acceptance fraction.
     n_steps, n_burn_in, thin : int
+    n_evaluations : int
+        Of the log-posterior, all there were.
     reliability : Reliability
     """
 
@@ -41,6 +43,7 @@ class ReferenceRun:
     n_steps: int
     n_burn_in: int
     thin: int
+    n_evaluations: int
     reliability: Reliability
 
 
@@ -102,7 +105,8 @@ def run_reference(
         chains.info[name] for name in ("tau", "ess", "acceptance", "n_steps", "n_burn_in", "thin")
     )
     verdict = chains.reliability or Reliability(ok=True)
-    return ReferenceRun(chains, np.array(tau), ess, acceptance, n_steps, n_dropped, thin, verdict)
+    n_evaluations = N_START + int(chains.info["n_evaluations"])
+    return ReferenceRun(chains, np.array(tau), ess, acceptance, n_steps, n_dropped, thin, n_evaluations, verdict)
 
 
 def _start(target: FreeSpectrumTarget, n_walkers: int, rng: np.random.Generator) -> np.ndarray:
