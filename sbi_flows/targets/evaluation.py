@@ -25,7 +25,14 @@ def where_inside(function: LogDensity, x: Tensor, rows: Tensor | None, name: str
 
 
 def _evaluated(function: LogDensity, x: Tensor, name: str) -> Tensor:
-    values = function(x)
+    try:
+        values = function(x)
+    except Exception as error:
+        error.add_note(
+            f"{name} raised this for a batch of {len(x)} points. Where the model has no value return -inf, which samplers reject; numpy "
+            "functions wrapped as from_numpy(function) may raise."
+        )
+        raise
     if not isinstance(values, Tensor):
         raise TypeError(
             f"Expected {name} to return a tensor; got a {type(values).__name__}. Wrap a numpy function as from_numpy(function)."

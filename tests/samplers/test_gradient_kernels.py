@@ -179,6 +179,21 @@ def test_wrong_shapes_starts_and_failures():
         run_chains(NUTS(), posterior(lambda x: -x.square().sum(-1), box), start + 2, **RUN)
 
 
+def test_a_target_that_raises_says_what_to_do(tmp_path):
+    """And what was drawn before stays in the file."""
+    path, start = tmp_path / "run.h5", np.random.default_rng(0).normal(size=(10, 2)).clip(-1, 1)
+
+    def fragile(x):
+        if bool((x[:, 0] > 3).any()):
+            raise ArithmeticError("no solution")
+        return -0.5 * x.square().sum(-1)
+
+    with pytest.raises(ArithmeticError, match="no solution") as caught:
+        run_chains(RandomWalk(), from_log_prob(fragile, 2), start, n_steps=3000, n_warmup=10, random_state=0, path=path)
+    assert "Where the model has no value return -inf" in caught.value.__notes__[0]
+    assert path.exists()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
