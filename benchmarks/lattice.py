@@ -53,12 +53,12 @@ MILD = 0.5  # beta of the flow that HMC goes through: maps to large beta are too
 # Stages of training on 8 x 8 sites: steps, batch, peak rate. The flows of 16 x 16 sites are those of 8 x 8, with no training of their own.
 TRAINING = {
     MILD: ((60, 32, 1e-2),),
-    1.0: ((600, 64, 1e-2),),
-    4.0: ((600, 64, 1e-2), (200, 64, 3e-3)),
+    1.0: ((300, 64, 1e-2),),
+    4.0: ((600, 64, 1e-2),),
     7.0: ((1500, 64, 1e-2), (600, 64, 3e-3)),
 }
-DRAWS = {"hmc": 3000, "flow": 800, "flow+hmc": 400, "winding+hmc": 3000, "flow hmc": 200}
-LONG = {8: 60_000, 16: 30_000}  # trajectories of plain HMC at beta = 7
+DRAWS = {"hmc": 2000, "flow": 500, "flow+hmc": 250, "winding+hmc": 2000, "flow hmc": 150}
+LONG = {8: 20_000, 16: 10_000}  # trajectories of plain HMC at beta = 7
 
 
 def kernel_of(method: str, beta: float, flow: Flow):

@@ -97,3 +97,11 @@ def test_the_simulator_of_the_readme_goes_everywhere(capsys):
     posterior = sequential(quick, names["simulator"], [1.0, -0.5], n_rounds=1, n_simulations=200, random_state=0)
     record = posterior_predictive(posterior, names["simulator"], [1.0, -0.5], n_samples=50, random_state=0)
     assert len(record.table) == 2
+
+
+def test_u1_topology(tmp_path, capsys):
+    tutorial("u1_topology").main(tmp_path, size=4, beta=5.0, n_training=60, n_steps=60)
+    said = capsys.readouterr().out
+    # Both runs are judged, and stand beside the exact values.
+    assert "NOT RELIABLE" in said.split("The flow")[0] and "0.89993" in said and "with flow proposals" in said
+    assert (tmp_path / "u1_topology.png").stat().st_size > 5000

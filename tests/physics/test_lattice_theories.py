@@ -167,8 +167,11 @@ def test_gamma_method_knows_autoregressive_series():
 def test_gamma_method_says_when_it_cannot_know():
     frozen = gamma_method(np.ones((3, 100)))
     assert not frozen.reliability.ok and "never changed" in frozen.reliability.reasons[0] and frozen.tau == math.inf
+    blip = np.zeros((4, 1000))
+    blip[1, 500:503] = 1.0
+    assert "changed only 2 times" in gamma_method(blip).reliability.reasons[0]
     drift = gamma_method(np.linspace(0, 1, 200))
-    assert not drift.reliability.ok and "longer" in drift.reliability.reasons[0]
+    assert not drift.reliability.ok and "shorter than" in drift.reliability.reasons[0]
 
 
 def test_jackknife_of_independent_values_is_the_standard_error():

@@ -10,6 +10,7 @@ from sbi_flows.results import Reliability
 
 _S = 1.5  # how many times longer the slowest mode is taken to be than the integrated time, in choosing the window
 _SHORTEST = 50  # a chain of fewer integrated times than this knows neither its error nor its time
+_FEWEST = 30  # changes of a series, all chains together, below which its time is known to worse than a fifth
 _BLOCKS = 100  # of the jackknife, all chains together
 
 
@@ -68,7 +69,6 @@ def gamma_method(series: np.ndarray) -> Estimate:
     Wolff 2004, "Monte Carlo errors with less errors", Comput. Phys. Commun. 156, arXiv:hep-lat/0306017.
     """
     series = _checked(series)
-    n = series.shape[1]
     mean = series.mean()
     total = series.size
     gamma = _autocovariance(series - mean)
@@ -81,7 +81,7 @@ def gamma_method(series: np.ndarray) -> Estimate:
     tau = 0.5 + gamma[1 : window + 1].sum() / gamma[0]
     tau_err = tau * 2 * np.sqrt(max(window + 0.5 - tau, 0.0) / total)
     error = np.sqrt(2 * max(tau, 0.0) * gamma[0] / total)
-    return Estimate(float(mean), float(error), float(tau), float(tau_err), window, _verdict(tau, n, found))
+    return Estimate(float(mean), float(error), float(tau), float(tau_err), window, _verdict(series, tau, found))
 
 
 def susceptibility(charge: np.ndarray, volume: int) -> Estimate:
@@ -151,8 +151,11 @@ def _window(rho: np.ndarray, total: int) -> tuple[int, bool]:
     return (int(lags[stop.argmax()]), True) if stop.any() else (limit, False)
 
 
-def _verdict(tau: float, n: int, found: bool) -> Reliability:
-    if found and n >= _SHORTEST * tau:
-        return Reliability(True)
-    reason = f"chains of {n} draws are shorter than {_SHORTEST} times tau={tau:.3g}, so that error and time come out too small: run longer"
-    return Reliability(False, (reason,))
+def _verdict(series: np.ndarray, tau: float, found: bool) -> Reliability:
+    reasons, n = [], series.shape[1]
+    if not found or n < _SHORTEST * tau:
+        reasons.append(f"chains of {n} draws are shorter than {_SHORTEST} times tau={tau:.3g}, so that error and time come out too small")
+    changes = int((np.diff(series, axis=1) != 0).sum())
+    if changes < _FEWEST:
+        reasons.append(f"it changed only {changes} times in {series.size} draws, too rarely to know its time or its error: run longer")
+    return Reliability.from_reasons(reasons)
