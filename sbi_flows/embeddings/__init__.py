@@ -1,7 +1,7 @@
 """Networks that summarise observations: vectors, sets of trials, time series, spectra, images, tokens."""
 
 from sbi_flows.embeddings.base import Embedding
-from sbi_flows.embeddings.choose import build_embedding, choose_embedding
+from sbi_flows.embeddings.choose import build_embedding, choose_embedding, is_curve
 from sbi_flows.embeddings.dense import VectorEmbedding
 from sbi_flows.embeddings.grids import ImageEmbedding, SeriesEmbedding, SpectrumEmbedding
 from sbi_flows.embeddings.own import OWN, ShapedEmbedding
@@ -19,4 +19,5 @@ __all__ = [
     "VectorEmbedding",
     "build_embedding",
     "choose_embedding",
+    "is_curve",
 ]

@@ -31,6 +31,9 @@ _ROWS_TO_LOOK_AT = 2000
 _BY_CHANCE = 5e-7
 _FEW_SIMULATIONS = 100  # with fewer, means of skew numbers are not normal enough for this
 _LAGS = (1, 2, 3)
+_SHORTEST_CURVE = 32
+_NEARLY_ALL = 0.7  # of the neighbours: a line need not reach the ends, and blocks of three correlated columns are no curve
+_FAR = 4.0  # standard errors of a correlation
 
 
 def choose_embedding(
@@ -124,6 +127,32 @@ def order_matters(x: np.ndarray) -> bool:
     if items < 3 or n < _FEW_SIMULATIONS:
         return False
     return any(_ordered(_ranks(x[:, :, c])) for c in range(channels))
+
+
+def is_curve(x: np.ndarray) -> bool:
+    """Whether columns ``(n, c)`` are the places of one curve: nearly all neighbours, of 32 or more, are more alike than places apart.
+
+    Of inverse hyperbolic sines, so that heavy tails do no harm, and not of ranks, in which a narrow line would be lost. Columns of yes and
+    no, and fewer than 100 simulations, are not judged.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> centre, places = rng.random((500, 1)), np.linspace(0, 1, 50)
+    >>> is_curve(np.exp(-0.5 * ((places - centre) / 0.05) ** 2) + 0.1 * rng.normal(size=(500, 50)))
+    True
+    >>> is_curve(rng.normal(size=(500, 50)))
+    False
+    """
+    x = x[:_ROWS_TO_LOOK_AT]
+    n, columns = x.shape
+    if n < _FEW_SIMULATIONS or columns < _SHORTEST_CURVE or np.isnan(x).any() or min(len(np.unique(column)) for column in x.T) <= 2:
+        return False
+    lower, middle, upper = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
+    spread = np.where(upper > lower, upper - lower, 1.0)
+    correlation = np.corrcoef(np.arcsinh((x - middle) / spread), rowvar=False)
+    neighbours, apart = correlation.diagonal(1), correlation.diagonal(columns // 2)
+    return bool(np.mean(neighbours > np.median(apart) + _FAR / np.sqrt(n)) > _NEARLY_ALL)
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:

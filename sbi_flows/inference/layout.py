@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from sbi_flows.embeddings import Embedding, ShapedEmbedding, build_embedding, choose_embedding
+from sbi_flows.embeddings import Embedding, ShapedEmbedding, build_embedding, choose_embedding, is_curve
 from sbi_flows.inference.observations import Observations
-from sbi_flows.inference.trials import find_trials
+from sbi_flows.inference.trials import Trials, find_trials
 
 
 def read_observations(
@@ -65,14 +65,17 @@ def read_observations(
         return observations, ShapedEmbedding(embedding, shape, observations.missing)
     spec, notes = choose_embedding(shape, embedding, x=x)
     if spec is None:
-        return _few_columns(x, names, theta), None
+        repeats = None if theta is None else find_trials(theta, x.reshape(len(x), -1))
+        if repeats is not None or not is_curve(x.reshape(len(x), -1)):
+            return _few_columns(x, names, repeats), None
+        spec, _ = choose_embedding(shape, "spectrum")
+        notes = (f"x: {shape[0]} columns are read as a curve, since neighbours are alike; pass embedding=None if they are none",)
     observations = _laid_out(build_embedding(spec)).fit(x, names)
     observations.notes = (*observations.notes, *notes)
     return observations, {**spec, "missing": observations.missing}
 
 
-def _few_columns(x: np.ndarray, names: Sequence[str] | None, theta: np.ndarray | None) -> Observations:
-    repeats = None if theta is None else find_trials(theta, x.reshape(len(x), -1))
+def _few_columns(x: np.ndarray, names: Sequence[str] | None, repeats: Trials | None) -> Observations:
     observations = Observations(repeats=repeats).fit(x, names)
     if repeats is not None:
         k, p = repeats.columns.shape

@@ -65,7 +65,10 @@ class SimulationCache:
         if self.folder is None:
             return dict(parts)
         path = self.folder / _OWNER
-        before = json.loads(path.read_text()) if path.exists() else {}
+        try:
+            before = json.loads(path.read_text()) if path.exists() else {}
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it if the simulator is the one that made the folder.") from error
         if before:
             different = changed(before, parts)
             if different:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from sbi_flows import ConditionalFlow
-from sbi_flows.embeddings import SetEmbedding, ShapedEmbedding, TokenEmbedding, build_embedding, choose_embedding
+from sbi_flows.embeddings import SetEmbedding, ShapedEmbedding, TokenEmbedding, build_embedding, choose_embedding, is_curve
 from sbi_flows.embeddings.choose import order_matters
 
 SPECS = {
@@ -199,6 +199,19 @@ def test_order_is_not_found_where_there_is_none():
     """The stated false-alarm rate is below 1e-4 a data set; none in 200 is expected (1e-2 or less for one)."""
     rng = np.random.default_rng(1)
     assert not any(order_matters(rng.gamma(1 + rng.random((500, 1, 1)), size=(500, 50, 2))) for _ in range(200))
+
+
+def test_curves_are_told_from_other_columns():
+    """A narrow line in noise and a drift are curves; noise, a common factor, and blocks of three, in order or not, are none."""
+    rng = np.random.default_rng(0)
+    places, centre = np.linspace(0, 1, 100), rng.uniform(0.1, 0.9, (1000, 1))
+    line = np.exp(-0.5 * ((places - centre) / 0.012) ** 2)
+    assert is_curve(2 * line + rng.normal(size=line.shape) * 0.3)
+    assert is_curve(np.cumsum(rng.normal(size=(1000, 100)), axis=1) + rng.normal(size=(1000, 100)))
+    noise = rng.normal(size=(1000, 100))
+    blocks = np.repeat(rng.normal(size=(1000, 33)), 3, axis=1) + noise[:, :99]
+    for other in (noise, noise + 3 * centre, blocks, blocks[:, rng.permutation(99)], (line > 0.5).astype(float), line[:, :20], line[:50]):
+        assert not is_curve(other)
 
 
 # --- In an estimator -----------------------------------------------------------------------------------------------------------

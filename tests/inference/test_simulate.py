@@ -194,6 +194,9 @@ def test_damaged_cache(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"is damaged .*delete it"):
         simulate(doubled, THETA, cache=tmp_path)
+    (tmp_path / "simulator.json").write_text('{"the code')
+    with pytest.raises(ValueError, match=r"simulator.json is damaged .*delete it"):
+        simulate(doubled, THETA, cache=tmp_path)
 
 
 @pytest.mark.parametrize(
