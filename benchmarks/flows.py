@@ -1,8 +1,8 @@
 """Autoregressive spline flows beside zuko and nflows: seconds a training step, log_prob and draws, and held-out likelihood.
 
 All in one process, taking turns, at equal sizes: 5 layers, (64, 64) hidden, 8 bins, 8 context features, and with the same number of
-threads for all, first one, then two (``--threads``). A training step of ours holds torch to one thread where our training loop does. Beside it the matrix products alone of the same networks: what no
-implementation with dense products can beat.
+threads for all, first one, then two (``--threads``). A training step of ours holds torch to one thread where our training loop does.
+Beside it the matrix products alone of the same networks: what no implementation with dense products can beat.
 
     python -m venv .venv-peers
     .venv-peers/bin/pip install -r benchmarks/requirements-flows.txt

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 # Rows evaluated at once where no gradient is kept: on a CPU large enough to hide overheads and small enough for the cache, elsewhere
 # enough to fill the device.
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 2048
 ROWS_AT_ONCE_ON_DEVICE = 2**18
 
 
