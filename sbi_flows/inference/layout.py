@@ -68,7 +68,7 @@ def read_observations(
         repeats = None if theta is None else find_trials(theta, x.reshape(len(x), -1))
         if repeats is not None or not is_curve(x.reshape(len(x), -1)):
             return _few_columns(x, names, repeats), None
-        spec, _ = choose_embedding(shape, "spectrum")
+        spec = dict(build_embedding({"embedding": "spectrum", "shape": shape}).spec)
         notes = (f"x: {shape[0]} columns are read as a curve, since neighbours are alike; pass embedding=None if they are none",)
     observations = _laid_out(build_embedding(spec)).fit(x, names)
     observations.notes = (*observations.notes, *notes)
