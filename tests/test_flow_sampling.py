@@ -1,17 +1,163 @@
 """``FlowSampler``: exact answers, choices, verdicts, messages."""
 
+import math
+
 import numpy as np
+import pytest
+import torch
 
 from sbi_flows import FlowSampler
 from sbi_flows.distributions import BoxUniform
+from sbi_flows.flow_sampling.choice import FlowCosts, LocalPilot, after_training, wants_flow
+from sbi_flows.flow_sampling.modes import separated_modes
+from sbi_flows.targets import from_log_prob, from_numpy
+
+LEVEL = 4.5  # standard errors: a false alarm in 1.5e5 comparisons
 
 
-def test_thin_gaussian_in_a_box():
-    # Mean of 4 parameters at 4.5 standard errors: false alarm below 3e-5.
+def normal(x):
+    return -0.5 * x.square().sum(-1)
+
+
+# --- Exact answers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["local", "mixed"])
+def test_a_normal_in_a_box(method):
     prior = BoxUniform([-8.0] * 2, [8.0] * 2, names=["a", "b"])
-    sampler = FlowSampler(lambda x: -0.5 * x.square().sum(-1), prior, n_effective=1000, random_state=0).fit()
-    draws = sampler.sample(1000, random_state=1)
-    assert draws.shape == (1000, 2)
-    assert np.all(np.abs(sampler.chains_.samples.mean((0, 1))) < 4.5 / np.sqrt(sampler.report_.ess))
-    assert sampler.report_.reliability.ok, sampler.report_
-    assert abs(sampler.evidence().log_z - np.log(2 * np.pi / 256)) < 4.5 * sampler.evidence().log_z_err
+    sampler = FlowSampler(normal, prior, n_effective=1000, method=method, random_state=0).fit()
+    report = sampler.report_
+    draws = sampler.chains_.samples.reshape(-1, 2)
+    assert sampler.sample(100, random_state=1).shape == (100, 2)
+    assert np.all(np.abs(draws.mean(0)) < LEVEL / np.sqrt(report.ess))
+    # Of a normal, squares have twice the variance; their effective size is taken to be half that of the mean at least.
+    assert np.all(np.abs(draws.var(0) - 1) < LEVEL * np.sqrt(2 / (0.5 * report.ess)))
+    assert report.reliability.ok, report
+    found = sampler.evidence()
+    assert abs(found.log_z - math.log(2 * math.pi / 256)) < LEVEL * found.log_z_err
+    assert sampler.log_prob(np.zeros((1, 2)))[0] == pytest.approx(-math.log(256) - found.log_z)
+    assert sampler.report_.evaluations["evidence"] > 0
+    assert (report.method == "local") == np.isnan(report.flow_acceptance)
+
+
+def test_masses_of_separated_modes():
+    # Two bumps 40 widths apart with masses .7 and .3, in four columns where a random walk's jumps rarely cross.
+    centre = torch.zeros(2, 4, dtype=torch.float64)
+    centre[0, 0], centre[1, 0] = 4.0, -4.0
+    log_mass = torch.tensor([0.7, 0.3], dtype=torch.float64).log()
+
+    def likelihood(x):
+        return torch.logsumexp(log_mass - 0.5 * torch.cdist(x / 0.2, centre / 0.2).square(), dim=-1)
+
+    sampler = FlowSampler(likelihood, BoxUniform([-6.0] * 4, [6.0] * 4), n_effective=1000, method="mixed", random_state=0).fit()
+    mass = float((sampler.chains_.samples[..., 0] > 0).mean())
+    assert abs(mass - 0.7) < LEVEL * math.sqrt(0.21 / (0.3 * sampler.report_.ess)), sampler.report_
+
+
+def test_bounded_and_circular_columns():
+    target = from_log_prob(lambda x: x[:, 0] + 2 * torch.cos(x[:, 1] - 3.0), 2, support=[(0, 1), "circular"], names=["u", "phi"])
+    sampler = FlowSampler(target=target, n_effective=1000, method="local", random_state=0).fit()
+    u, phi = sampler.chains_.samples.reshape(-1, 2).T
+    assert u.min() >= 0 and u.max() <= 1
+    error = 1 / math.sqrt(12 * 0.5 * sampler.report_.ess)
+    assert abs(u.mean() - 1 / (math.e - 1)) < LEVEL * error
+    assert abs(np.cos(phi - 3.0).mean() - 0.697775) < LEVEL * error * 2  # I1(2) / I0(2)
+    assert any("without a prior" in note for note in sampler.report_.reliability.notes)
+
+
+def test_a_seed_repeats_a_run_and_everything_is_counted():
+    calls = []
+
+    def density(x):
+        calls.append(len(x))
+        return normal(x)
+
+    target = from_log_prob(density, 2)
+    first, second = (FlowSampler(target=target, n_effective=200, method="local", random_state=3).fit() for _ in range(2))
+    assert np.array_equal(first.chains_.samples, second.chains_.samples)
+    assert first.report_.n_evaluations + second.report_.n_evaluations == sum(calls)
+
+
+# --- Modes and choice ------------------------------------------------------------------------------------------------------------
+
+
+def test_clusters_that_chains_cross_between_are_one_mode():
+    draws = torch.randn(64, 40, 2, generator=torch.Generator().manual_seed(0)).double()
+    angles = torch.zeros(2, dtype=torch.bool)
+    draws[:20, :, 0] += 12
+    assert separated_modes(draws, angles).n == 2
+    draws[:6, 20:, 0] -= 12
+    assert separated_modes(draws, angles).n == 1
+
+
+def test_a_flow_that_trains_badly_is_fallen_back_from():
+    costs = FlowCosts(training=1.0, step=0.01, row=1e-5)
+    apart = LocalPilot("HMC", 0.01, 10.0, 1000.0, 1e-6, n_modes=3)
+    method, why, against = after_training(apart, costs, 0.001, 1999.0, 4000, 300)
+    assert method == "local" and "trained badly" in why and "3 modes" in against[0]
+    together = LocalPilot("HMC", 0.01, 10.0, 1000.0, 1e-6, n_modes=1)
+    method, why, against = after_training(together, costs, 0.001, 1999.0, 4000, 300)
+    assert method == "local" and "fell back" in why and not against
+
+
+def test_a_flow_is_wanted_where_it_pays():
+    costs = FlowCosts(training=2.0, step=0.01, row=1e-5)
+    fast = LocalPilot("HMC", seconds_a_step=0.001, ess_a_step=50.0, rows_a_step=1000.0, row_seconds=1e-7, n_modes=1)
+    slow = LocalPilot("HMC", seconds_a_step=0.1, ess_a_step=0.5, rows_a_step=1000.0, row_seconds=1e-4, n_modes=1)
+    assert not wants_flow(fast, costs, 4000)[0]
+    assert wants_flow(slow, costs, 4000)[0]
+    assert "does not connect 2 modes" in wants_flow(LocalPilot("HMC", 0.001, 50.0, 1000.0, 1e-7, n_modes=2), costs, 4000)[1]
+
+
+# --- Messages --------------------------------------------------------------------------------------------------------------------
+
+BOX = BoxUniform([-1.0] * 2, [1.0] * 2)
+
+
+def infinite(x):
+    return torch.where(x[:, 0] > 0, math.inf, 0.0).double()
+
+
+def raising(x):
+    if (x[:, 0] > 0.5).any():
+        raise KeyError("no table there")
+    return normal(x)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "both or neither"),
+        ({"log_likelihood": normal}, "prior is missing"),
+        ({"log_likelihood": normal, "prior": BOX, "target": from_log_prob(normal, 2)}, "both or neither"),
+        ({"log_likelihood": lambda x: x.sum(), "prior": BOX}, "of shape"),
+        ({"log_likelihood": lambda x: 0 * x[:, 0] / 0, "prior": BOX}, "NaN at all"),
+        ({"log_likelihood": infinite, "prior": BOX}, r"\+inf at"),
+        ({"log_likelihood": raising, "prior": BOX}, "KeyError.*no table there.*first at x0="),
+        ({"log_likelihood": lambda x: x[:, 0] * 0 - math.inf, "prior": BOX}, "likelihood above zero"),
+        ({"log_likelihood": normal, "prior": BOX, "method": "best"}, "method"),
+        ({"log_likelihood": normal, "prior": BOX, "n_effective": 0}, "n_effective"),
+    ],
+)
+def test_bad_input_is_told(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FlowSampler(**arguments, random_state=0).fit()
+
+
+def test_bad_starts_are_told():
+    target = from_log_prob(normal, 2, support=[(0, 1), "real"])
+    with pytest.raises(ValueError, match="not at 1 of 2, first row 1"):
+        FlowSampler(target=target).fit([[0.5, 0.0], [2.0, 0.0]])
+    with pytest.raises(ValueError, match="none of the 1"):
+        FlowSampler(target=target).fit([[2.0, 0.0]])
+    with pytest.raises(ValueError, match=r"start\[None\]"):
+        FlowSampler(target=target).fit([0.5, 0.0])
+    with pytest.raises(ValueError, match="near the origin there are only 0"):
+        FlowSampler(target=from_log_prob(lambda x: normal(x) - math.inf, 2)).fit()
+
+
+def test_a_wrong_gradient_is_named():
+    wrong = from_numpy(lambda x: -0.5 * (x**2).sum(-1), grad=lambda x: x * np.r_[-1.0, -3.0, [-1.0] * 7])
+    target = from_log_prob(wrong, 9, names=[f"p{i}" for i in range(9)])
+    with pytest.raises(ValueError, match="wrong in 'p1'"):
+        FlowSampler(target=target, random_state=0).fit(np.random.default_rng(0).normal(size=(20, 9)))

@@ -52,13 +52,21 @@ class FlowCosts:
     Attributes
     ----------
     training : float
-        Seconds, at a guess.
+        Seconds until the first round is over, at a guess.
+    step : float
+        Of a step of training.
     row : float
         Seconds to propose one row.
     """
 
     training: float
+    step: float
     row: float
+
+    def worth(self, n_steps: int, n_effective: float, forgets: float, row_seconds: float) -> bool:
+        """Whether what a round of training could save of the draws' time is of the order of its price."""
+        saved = self.seconds_for(n_effective, forgets - 1, row_seconds)
+        return saved * _LIKE > self.step * n_steps
 
     def seconds_for(self, n_effective: float, forgets: float, row_seconds: float) -> float:
         """Until flow proposals of that autocorrelation time are worth so many draws."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -65,9 +66,32 @@ class FlowProposal:
         each = torch.stack([flow.log_prob(x).double() for flow in self.flows], dim=-1)
         return torch.logsumexp(each + self.log_weights, dim=-1)
 
+    def label(self, x: Tensor) -> Tensor:
+        """The flow of most density at each point, ``(n,)``."""
+        return torch.stack([flow.log_prob(x).double() for flow in self.flows]).argmax(0)
+
     def weighted(self, shares: Tensor) -> FlowProposal:
         """The same flows with other shares ``(m,)``; a mode that holds little is still proposed, so that it can be proved small."""
         return FlowProposal(self.flows, (shares.double() + 0.02 / len(shares)).log())
+
+
+class Measured(NamedTuple):
+    """What flow proposals are worth.
+
+    Attributes
+    ----------
+    acceptance : float
+        Mean, of chains in equilibrium.
+    forgets : float
+        Autocorrelation time in proposals. A chain at x waits for 1 / a(x) of them, so that it is the points where a flow is too thin that
+        decide it.
+    shares : Tensor (m,)
+        Of each flow's mode in the target, by importance weights.
+    """
+
+    acceptance: float
+    forgets: float
+    shares: Tensor
 
 
 class NumpyDensity:
@@ -251,10 +275,8 @@ def _score(flows: Sequence[Flow], x: Tensor, held_out: Tensor) -> float:
 @torch.no_grad()
 def expected_acceptance(
     log_prob: Callable[[Tensor], Tensor], proposal: FlowProposal, draws: Tensor, n: int, generator: torch.Generator
-) -> tuple[float, float]:
-    """Mean acceptance of proposals to chains in equilibrium, and the autocorrelation time they lead to, in proposals.
-
-    A chain at x waits for 1 / a(x) proposals, so that it is the points where a flow is too thin that decide the second.
+) -> Measured:
+    """How proposals would do with chains in equilibrium.
 
     Parameters
     ----------
@@ -271,4 +293,8 @@ def expected_acceptance(
     here = log_prob(at) - proposal.log_prob(at)
     there = torch.nan_to_num(log_prob(proposed) - proposal.log_prob(proposed), nan=-torch.inf, posinf=-torch.inf)
     accepted = (there[None] - here[:, None]).clamp(max=0.0).exp().mean(1)
-    return float(accepted.mean()), float((2 / accepted.clamp(min=1 / n) - 1).mean())
+    weights = torch.softmax(there, 0) if bool((there > -torch.inf).any()) else torch.full_like(there, 1 / n)
+    # A few huge weights say little of the shares: cut at sqrt(n) times their mean (Ionides 2008).
+    weights = weights.clamp(max=n**-0.5)
+    shares = torch.zeros(len(proposal.flows), dtype=weights.dtype).index_add_(0, proposal.label(proposed), weights)
+    return Measured(float(accepted.mean()), float((2 / accepted.clamp(min=1 / n) - 1).mean()), shares / shares.sum())

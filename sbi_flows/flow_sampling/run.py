@@ -12,7 +12,7 @@ from sbi_flows.flow_sampling import starts
 from sbi_flows.flow_sampling.choice import FLOOR, FlowCosts, LocalPilot, after_training, wants_flow
 from sbi_flows.flow_sampling.counting import CountedTarget
 from sbi_flows.flow_sampling.modes import separated_modes
-from sbi_flows.flow_sampling.proposal import FlowProposal, ProposalFit, expected_acceptance, flow_prices
+from sbi_flows.flow_sampling.proposal import FlowProposal, Measured, ProposalFit, expected_acceptance, flow_prices
 from sbi_flows.flow_sampling.walk import Drawn, Walk
 from sbi_flows.results import Chains
 from sbi_flows.samplers import IndependentMetropolis, Kernel, Mixed, MixedState
@@ -138,7 +138,7 @@ class Run:
             return
         with self.ledger.purpose("training"):
             fit = ProposalFit(self._draws_by_mode(self.pilot_draws), self.target.support, self.generator)
-            self._rounds(fit)
+            self._rounds(fit, costs)
         measured = self.acceptance, self.forgets
         method, why, against = after_training(self.local_pilot, costs, *measured, self.settings.n_effective, fit.n_steps)
         self.training_steps = fit.n_steps
@@ -148,21 +148,32 @@ class Run:
         self.reasons.append(why)
         self.against += against
 
-    def _rounds(self, fit: ProposalFit) -> None:
-        """Train, measure, sample, until proposals are good or no longer get better."""
+    def _rounds(self, fit: ProposalFit, costs: FlowCosts) -> None:
+        """Train, measure, sample, until proposals are good, no longer get better, or more would cost more than it saves."""
         for n_steps in _TRAINING:
             if n_steps:
+                if not costs.worth(n_steps, self.settings.n_effective, self.forgets, self.local_pilot.row_seconds):
+                    break
                 fit.train(n_steps)
-            measured = expected_acceptance(self.target.log_prob, fit.proposal, fit.held_out, _MEASURED, self.generator)
-            gained = measured[1] * _GAIN < self.forgets
-            if measured[1] < self.forgets:
-                self.proposal, (self.acceptance, self.forgets) = fit.proposal, measured
+            measured = self._measured(fit)
+            gained = measured.forgets * _GAIN < self.forgets
+            if measured.forgets < self.forgets:
+                self.proposal, self.acceptance, self.forgets = fit.proposal, measured.acceptance, measured.forgets
             if not gained or self.forgets < _GOOD:
                 break
             if self.acceptance > FLOOR:
                 mixed = self._mixed_walk(fit.proposal)
                 fit.take(self._draws_by_mode(mixed.draw(_ROUND).position))
                 self.walk = mixed
+
+    def _measured(self, fit: ProposalFit) -> Measured:
+        log_prob, held_out = self.target.log_prob, fit.held_out
+        measured = expected_acceptance(log_prob, fit.proposal, held_out, _MEASURED, self.generator)
+        if len(fit.proposal.flows) == 1:
+            return measured
+        # The draws' shares were those of the starts.
+        fit.proposal = fit.proposal.weighted(measured.shares)
+        return expected_acceptance(log_prob, fit.proposal, held_out, _MEASURED, self.generator)
 
     def _mixed_walk(self, proposal: FlowProposal) -> Walk:
         """The chains as they stand, with flow proposals after every local step."""
@@ -177,7 +188,7 @@ class Run:
         """From a pass forward and back of an untrained flow."""
         row, step = flow_prices(self.walk.to_user(self.pilot_draws[:, -1:])[0][:, 0], self.target.support)
         n_modes = self.modes.n
-        return FlowCosts(training=step * n_modes * sum(_TRAINING[:2]), row=row * n_modes)
+        return FlowCosts(training=step * n_modes * sum(_TRAINING[:2]), step=step * n_modes, row=row * n_modes)
 
     def _draws_by_mode(self, samples: Tensor) -> list[Tensor]:
         """Draws ``(chain, draw, d)`` of each mode in the user's parameters, thinned; chains that mix are cut up and dealt."""

@@ -142,8 +142,7 @@ class FlowSampler(BaseEstimator):
         generator = torch_generator(seed_from(self.random_state))
         self._run = run = Run(counted, settings, generator)
         with self._ledger.purpose("start"):
-            points = self._starts(counted, start, settings.n_chains, generator)
-            kernel = self._local_kernel(counted, points)
+            points, kernel = self._begin(counted, start, settings.n_chains, generator)
         run.pilot(points, kernel, explore=counted.prior is None)
         run.choose()
         run.collect(settings.n_effective)
@@ -175,28 +174,40 @@ class FlowSampler(BaseEstimator):
             raise ValueError(f"Expected log_likelihood together with prior; {missing} is missing. For a log-density alone use target=.")
         return posterior(self.log_likelihood, as_prior(self.prior), names=self.names)
 
-    def _starts(self, target: Target, start: Any, n_chains: int, generator: torch.Generator) -> Tensor:
+    def _begin(self, target: Target, start: Any, n_chains: int, generator: torch.Generator) -> tuple[Tensor, Kernel]:
+        """Starting points ``(n_chains, d)`` and the local kernel, after the checks."""
         if start is not None:
-            rows = as_float(start, "start").double()
-            if rows.ndim != 2 or rows.shape[1] != target.features or not len(rows):
-                raise ValueError(
-                    f"Expected start of shape (n, {target.features}); got {tuple(rows.shape)}. For a single point pass start[None]."
-                )
+            rows = self._given(start, target)
             check_values(target, rows[:_CHECKED])
-            return starts.spread_out(target, rows, n_chains, generator)
-        if target.prior is not None:
-            self._holes = check_values(target, target.prior.sample(_CHECKED, generator).double())
-            return starts.from_prior(target, n_chains, generator)
-        return starts.without_prior(target, n_chains, generator)
+            points = starts.spread_out(target, rows, n_chains, generator)
+        elif target.prior is None:
+            points = starts.without_prior(target, n_chains, generator)
+        else:
+            drawn = target.prior.sample(_CHECKED, generator).double()
+            check_values(target, drawn)
+            kernel = self._local_kernel(target, drawn)
+            return starts.from_prior(target, n_chains, generator, kernel), kernel
+        return points, self._local_kernel(target, points)
+
+    def _given(self, start: Any, target: Target) -> Tensor:
+        rows = as_float(start, "start").double()
+        if rows.ndim != 2 or rows.shape[1] != target.features or not len(rows):
+            raise ValueError(
+                f"Expected start of shape (n, {target.features}); got {tuple(rows.shape)}. For a single point pass start[None]."
+            )
+        return rows
 
     def _local_kernel(self, target: Target, points: Tensor) -> Kernel:
-        gradient = has_gradient(target, points[:1])
-        if gradient:
-            space = unconstrained(target, points)
-            check_gradient(space, space.from_user(points[:_GRADIENTS_CHECKED]), rtol=_GRADIENT_TOLERANCE)
+        """The kernel given; else one that follows gradients where there are any and columns enough, its gradient checked."""
         if self.kernel is not None:
             return self.kernel
-        return HMC() if gradient and target.features > _RANDOM_WALK else RandomWalk()
+        with torch.no_grad():
+            points = points[torch.isfinite(target.log_prob(points))]
+        if target.features <= _RANDOM_WALK or not len(points) or not has_gradient(target, points[:1]):
+            return RandomWalk()
+        space = unconstrained(target, points)
+        check_gradient(space, space.from_user(points[:_GRADIENTS_CHECKED]), rtol=_GRADIENT_TOLERANCE)
+        return HMC()
 
     def _judge(self) -> None:
         self.chains_, self.report_ = judged(self._run)

@@ -8,19 +8,31 @@ import torch
 from torch import Tensor
 
 from sbi_flows._random import rand, randn
-from sbi_flows.samplers import Kernel, anneal
+from sbi_flows.samplers import Kernel, RandomWalk, anneal
+from sbi_flows.samplers.tempered_path import TemperedPath
+from sbi_flows.samplers.waste_free import ascend
 from sbi_flows.targets import Target, tempered, unconstrained
 
 PRIOR_DRAWS = 20_000
 _PARTICLES = 1000
+_TRAJECTORIES = (3, 10)  # least and most at each power of the likelihood
 _TEMPERATURES = (8.0, 64.0, 8.0, 1.0)  # up and down again: at 64 a mode is eight times as wide
 _HEATED_STEPS = 8  # at each
 _TRIES = 20  # batches of points among which ones of finite density are looked for
 
 
-def from_prior(target: Target, n_chains: int, generator: torch.Generator) -> Tensor:
-    """Nearly posterior draws ``(n_chains, d)``, in every mode that draws of the prior have found."""
-    return anneal(target, max(_PARTICLES, n_chains), generator, n_prior=PRIOR_DRAWS)[:n_chains]
+def from_prior(target: Target, n_chains: int, generator: torch.Generator, kernel: Kernel) -> Tensor:
+    """Nearly posterior draws ``(n_chains, d)``, in every mode that draws of the prior have found.
+
+    A kernel that follows gradients moves the particles in many dimensions, where a random walk would need too many steps.
+    """
+    if isinstance(kernel, RandomWalk):
+        return anneal(target, max(_PARTICLES, n_chains), generator, n_prior=PRIOR_DRAWS)[:n_chains]
+    least, most = _TRAJECTORIES
+    ascent = ascend(
+        TemperedPath(target), n_chains, PRIOR_DRAWS, kernel, generator, ess=0.5 * n_chains, least_moves=least, most_moves=most
+    )
+    return ascent.particles.x[-n_chains:]
 
 
 def without_prior(target: Target, n_chains: int, generator: torch.Generator) -> Tensor:
