@@ -105,3 +105,22 @@ def test_u1_topology(tmp_path, capsys):
     # Both runs are judged, and stand beside the exact values.
     assert "NOT RELIABLE" in said.split("The flow")[0] and "0.89993" in said and "with flow proposals" in said
     assert (tmp_path / "u1_topology.png").stat().st_size > 5000
+
+
+def test_separated_modes(tmp_path, capsys):
+    """NUTS alone is wrong and flagged; the masses of FlowSampler, worth 1000 draws or more, are within 4.5 errors (false alarm 3e-5)."""
+    module = tutorial("separated_modes")
+    module.main(tmp_path, n_effective=1000)
+    said = capsys.readouterr().out
+    nuts, ours = said.split("FlowSampler: masses")
+    assert "NOT RELIABLE" in nuts and "R-hat" in nuts
+    found = np.array(ours[ours.index("[") + 1 : ours.index("]")].split(), dtype=float)
+    np.testing.assert_allclose(found, module.MASSES.numpy(), atol=4.5 * np.sqrt(0.25 / 400))
+    assert (tmp_path / "separated_modes.png").stat().st_size > 5000
+
+
+def test_evidence_on_the_way(capsys):
+    module = tutorial("evidence_on_the_way")
+    module.main(n_effective=1000)
+    said = capsys.readouterr().out
+    assert said.count("exactly") == 2 and "parabola" in said
