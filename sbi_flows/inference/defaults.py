@@ -34,12 +34,12 @@ def settle(estimator: ConditionalFlow, rows: np.ndarray, theta: pd.DataFrame, qu
     and the mean of many short fits with decaying weights averages what each overfits; if not, it is training that is scarce, and
     fewer members train longer. "high" spends several times as much on the one or the other.
     """
-    gap = _trial_gap(estimator, rows, theta) if len(rows) >= _FEWEST_ROWS else _SCARCE
-    epochs, high = auto_epochs(len(rows)), quality == "high"
+    epochs, high = auto_epochs(round((1 - estimator.validation_fraction) * len(rows))), quality == "high"
+    gap = _trial_gap(estimator, rows, theta, epochs) if len(rows) >= _FEWEST_ROWS else _SCARCE
     if gap < _SCARCE:
-        estimator.set_params(n_members=3, weight_decay=0.0, max_epochs=round(1.3 * epochs))
+        estimator.set_params(n_members=3, weight_decay=0.0, max_epochs=round(1.5 * epochs))
         if high:
-            estimator.set_params(layers=5, bins=8, max_epochs=2 * epochs)
+            estimator.set_params(layers=5, bins=8, max_epochs=3 * epochs)
         return "a trial fit did as well on simulations it had not seen: trained for longer"
     if gap < _VERY_SCARCE:
         estimator.set_params(n_members=12 if high else 4, patience=10)
@@ -48,9 +48,9 @@ def settle(estimator: ConditionalFlow, rows: np.ndarray, theta: pd.DataFrame, qu
     return "a trial fit did worse on simulations it had not seen: more of them would make the posterior sharper"
 
 
-def _trial_gap(estimator: ConditionalFlow, rows: np.ndarray, theta: pd.DataFrame) -> float:
+def _trial_gap(estimator: ConditionalFlow, rows: np.ndarray, theta: pd.DataFrame, epochs: int) -> float:
     """Nats a row; infinite where the trial failed."""
-    trial = clone(estimator).set_params(n_members=1, max_epochs=max(2, auto_epochs(len(rows)) // _TRIAL_SHARE))
+    trial = clone(estimator).set_params(n_members=1, max_epochs=max(2, epochs // _TRIAL_SHARE))
     trial.target_called = estimator.target_called
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the fit itself says them again
