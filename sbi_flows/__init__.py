@@ -34,6 +34,7 @@ _PUBLIC = {
     "Stretch": "samplers",
     "IndependentMetropolis": "samplers",
     "smc": "samplers",
+    "parallel_tempering": "samplers",
     "distil": "distillation",
     "reflow": "distillation",
     "evidence": "model_evidence",
@@ -56,6 +57,7 @@ _PUBLIC = {
     "Reliability": "results",
     "WeightedSamples": "results",
     "SMCResult": "results",
+    "TemperedChains": "results",
     "Chains": "results",
     "FitHistory": "results",
 }

@@ -245,6 +245,38 @@ class SMCResult:
 
 
 @dataclass(frozen=True)
+class TemperedChains:
+    """What parallel tempering drew.
+
+    Attributes
+    ----------
+    chains : Chains
+        At power 1, one chain a ladder.
+    evidence : Evidence
+    powers : ndarray (levels,)
+        Of the likelihood, from 0 to 1.
+    swap_rates : ndarray (levels - 1,)
+        Mean acceptance of the exchanges between neighbours.
+    n_evaluations : int
+        Rows at which the likelihood was evaluated, in all.
+    reliability : Reliability
+    """
+
+    chains: Chains
+    evidence: Evidence
+    powers: np.ndarray
+    swap_rates: np.ndarray
+    n_evaluations: int
+    reliability: Reliability
+
+    def __repr__(self) -> str:
+        log_z = _with_error(self.evidence.log_z, self.evidence.log_z_err)
+        ladders, draws, _ = self.chains.samples.shape
+        work = f"{ladders} ladders of {len(self.powers)} powers, {draws} draws, {self.n_evaluations} evaluations"
+        return f"TemperedChains(log_z={log_z}, {work})   {self.reliability}"
+
+
+@dataclass(frozen=True)
 class FitHistory:
     """What happened in a fit, one row an epoch.
 

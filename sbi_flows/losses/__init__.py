@@ -3,6 +3,7 @@
 from sbi_flows.losses.atomic import atomic
 from sbi_flows.losses.base import Batch, Loss
 from sbi_flows.losses.couplings import COUPLINGS, Coupling
+from sbi_flows.losses.known_density import known_density
 from sbi_flows.losses.likelihood import nll, nll_through_solver
 from sbi_flows.losses.matching import denoising_score_matching, flow_matching
 from sbi_flows.losses.ratio import balanced, contrastive
@@ -18,6 +19,7 @@ __all__ = [
     "contrastive",
     "denoising_score_matching",
     "flow_matching",
+    "known_density",
     "nll",
     "nll_through_solver",
     "reverse_kl",

@@ -11,6 +11,7 @@ from sbi_flows.samplers.kernel import Info, Kernel, metropolis
 from sbi_flows.samplers.mala import MALA
 from sbi_flows.samplers.mixed import Mixed, MixedState
 from sbi_flows.samplers.nuts import NUTS
+from sbi_flows.samplers.parallel_tempering import parallel_tempering
 from sbi_flows.samplers.random_walk import RandomWalk, RandomWalkState
 from sbi_flows.samplers.run import judge, run_chains
 from sbi_flows.samplers.smc import smc
@@ -38,6 +39,7 @@ __all__ = [
     "convergence",
     "judge",
     "metropolis",
+    "parallel_tempering",
     "run_chains",
     "run_dynesty",
     "run_emcee",

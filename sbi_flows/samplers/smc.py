@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from sbi_flows._random import RandomState, torch_generator
 from sbi_flows._threads import one_thread
 from sbi_flows._validation import positive
+from sbi_flows.flows import Flow, build, nsf
 from sbi_flows.results import Evidence, Reliability, SMCResult, WeightedSamples
+from sbi_flows.samplers.flow_smc import FlowAscent, ascend_by_flows
 from sbi_flows.samplers.kernel import Kernel
 from sbi_flows.samplers.random_walk import RandomWalk
 from sbi_flows.samplers.tempered_path import TemperedPath
@@ -18,35 +24,45 @@ from sbi_flows.samplers.waste_free import FORGOTTEN, Ascent, ascend
 from sbi_flows.targets import Target
 
 _CHAINS = 400  # at each temperature, without a flow, where the user does not say
-_PRIOR_DRAWS = 5  # a chain: they must find every mode
-_LEAST_MOVES, _MOST_MOVES = 5, 60  # with each chain; 5 more a parameter at most
-_LARGEST_ERROR = 0.5
+_PRIOR_DRAWS = 5  # a chain, 2 a draw of a flow: they must find every mode
+_LEAST_MOVES, _MOST_MOVES = 5, 60  # of each chain; 5 more a parameter at most
+_DRAWS = 1000  # of each flow
+_LAYERS, _HIDDEN = 3, (64, 64)
+_LARGEST_ERROR, _MUCH = 0.5, 0.05
 
 
 def smc(
     target: Target,
     *,
     n_particles: int | str = "auto",
-    flow: str | None = None,
+    flow: str | Flow | Mapping[str, Any] | None = "auto",
     kernel: Kernel | str = "auto",
     random_state: RandomState = None,
 ) -> SMCResult:
     """Sequential Monte Carlo from the prior: draws of the posterior and ln Z.
+
+    The power of the likelihood rises from 0 to 1 in steps that leave the particles effective. With a flow, one that is fitted to all points
+    so far proposes at each power, and ln Z comes from an importance sample of the last one (:mod:`sbi_flows.samplers.flow_smc`): that
+    spares evaluations, where they cost more than milliseconds. Without, a kernel moves particles until they have forgotten where they
+    started, and ln Z is the product of the ratios on the way (:mod:`sbi_flows.samplers.waste_free`).
 
     Parameters
     ----------
     target : Target
         With a prior.
     n_particles : int or "auto"
-        Chains at each temperature; "auto" is 400, and ten a parameter if that is more. What no draw of the prior is near is not found:
-        more particles find more.
+        Draws of each flow, by default 1000 and a hundred a parameter if that is more; or chains at each power, by default 400 and ten a
+        parameter if that is more. What no draw of the prior is near is not found: more particles find more.
+    flow : "auto", Flow, mapping or None
+        "auto" is a spline flow; a flow (copied), or the ``spec`` of one; None for none.
     kernel : Kernel or "auto"
-        What moves the particles; "auto" is ``RandomWalk()``.
+        What moves particles without a flow; "auto" is ``RandomWalk()``. A kernel given by the user, with ``flow="auto"``, means none.
     random_state : int, generator or None
 
     Returns
     -------
     SMCResult
+        Draws with weights, ``evidence``, the likelihood's evaluations counted, and a verdict.
 
     Raises
     ------
@@ -58,51 +74,90 @@ def smc(
     >>> from sbi_flows.distributions import BoxUniform
     >>> from sbi_flows.targets import posterior
     >>> target = posterior(lambda x: -0.5 * (x / 0.1).square().sum(-1), BoxUniform([-1.0] * 2, [1.0] * 2))
-    >>> result = smc(target, random_state=0)
+    >>> result = smc(target, flow=None, random_state=0)
     >>> bool(abs(result.evidence.log_z - np.log(2 * np.pi * 0.01 / 4)) < 5 * result.evidence.log_z_err)
     True
 
     References
     ----------
-    Dau & Chopin 2022, "Waste-free sequential Monte Carlo", J. R. Statist. Soc. B 84.
+    Dau & Chopin 2022, "Waste-free sequential Monte Carlo", J. R. Statist. Soc. B 84; Cornuet, Marin, Mira & Robert 2012, "Adaptive
+    multiple importance sampling", Scandinavian J. Statist. 39; Karamanis, Beutler, Peacock, Nabergoj & Seljak 2022, "Accelerating
+    astronomical and cosmological inference with preconditioned Monte Carlo", arXiv:2207.05652.
     """
-    path = TemperedPath(target)
-    d = target.features
-    n_chains = max(_CHAINS, 10 * d) if n_particles == "auto" else int(positive("n_particles", n_particles, integer=True))
-    chosen = RandomWalk() if isinstance(kernel, str) else kernel
+    path, generator, d = TemperedPath(target), torch_generator(random_state), target.features
+    n = None if n_particles == "auto" else int(positive("n_particles", n_particles, integer=True))
     if isinstance(kernel, str) and kernel != "auto":
         raise ValueError(f"Expected kernel to be 'auto' or a kernel such as RandomWalk(); got {kernel!r}.")
+    by_kernel = flow is None or (flow == "auto" and not isinstance(kernel, str))
+    if not by_kernel and not isinstance(kernel, str):
+        raise ValueError("Expected a flow or a kernel to move the particles; got both. Leave out one of them.")
     with one_thread():
-        ascent = ascend(
-            path,
-            n_chains,
-            _PRIOR_DRAWS * n_chains,
-            chosen,
-            torch_generator(random_state),
-            ess=n_chains,
-            least_moves=_LEAST_MOVES,
-            most_moves=_MOST_MOVES + 5 * d,
-        )
-    return _result(path, ascent)
+        if by_kernel:
+            return _by_kernel(path, n or max(_CHAINS, 10 * d), RandomWalk() if isinstance(kernel, str) else kernel, generator)
+        n = n or max(_DRAWS, 100 * d)
+        return _by_flow(path, ascend_by_flows(path, n, 2 * n, _flow(flow, target, generator), generator))
 
 
-def _result(path: TemperedPath, ascent: Ascent) -> SMCResult:
+def _flow(flow: Any, target: Target, generator: torch.Generator) -> Flow:
+    if isinstance(flow, Flow):
+        chosen = copy.deepcopy(flow)
+    elif isinstance(flow, Mapping):
+        chosen = build(flow, generator)
+    elif flow == "auto":
+        return nsf(target.features, layers=_LAYERS, hidden=_HIDDEN, support=target.support, generator=generator)
+    else:
+        raise ValueError(f"Expected flow to be 'auto', None, a flow such as nsf({target.features}), or the spec of one; got {flow!r}.")
+    if chosen.features != target.features or chosen.context_features:
+        raise ValueError(f"Expected a flow of {target.features} features without context; got one of {chosen.features}.")
+    return chosen
+
+
+def _by_kernel(path: TemperedPath, n_chains: int, kernel: Kernel, generator: torch.Generator) -> SMCResult:
+    moves = {"least_moves": _LEAST_MOVES, "most_moves": _MOST_MOVES + 5 * path.features}
+    ascent: Ascent = ascend(path, n_chains, _PRIOR_DRAWS * n_chains, kernel, generator, ess=n_chains, **moves)
     log_z, error = float(ascent.log_ratios.sum()), math.sqrt(ascent.variances.sum())
-    reasons, notes = [], []
-    if error > _LARGEST_ERROR:
-        reasons.append(f"the error of ln Z is {error:.2g}: use more particles")
+    notes = []
     slow = int((ascent.remembered > FORGOTTEN).sum())
     if slow:
         notes.append(
             f"at {slow} of {len(ascent.powers)} temperatures chains remembered where they started: masses of separate modes are those that "
             "the prior's draws gave them"
         )
-    if path.n_invalid:
-        notes.append(f"the likelihood was NaN or +inf at {path.n_invalid} of {path.n_evaluations} points, which counted as zero")
-    verdict = Reliability.from_reasons(reasons, notes)
+    reasons = [f"the error of ln Z is {error:.2g}: use more particles"] if error > _LARGEST_ERROR else []
+    verdict = Reliability.from_reasons(reasons, notes + _holes(path))
     x = ascent.particles.x.numpy()
     samples = WeightedSamples(x, np.full(len(x), log_z), path.names, verdict)
-    row = {"log_z": log_z, "log_z_err": error, "ess": 1.0, "pareto_k": -np.inf, "n_evaluations": path.n_evaluations}
-    by_method = pd.DataFrame([row], index=["product"])
-    evidence = Evidence(log_z, error, "product", 1.0, -np.inf, verdict, by_method, path.names)
+    table = _table({"product": (log_z, error, 1.0, -np.inf, path.n_evaluations)})
+    evidence = Evidence(log_z, error, "product", 1.0, -np.inf, verdict, table, path.names)
     return SMCResult(samples, evidence, ascent.powers, ascent.acceptances, path.n_evaluations, verdict)
+
+
+def _by_flow(path: TemperedPath, ascent: FlowAscent) -> SMCResult:
+    drawn = WeightedSamples(ascent.x.numpy(), ascent.log_weights.numpy(), path.names)
+    log_z, error, k, share = drawn.log_z, drawn.log_z_err, drawn.pareto_k, drawn.ess / len(drawn.samples)
+    reasons = list(drawn.reliability.reasons)
+    if ascent.thin > _MUCH:
+        reasons.append(
+            f"{ascent.thin:.0%} of the posterior, as the particles on the way tell it, lies where the last flow has less than a hundredth "
+            "of its density: use more particles, or flow=None"
+        )
+    pooled, pooled_ess = ascent.pool.log_z(1.0), ascent.pool.ess(1.0)
+    verdict = Reliability.from_reasons(reasons, _holes(path))
+    rows = {
+        "importance": (log_z, error, share, k, len(drawn.samples)),
+        # Its flows were trained on part of these points, which its error knows nothing of: for comparison only.
+        "recycled": (pooled, pooled_ess**-0.5, pooled_ess / len(ascent.pool.x), np.nan, path.n_evaluations - len(drawn.samples)),
+    }
+    evidence = Evidence(log_z, error, "importance", share, k, verdict, _table(rows), path.names)
+    samples = WeightedSamples(drawn.samples, drawn.log_weights, path.names, verdict)
+    return SMCResult(samples, evidence, ascent.powers, ascent.efficiencies, path.n_evaluations, verdict)
+
+
+def _holes(path: TemperedPath) -> list[str]:
+    if not path.n_invalid:
+        return []
+    return [f"the likelihood was NaN or +inf at {path.n_invalid} of {path.n_evaluations} points, which counted as zero"]
+
+
+def _table(rows: dict[str, tuple[float, ...]]) -> pd.DataFrame:
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["log_z", "log_z_err", "ess", "pareto_k", "n_evaluations"])

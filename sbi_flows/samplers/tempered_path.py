@@ -25,6 +25,8 @@ class TemperedPath(Target):
     Attributes
     ----------
     power : float
+    start : Distribution
+        The prior.
     n_evaluations, n_invalid : int
         Rows at which the likelihood was evaluated, and at which it had no value.
 
@@ -38,13 +40,13 @@ class TemperedPath(Target):
         if target.prior is None:
             raise ValueError("Expected a target with a prior to start from: make it with targets.posterior(log_likelihood, prior).")
         super().__init__(target.features, target.names, target.support, target.prior)
-        self._prior, self._target = target.prior, target
+        self.start, self._target = target.prior, target
         self.power = 1.0
         self.n_evaluations = self.n_invalid = 0
 
     def log_prior(self, x: Tensor) -> Tensor:
         """``(n,)``."""
-        return self._prior.log_prob(x).double()
+        return self.start.log_prob(x).double()
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """ln L ``(n,)`` of rows inside the prior."""
@@ -55,9 +57,14 @@ class TemperedPath(Target):
         return torch.where(invalid, -math.inf, values)
 
     def log_prob(self, x: Tensor) -> Tensor:
+        log_prior, log_likelihood = self.evaluate(x)
+        return log_prior + self.power * log_likelihood
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """ln prior and ln L, ``(n,)`` each; outside the prior, where the likelihood is not evaluated, both are -inf."""
         x = self._checked(x)
         log_prior = self.log_prior(x)
-        return log_prior + self.power * where_inside(self.log_likelihood, x, torch.isfinite(log_prior), "log_likelihood")
+        return log_prior, where_inside(self.log_likelihood, x, torch.isfinite(log_prior), "log_likelihood")
 
     def recovered(self, x: Tensor, log_prob: Tensor) -> Tensor:
         """ln L ``(n,)`` at rows whose tempered density is known, without evaluating it where that can be helped."""
@@ -67,7 +74,7 @@ class TemperedPath(Target):
 
     def first_draws(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draws of the prior ``(n, d)`` and their ln L ``(n,)``; ``ValueError`` if it is zero at all of them."""
-        x = self._prior.sample(n, generator).double()
+        x = self.start.sample(n, generator).double()
         log_likelihood = self.log_likelihood(x)
         if not bool((log_likelihood > -math.inf).any()):
             holes = f" ({self.n_invalid} times it was NaN or +inf)" if self.n_invalid else ""
