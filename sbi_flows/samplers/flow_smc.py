@@ -106,7 +106,8 @@ def ascend_by_flows(path: TemperedPath, n_draws: int, n_first: int, flow: Flow, 
         if efficiency >= GOOD or len(flows) == ROUNDS:
             order = np.argsort([share for _, share in record[-len(flows) :]])
             log_weights, drawn, thin = _last_sample(path, pool, [flows[i] for i in order[-3:]], n_draws, generator)
-            return FlowAscent(drawn, log_weights, pool, *np.array(record).T, thin)
+            powers, efficiencies = np.array(record).T
+            return FlowAscent(drawn, log_weights, pool, powers, efficiencies, thin)
     raise ValueError(
         f"The likelihood is too steep for {n_first} particles: after {MAX_TEMPERATURES} temperatures its power is still {power:.2g}. "
         "Use more particles, or look for a likelihood that jumps."

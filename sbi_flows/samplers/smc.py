@@ -159,5 +159,5 @@ def _holes(path: TemperedPath) -> list[str]:
     return [f"the likelihood was NaN or +inf at {path.n_invalid} of {path.n_evaluations} points, which counted as zero"]
 
 
-def _table(rows: dict[str, tuple[float, ...]]) -> pd.DataFrame:
+def _table(rows: Mapping[str, tuple[float, ...]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["log_z", "log_z_err", "ess", "pareto_k", "n_evaluations"])
