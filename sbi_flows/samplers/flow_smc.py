@@ -33,6 +33,7 @@ FLATTER = 0.5  # half the training rows are from this fraction of the power: wha
 ROUNDS = 6  # at power 1, at most
 DEFENSIVE = 0.2  # of the last draws come from the flows before the last: where it is too thin, they are not
 WANTED_ERROR = 0.02
+LEAST_DRAWS = 2000  # of the last sample: fewer may all miss a corner of a percent of the mass where the flow is thin, and not know it
 MOST_DRAWS = 20  # times n_draws, for the last importance sample
 ENOUGH = 0.25  # misfit in nats below which training has nothing to gain: the flow of the last power, rescaled, will do
 _STAY = 3  # times at one power while its weights are too poor to go on
@@ -204,7 +205,7 @@ def _last_sample(path: TemperedPath, pool: Pool, flows: list[Flow], n: int, gene
     def mixture(x: Tensor) -> Tensor:
         return torch.logsumexp(torch.stack([flow.log_prob(x).double() for flow in flows]) + shares.log()[:, None], 0)
 
-    rows, log_weights, wanted = [], [], n
+    rows, log_weights, wanted = [], [], max(n, LEAST_DRAWS)
     while wanted > 0:
         which = torch.multinomial(shares, wanted, replacement=True, generator=generator).bincount(minlength=len(flows))
         x = torch.cat([flow.sample(int(k), generator=generator, dtype=torch.float64) for flow, k in zip(flows, which, strict=True) if k])

@@ -115,21 +115,31 @@ def _flow(flow: Any, target: Target, generator: torch.Generator) -> Flow:
 def _by_kernel(path: TemperedPath, n_chains: int, kernel: Kernel, generator: torch.Generator) -> SMCResult:
     moves = {"least_moves": _LEAST_MOVES, "most_moves": _MOST_MOVES + 5 * path.features}
     ascent: Ascent = ascend(path, n_chains, _PRIOR_DRAWS * n_chains, kernel, generator, ess=n_chains, **moves)
-    log_z, error = float(ascent.log_ratios.sum()), math.sqrt(ascent.variances.sum())
-    notes = []
-    slow = int((ascent.remembered > FORGOTTEN).sum())
-    if slow:
-        notes.append(
-            f"at {slow} of {len(ascent.powers)} temperatures chains remembered where they started: masses of separate modes are those that "
-            "the prior's draws gave them"
-        )
+    log_z, error = float(ascent.log_ratios.sum()), _spread(ascent)
+    slow, n_powers = int((ascent.remembered > FORGOTTEN).sum()), len(ascent.powers)
+    told = (
+        f"at {slow} of {n_powers} temperatures chains remembered where they started: what the prior's draws did not find may be missing, "
+        "and masses of separate modes are those that they gave them"
+    )
     reasons = [f"the error of ln Z is {error:.2g}: use more particles"] if error > _LARGEST_ERROR else []
+    reasons += [f"{told}. Use a flow, a kernel with gradients, or more particles"] if slow > 0.5 * n_powers else []
+    notes = [told] if 0 < slow <= 0.5 * n_powers else []
     verdict = Reliability.from_reasons(reasons, notes + _holes(path))
     x = ascent.particles.x.numpy()
     samples = WeightedSamples(x, np.full(len(x), log_z), path.names, verdict)
     table = _table({"product": (log_z, error, 1.0, -np.inf, path.n_evaluations)})
     evidence = Evidence(log_z, error, "product", 1.0, -np.inf, verdict, table, path.names)
     return SMCResult(samples, evidence, ascent.powers, ascent.acceptances, path.n_evaluations, verdict)
+
+
+def _spread(ascent: Ascent) -> float:
+    """Standard error of ln Z: where chains remember their starts, errors of successive temperatures may be one and the same, and add up."""
+    total, run = 0.0, 0.0
+    for variance, remembered in zip(ascent.variances, ascent.remembered, strict=True):
+        run += math.sqrt(variance)
+        if remembered <= FORGOTTEN:
+            total, run = total + run**2, 0.0
+    return math.sqrt(total + run**2)
 
 
 def _by_flow(path: TemperedPath, ascent: FlowAscent) -> SMCResult:

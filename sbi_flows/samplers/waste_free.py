@@ -25,7 +25,7 @@ from sbi_flows.targets import unconstrained
 
 MAX_TEMPERATURES = 200
 FORGOTTEN = 0.2  # correlation with the starts, in the worst parameter, at which moves end
-_PROGRESS = 0.05  # that correlation must still fall by over a doubling of the moves: separate modes remember their starts for ever
+_PROGRESS = 0.02  # that correlation must still fall by over a doubling of the moves: separate modes remember their starts for ever
 
 
 class Particles(NamedTuple):
