@@ -40,6 +40,22 @@ def test_a_normal_in_a_box(method):
     assert (report.method == "local") == np.isnan(report.flow_acceptance)
 
 
+@pytest.mark.slow
+def test_the_latent_space_of_a_flow():
+    """A curved density in nine columns; mean and variance of the bent one are known."""
+
+    def banana(x):
+        return normal(x[:, :1]) + normal(x[:, 1:2] - x[:, :1].square() + 1) + normal(x[:, 2:])
+
+    target = from_log_prob(banana, 9)
+    sampler = FlowSampler(target=target, n_effective=600, n_chains=64, method="latent", random_state=0).fit()
+    assert sampler.report_.method == "latent", sampler.report_
+    bent = sampler.chains_.samples[..., 1].ravel()
+    assert abs(bent.mean()) < LEVEL * np.sqrt(3 / sampler.report_.ess)
+    assert abs(bent.var() - 3) < LEVEL * np.sqrt(90 / sampler.report_.ess)  # fourth moment of x^2 + noise, with room
+    assert "latent space" in repr(sampler.report_)
+
+
 def test_masses_of_separated_modes():
     # Two bumps 40 widths apart with masses .7 and .3, in four columns where a random walk's jumps rarely cross.
     centre = torch.zeros(2, 4, dtype=torch.float64)

@@ -17,7 +17,7 @@ from sbi_flows.distributions import NormalMixture
 from sbi_flows.flows import Flow, nsf
 from sbi_flows.training import ArraySource, train
 
-AUTOREGRESSIVE = 16  # columns up to which layers are autoregressive; beyond, couplings are as quick backward as forward
+AUTOREGRESSIVE = 8  # columns up to which layers are autoregressive; beyond, couplings are as quick backward as forward
 _COMPONENTS = (1, 4, 16)
 _ROWS_A_NUMBER = 20  # draws for each component and column, at least
 _WORTHWHILE = 0.02  # nats a row by which a larger start must be better

@@ -55,7 +55,7 @@ class FlowSampler(BaseEstimator):
     n_effective : int
         Independent draws that the chains should be worth, by the slowest parameter.
     n_chains : int or "auto"
-    method : {"auto", "local", "mixed"}
+    method : {"auto", "local", "mixed", "latent"}
         Anything but "auto" overrules the choice.
     kernel : Kernel, optional
         The local kernel; by default one that follows gradients where there are any, else an adaptive random walk.
@@ -152,7 +152,7 @@ class FlowSampler(BaseEstimator):
     def _settings(self) -> Settings:
         positive("n_effective", self.n_effective, integer=True)
         positive("max_evaluations", self.max_evaluations, integer=True)
-        choose("method", self.method, ["auto", "local", "mixed"])
+        choose("method", self.method, ["auto", "local", "mixed", "latent"])
         n_chains = self.n_chains
         if n_chains == "auto":
             n_chains = int(np.clip(self.n_effective // _DRAWS_A_CHAIN, *_CHAINS))
