@@ -71,6 +71,7 @@ class Run:
         self.training_steps = 0
         self.costs: FlowCosts | None = None
         self.pace = 0.0
+        self.by_mode: dict[int, Tensor] = {}
         self.records: list[Drawn] = []
         self.thin = 1
 
@@ -150,6 +151,9 @@ class Run:
         measured = self.acceptance, self.forgets
         method, why, against = after_training(self.local_pilot, costs, *measured, self.settings.n_effective, fit.n_steps)
         self.training_steps = fit.n_steps
+        if self.modes.n > max(1, len(self.by_mode)):
+            few = self.modes.n - len(self.by_mode)
+            self.notes.append(f"{few} of {self.modes.n} modes held too few draws for a flow of their own: no proposals go there")
         if wanted != "auto" and method != wanted:
             why, method = f"method={wanted!r} was asked for; {why}", wanted
         self.method = method
@@ -232,9 +236,14 @@ class Run:
         if self.modes.n == 1:
             return [user]
         labels = self.modes.label(samples)
-        parts = [user[labels == k] for k in range(self.modes.n)]
-        # Cut in an order that keeps each chain's draws together, as whole groups are held out.
-        return [part[: len(part) // _GROUPS * _GROUPS].view(_GROUPS, -1, d) for part in parts if len(part) >= max(4 * _GROUPS, 2 * d)]
+        first = not self.by_mode
+        for k in range(self.modes.n):
+            part = user[labels == k]
+            # A mode that later holds few draws keeps its flow and the draws it was fitted to; one that never held more gets none.
+            if len(part) >= max(4 * _GROUPS, 2 * d) and (first or k in self.by_mode):
+                # Cut in an order that keeps each chain's draws together, as whole groups are held out.
+                self.by_mode[k] = part[: len(part) // _GROUPS * _GROUPS].view(_GROUPS, -1, d)
+        return [self.by_mode[k] for k in sorted(self.by_mode)]
 
     # --- Draws ---------------------------------------------------------------------------------------------------------------
 
