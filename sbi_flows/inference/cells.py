@@ -56,7 +56,7 @@ class Cells:
         noisy, noise = torch.from_numpy(rows.copy()), torch.from_numpy(rng.random(rows.shape))
         for i in self._whole:
             k, u = noisy[:, i], noise[:, i].clamp(min=1e-12)
-            low, width, endless = _cell(k, self.scales[i])
+            low, width, endless = cell(k, self.scales[i])
             # The width at which the density goes on smoothly where the counts 0 and 1 are equally probable.
             tail = low + width + _HALF_NORMAL * width * torch.special.ndtri(u / 2)
             noisy[:, i] = torch.where(endless, tail, low + width * u)
@@ -84,7 +84,7 @@ class Cells:
         points, log_volume = rows[:, None].repeat(1, q, 1), self._log_weights.expand(len(rows), q)
         for j, i in enumerate(self._whole):
             u = self._points[:, j]
-            low, width, endless = (each[:, None] for each in _cell(rows[:, i], self.scales[i]))
+            low, width, endless = (each[:, None] for each in cell(rows[:, i], self.scales[i]))
             # Below the cell of 0 the points thin out exponentially: more slowly than any density that a flow is likely to have there.
             points[..., i] = torch.where(endless, low + width * (1 + u.log()), low + width * u)
             log_volume = log_volume + torch.where(endless, width.log() - u.log(), width.log())
@@ -121,8 +121,8 @@ def reasons_against(error: float) -> tuple[str, ...]:
     )
 
 
-def _cell(k: Tensor, scale: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower end and width of the cells of numbers ``(n,)``, and whether they have no lower end in truth; width 0 is no cell at all."""
+def cell(k: Tensor, scale: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Lower end and width of the cells of numbers ``(n,)`` on their scale, and whether they have no lower end in truth; width 0 is none."""
     if scale == UNIT:
         return k, torch.ones_like(k), torch.zeros_like(k, dtype=torch.bool)
     g = torch.sqrt if scale == SQUARE_ROOT else torch.log1p

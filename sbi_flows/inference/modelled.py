@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sbi_flows.inference.cells import CONTINUOUS, LOGARITHM, SQUARE_ROOT, UNIT, Cells
-from sbi_flows.inference.maps import ASINH, LOG, ROOT
+from sbi_flows.inference.cells import CONTINUOUS, UNIT, Cells
 from sbi_flows.inference.observations import Observations
+from sbi_flows.inference.start import choose_scale, choose_support
 
 _FEW_LEVELS = 10
 
@@ -19,7 +19,7 @@ class Modelled:
 
     Columns that are the same in all simulations are left out. Whole numbers are spread over cells of a line, and the density integrated
     over a cell is the probability of its number (:class:`sbi_flows.inference.cells.Cells`). Heavy tails and columns of one sign become a
-    support, which the flow maps to the line: the density stays one of x itself.
+    support, which the flow maps to the line, where that makes x given theta more probable: the density stays one of x itself.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Modelled:
     Examples
     --------
     >>> x = np.stack([np.arange(20.0), np.full(20, 3.0), np.linspace(-1, 1, 20)], axis=1)
-    >>> modelled = Modelled().fit(x)
+    >>> modelled = Modelled().fit(x, np.zeros((20, 1)))
     >>> modelled.rows(x[:1]).tolist(), modelled.support
     ([[0.0, -1.0]], ['real', 'real'])
 
@@ -50,12 +50,14 @@ class Modelled:
     notes: tuple[str, ...]
     reasons: tuple[str, ...]
 
-    def fit(self, x: np.ndarray, names: Sequence[str] | None = None, *, plain: bool = False) -> Modelled:
+    def fit(self, x: np.ndarray, given: np.ndarray, names: Sequence[str] | None = None, *, plain: bool = False) -> Modelled:
         """Look at simulations ``(n, ...)``.
 
         Parameters
         ----------
         x : ndarray (n, ...)
+        given : ndarray (n, c)
+            Their parameters, as the network gets them.
         names : sequence of str, optional
         plain : bool
             Whether x itself is modelled whatever it looks like, whole numbers on unit cells, because its support was given.
@@ -73,19 +75,18 @@ class Modelled:
                 "itself. Use NPE or NRE, which take them, or leave those columns out."
             )
         self.observations = Observations().fit(x, names)
-        maps = self.observations.first_maps()
-        self._columns = np.flatnonzero(maps >= 0)
+        self._columns = np.flatnonzero(self.observations.first_maps() >= 0)
         own = flat[:, self._columns]
         whole = (own == np.round(own)).all(axis=0)
         levels = np.array([len(np.unique(column)) if each else 0 for column, each in zip(own.T, whole, strict=True)])
         scales = [
-            CONTINUOUS if not n else UNIT if plain else _scale(column, kind, n)
-            for column, kind, n in zip(own.T, maps[self._columns], levels, strict=True)
+            CONTINUOUS if not n else UNIT if plain or n <= _FEW_LEVELS or column.min() < 0 else choose_scale(column, given)
+            for column, n in zip(own.T, levels, strict=True)
         ]
         self.cells = Cells(scales)
         self.support = [
-            _support(column, kind) if scale == CONTINUOUS else _whole_support(column, scale, n)
-            for column, kind, scale, n in zip(own.T, maps[self._columns], scales, levels, strict=True)
+            choose_support(column, given) if scale == CONTINUOUS else _whole_support(column, scale, n)
+            for column, scale, n in zip(own.T, scales, levels, strict=True)
         ]
         self.notes, self.reasons = self._remarks(levels)
         return self
@@ -139,17 +140,5 @@ class Modelled:
         return tuple(notes), tuple(reasons)
 
 
-def _scale(column: np.ndarray, kind: int, levels: int) -> str:
-    if levels <= _FEW_LEVELS or column.min() < 0:
-        return UNIT
-    return LOGARITHM if kind in (LOG, ASINH) else SQUARE_ROOT
-
-
 def _whole_support(column: np.ndarray, scale: str, levels: int):
     return (float(column.min()), float(column.max()) + 1) if scale == UNIT and levels <= _FEW_LEVELS else "real"
-
-
-def _support(column: np.ndarray, kind: int):
-    if kind == LOG:
-        return (0.0, np.inf) if column[0] > 0 else (-np.inf, 0.0)
-    return "heavy" if kind in (ASINH, ROOT) else "real"

@@ -137,10 +137,11 @@ class NLE(TargetEstimator):
     def _begin(self, simulations: Simulations, x_names: list[str] | None) -> None:
         columns = parse_support(self.prior_.support, self.prior_.features)
         self._conditions = Conditions(columns, torch.from_numpy(simulations.theta))
-        given = ConditionalFlow() if self.estimator is None else self.estimator
-        estimator = own_copy(given, ConditionalFlow, "estimator", self.random_state)
+        unfitted = ConditionalFlow() if self.estimator is None else self.estimator
+        estimator = own_copy(unfitted, ConditionalFlow, "estimator", self.random_state)
         estimator.target_called = "x"
-        self.modelled_ = Modelled().fit(simulations.x, x_names, plain=estimator.support is not None)
+        given = self._conditions(torch.from_numpy(simulations.theta)).numpy()
+        self.modelled_ = Modelled().fit(simulations.x, given, x_names, plain=estimator.support is not None)
         self.observations_ = self.modelled_.observations
         settings: dict[str, Any] = {"warm_start": True}
         if estimator.support is None:

@@ -107,14 +107,16 @@ def test_training_that_fails_is_not_taken_for_a_posterior_that_stands_still():
     assert "found nothing better than the weights before" in posterior.reliability.reasons[0]
 
 
-def test_rounds_of_a_likelihood():
-    """The same problem by NLE, whose small flow is off by .4 SIGMA or so after 600 simulations; what the rounds were is told
-    also after the chains were judged."""
-    nle = NLE(PRIOR, small(), random_state=0)
-    posterior = sequential(nle, simulator, X_O, 2, 300, random_state=0)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rounds_of_a_likelihood(seed):
+    """The same problem by NLE, whose start is exact here. Centres err by .07 SIGMA by the regression on 600 simulations, as much by
+    the chains, widths by 3 % each: the bounds are 2.5 and 3.5 such errors. What the rounds were is told after the chains are judged."""
+    nle = NLE(PRIOR, small(), random_state=seed)
+    posterior = sequential(nle, simulator, X_O, 2, 300, random_state=seed)
     draws = posterior.sample(1000, random_state=0)
-    np.testing.assert_allclose(draws.mean(0), X_O, atol=SIGMA)
-    assert "round 2: 300 simulations from" in str(posterior.reliability)
+    np.testing.assert_allclose(draws.mean(0), X_O, atol=SIGMA / 4)
+    np.testing.assert_allclose(draws.std(0), SIGMA, rtol=0.15)
+    assert "round 2: 300 simulations from" in str(posterior.reliability) and nle.modelled_.support == ["real", "real"]
 
 
 class Known:
