@@ -35,6 +35,8 @@ _PUBLIC = {
     "IndependentMetropolis": "samplers",
     "smc": "samplers",
     "parallel_tempering": "samplers",
+    "stochastic_flow": "samplers",
+    "diffusion_sampler": "samplers",
     "distil": "distillation",
     "reflow": "distillation",
     "evidence": "model_evidence",

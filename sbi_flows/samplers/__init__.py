@@ -1,6 +1,7 @@
 """Markov chains of many rows at once: kernels, and ``run_chains`` that runs them."""
 
 from sbi_flows.samplers.convergence import Convergence, convergence
+from sbi_flows.samplers.diffusion import DiffusionSampler, diffusion_sampler
 from sbi_flows.samplers.dynesty_runner import run_dynesty
 from sbi_flows.samplers.emcee_move import FlowMove
 from sbi_flows.samplers.emcee_runner import run_emcee
@@ -12,9 +13,12 @@ from sbi_flows.samplers.mala import MALA
 from sbi_flows.samplers.mixed import Mixed, MixedState
 from sbi_flows.samplers.nuts import NUTS
 from sbi_flows.samplers.parallel_tempering import parallel_tempering
+from sbi_flows.samplers.path_proposal import PathProposal
+from sbi_flows.samplers.path_sampler import PathSampler
 from sbi_flows.samplers.random_walk import RandomWalk, RandomWalkState
 from sbi_flows.samplers.run import judge, run_chains
 from sbi_flows.samplers.smc import smc
+from sbi_flows.samplers.stochastic_flow import StochasticFlow, stochastic_flow
 from sbi_flows.samplers.stretch import Stretch, StretchState
 from sbi_flows.samplers.tempering import anneal
 
@@ -23,6 +27,7 @@ __all__ = [
     "MALA",
     "NUTS",
     "Convergence",
+    "DiffusionSampler",
     "FlowMove",
     "GradientState",
     "IndependentMetropolis",
@@ -31,12 +36,16 @@ __all__ = [
     "Kernel",
     "Mixed",
     "MixedState",
+    "PathProposal",
+    "PathSampler",
     "RandomWalk",
     "RandomWalkState",
+    "StochasticFlow",
     "Stretch",
     "StretchState",
     "anneal",
     "convergence",
+    "diffusion_sampler",
     "judge",
     "metropolis",
     "parallel_tempering",
@@ -44,4 +53,5 @@ __all__ = [
     "run_dynesty",
     "run_emcee",
     "smc",
+    "stochastic_flow",
 ]
