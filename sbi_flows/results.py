@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 # Above the first neither a mean of weights nor its error converges at a useful rate (Vehtari et al. 2024); below the second an error bar is
 # itself uncertain by more than 7 %.
-_LARGEST_K = 0.7
 _LEAST_ESS = 100
 
 
@@ -158,7 +157,7 @@ class WeightedSamples:
 
     @property
     def pareto_k(self) -> float:
-        """Pareto shape of the largest weights; above 0.7 no average over them can be believed (:func:`sbi_flows.weights.pareto_k`)."""
+        """Pareto shape of the largest weights; above :func:`sbi_flows.weights.largest_pareto_k` no average over them can be believed."""
         return importance.pareto_k(self.log_weights)
 
     @property
@@ -168,18 +167,19 @@ class WeightedSamples:
 
     @property
     def log_z_err(self) -> float:
-        """One standard error of ``log_z`` for independent draws; it means nothing where ``pareto_k`` is above 0.7."""
+        """One standard error of ``log_z`` for independent draws; it means nothing where ``pareto_k`` is too large."""
         return float(np.sqrt(max(1 / self.ess - 1 / len(self.samples), 0.0)))
 
     @property
     def reliability(self) -> Reliability:
         """Whether averages over the weights can be believed."""
         k, ess, n = self.pareto_k, self.ess, len(self.samples)
+        largest = importance.largest_pareto_k(n)
         source = Reliability(True) if self.source is None else self.source
         reasons = list(source.reasons)
-        if k > _LARGEST_K:
+        if k > largest:
             reasons.append(
-                f"Pareto k = {k:.2f} > {_LARGEST_K}: a few draws carry the weight, and others as heavy were missed. The density they were "
+                f"Pareto k = {k:.2f} > {largest:.2g}: a few draws carry the weight, and others as heavy were missed. The density they were "
                 "drawn from is too narrow somewhere or misses a mode: fit it better (more simulations, an ensemble), or sample by MCMC"
             )
         if ess < _LEAST_ESS:

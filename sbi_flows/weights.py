@@ -1,5 +1,7 @@
 """Importance weights: averages in log space, effective sizes, Pareto-smoothed tails, autocorrelation times."""
 
+import math
+
 import numpy as np
 from scipy.special import logsumexp
 
@@ -18,6 +20,21 @@ def kish_ess(log_weights: np.ndarray) -> float:
     """Kish's effective sample size ``(sum w)^2 / sum w^2``; 0 when no weight is positive."""
     top = logsumexp(log_weights)
     return 0.0 if top == -np.inf else float(np.exp(2 * top - logsumexp(2 * np.asarray(log_weights))))
+
+
+def largest_pareto_k(n: int) -> float:
+    """The Pareto k up to which averages over n weights can be believed: ``min(1 - 1 / log10(n), 0.7)``, that is 0.5 for 100 weights.
+
+    References
+    ----------
+    Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling", JMLR 25(72).
+
+    Examples
+    --------
+    >>> round(largest_pareto_k(100), 6), largest_pareto_k(10_000)
+    (0.5, 0.7)
+    """
+    return min(1 - 1 / math.log10(max(n, 2)), 0.7)
 
 
 def pareto_k(log_weights: np.ndarray, relative_ess: float = 1.0) -> float:

@@ -20,6 +20,7 @@ def read_observations(
     estimators_own: str | nn.Module | Mapping[str, Any] | None = "auto",
     *,
     theta: np.ndarray | None = None,
+    from_prior: bool = True,
 ) -> tuple[Observations, nn.Module | Mapping[str, Any] | None]:
     """Fit the scaling of simulations and settle their embedding.
 
@@ -33,6 +34,8 @@ def read_observations(
         The estimator's own parameter ``embedding``, which stands where ``embedding`` is "auto".
     theta : ndarray (n, d), optional
         Parameters of the simulations: with them, exchangeable trials are looked for among few columns that "auto" would pass on.
+    from_prior : bool
+        Whether these are draws of one prior. If not, as in rounds, columns passed on get no map that they do not need given theta.
 
     Returns
     -------
@@ -45,13 +48,13 @@ def read_observations(
     ValueError
         Where both embeddings are given, or one does not fit the shape of x.
     """
-    shape = x.shape[1:]
+    shape, given = x.shape[1:], None if from_prior else theta
     if isinstance(estimators_own, nn.Module | Mapping):
         if isinstance(embedding, nn.Module) or embedding not in ("auto", None):
             raise ValueError("Expected an embedding in one place; got embedding= here and one in the estimator. Give it here only.")
         return Observations(keep_layout=True).fit(x, names), estimators_own
     if embedding is None:
-        return Observations().fit(x, names), None
+        return Observations().fit(x, names, given=given), None
     if isinstance(embedding, Embedding):
         observations = _laid_out(embedding).fit(x, names)
         if embedding.shape != shape or embedding.missing != observations.missing:
@@ -67,7 +70,7 @@ def read_observations(
     if spec is None:
         repeats = None if theta is None else find_trials(theta, x.reshape(len(x), -1))
         if repeats is not None or not is_curve(x.reshape(len(x), -1)):
-            return _few_columns(x, names, repeats), None
+            return _few_columns(x, names, repeats, given), None
         spec = dict(build_embedding({"embedding": "spectrum", "shape": shape}).spec)
         notes = (f"x: {shape[0]} columns are read as a curve, since neighbours are alike; pass embedding=None if they are none",)
     observations = _laid_out(build_embedding(spec)).fit(x, names)
@@ -75,8 +78,8 @@ def read_observations(
     return observations, {**spec, "missing": observations.missing}
 
 
-def _few_columns(x: np.ndarray, names: Sequence[str] | None, repeats: Trials | None) -> Observations:
-    observations = Observations(repeats=repeats).fit(x, names)
+def _few_columns(x: np.ndarray, names: Sequence[str] | None, repeats: Trials | None, given: np.ndarray | None) -> Observations:
+    observations = Observations(repeats=repeats).fit(x, names, given=given)
     if repeats is not None:
         k, p = repeats.columns.shape
         which = "; ".join(", ".join(map(str, trial)) for trial in repeats.columns[:4]) + ("; ..." if k > 4 else "")

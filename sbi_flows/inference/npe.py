@@ -158,7 +158,9 @@ class NPE(BaseEstimator):
             observations = self.observations_
         else:
             own = None if self.estimator is None else self.estimator.embedding
-            observations, network = read_observations(simulations.x, self._x_names, self.embedding, own, theta=simulations.theta)
+            observations, network = read_observations(
+                simulations.x, self._x_names, self.embedding, own, theta=simulations.theta, from_prior=from_prior
+            )
             estimator.set_params(embedding=network, warm_start=False)
         rows, targets = observations.transform(simulations.x), pd.DataFrame(simulations.theta, columns=list(self.theta_names_))
         notes = [f"fitted afresh, since {outgrown}"] if outgrown else []

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from sbi_flows._validation import as_float
-from sbi_flows.inference.maps import ROOT, STAGE_PARTS, Stage, choose_stage
+from sbi_flows.inference.maps import LINEAR, ROOT, STAGE_PARTS, Stage, choose_stage
+from sbi_flows.inference.start import straight
 from sbi_flows.inference.trials import Trials
 
 _ROWS_TO_LOOK_AT = 5000
@@ -71,7 +72,7 @@ class Observations:
 
     # --- Fitting -----------------------------------------------------------------------------------------------------------
 
-    def fit(self, x: np.ndarray, names: Sequence[str] | None = None) -> Observations:
+    def fit(self, x: np.ndarray, names: Sequence[str] | None = None, *, given: np.ndarray | None = None) -> Observations:
         """Choose the maps from simulations.
 
         Parameters
@@ -80,6 +81,8 @@ class Observations:
             Float64; NaN marks what is missing.
         names : sequence of str, optional
             Column names, where x has two axes.
+        given : ndarray (n, d), optional
+            Parameters of the simulations, where these were not drawn from one prior: a column that needs no map given them gets none.
 
         Raises
         ------
@@ -108,12 +111,16 @@ class Observations:
         self._absent = np.flatnonzero(absent)
         self.notes = self._describe(constant, missing)
         values = self._pooled(np.where(constant, 0.0, flat)[:, self._kept])
-        thinned = values[:: max(1, len(values) // _ROWS_TO_LOOK_AT)]
+        every = max(1, len(values) // _ROWS_TO_LOOK_AT)
+        thinned = values[::every]
         self._stages: list[Stage] = []
-        rooted = np.zeros(values.shape[1], dtype=bool)
+        settled = np.zeros(values.shape[1], dtype=bool)
         for _ in range(_STAGES):
-            stage = choose_stage(thinned, rooted)
-            rooted |= stage.kind == ROOT
+            stage = choose_stage(thinned, settled)
+            if given is not None and not self.shared and not self._stages:
+                settled = straight(thinned, given[::every], stage.kind != LINEAR)
+                stage = choose_stage(thinned, settled)
+            settled |= stage.kind == ROOT
             self._stages.append(stage.of_groups(self._group) if self.shared else stage)
             if not stage.kind.any():
                 break

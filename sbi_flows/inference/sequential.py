@@ -18,6 +18,7 @@ from sbi_flows.inference.atomic import go_on_by_atoms
 from sbi_flows.inference.npe import NPE
 from sbi_flows.inference.posterior import Posterior
 from sbi_flows.inference.simulate import simulate, simulate_one
+from sbi_flows.results import FitHistory
 
 _DRAWS = 10_000  # of a posterior, to find its region and to compare it with the one before
 _PRIOR_DRAWS = 20_000
@@ -31,6 +32,7 @@ class Method(Protocol):
     """What :func:`sequential` needs: ``NPE``, ``NLE`` and ``NRE`` have it."""
 
     prior: Any
+    history_: FitHistory
 
     def fit(self, theta: Any, x: Any, *, from_prior: bool) -> Any:
         """Add simulations and learn."""
@@ -154,12 +156,14 @@ def sequential(
             theta, volume = draw_truncated(prior, before, n_simulations, epsilon, generator)
         posterior = run(theta, n_atoms if proposal == "atomic" else None)
         moved = _moved(before, posterior, generator)
-        stuck = abs(moved) < _UNCHANGED
+        stuck, cut_short = abs(moved) < _UNCHANGED, False
         if stuck and renewable:
             _forget(method)
             posterior = _learn(method, np.concatenate(theta_so_far), np.concatenate(x_so_far), x_o, prior, None)
-            moved = _moved(before, posterior, generator)
-        rounds.append(_Round(n_simulations, volume, moved, stuck=stuck and not renewable, afresh=stuck and renewable))
+            moved, cut_short = _moved(before, posterior, generator), _ended_at_its_best(method.history_)
+        rounds.append(
+            _Round(n_simulations, volume, moved, stuck=stuck and not renewable, afresh=stuck and renewable, cut_short=cut_short)
+        )
     posterior.remark(*_remarks(rounds, tolerance))
     return posterior
 
@@ -184,13 +188,18 @@ def _check_observation(x_o: Any, simulator: Callable, prior: Distribution, vecto
 
 @dataclass(frozen=True)
 class _Round:
-    """Simulations, the share of the prior they were drawn from, the nats by which they moved the posterior, and how training went."""
+    """Simulations, the share of the prior they were drawn from, the nats by which they moved the posterior, and how training went.
+
+    ``stuck``: nothing better was found than the weights before; ``afresh``: so it was fitted again from the start; ``cut_short``: that fit
+    was still improving when its epochs ended.
+    """
 
     n: int
     volume: float
     moved: float
     stuck: bool = False
     afresh: bool = False
+    cut_short: bool = False
 
     def stood_still(self, tolerance: float) -> bool:
         return self.moved < tolerance and not self.stuck
@@ -198,10 +207,15 @@ class _Round:
     def __str__(self) -> str:
         moved = "" if np.isinf(self.moved) else f", posterior moved by {self.moved:.2g} nats"
         moved += ", fitted afresh as the weights before could not be improved on" if self.afresh else ""
+        moved += " (its last epoch was its best: more max_epochs may make it better)" if self.cut_short else ""
         least = 1 / _PRIOR_DRAWS
         volume = f"less than {least:.0e}" if self.volume < least else f"{self.volume:.2g}"
         where = "the posterior" if np.isnan(self.volume) else f"{volume} of the prior"
         return f"{self.n} simulations from {where}{moved}"
+
+
+def _ended_at_its_best(history: FitHistory) -> bool:
+    return bool((history.best_epoch == len(history.validation_loss) - 1).all())
 
 
 def _forget(method: Any) -> None:

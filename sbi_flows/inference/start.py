@@ -40,6 +40,15 @@ def choose_support(column: np.ndarray, given: np.ndarray):
     return entries[_best([_mapped(column, entry) for entry in entries], given)]
 
 
+def straight(x: np.ndarray, given: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Which of the columns ``asked (c,)`` of ``x (n, c)`` are most probable on the line as they are, ``(c,)`` bool; NaN is left out."""
+    found = np.zeros(x.shape[1], dtype=bool)
+    for j in np.flatnonzero(asked):
+        there = ~np.isnan(x[:, j])
+        found[j] = choose_support(x[there, j], given[there]) == "real"
+    return found
+
+
 def choose_scale(counts: np.ndarray, given: np.ndarray) -> str:
     """The scale of :class:`Cells` on which counts ``(n,)`` are most probable given theta ``(n, c)``, each at the middle of its cell."""
     scales = [SQUARE_ROOT, LOGARITHM]

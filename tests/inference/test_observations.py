@@ -141,3 +141,14 @@ def test_masked_values_are_missing_and_no_rows_are_refused():
     np.testing.assert_array_equal(observations.rows_of(counts)[0], [[1.0, np.nan]])
     with pytest.raises(ValueError, match=r"at least one observation in x_o; got none, an array of shape \(0, 2\)"):
         observations.rows_of(np.zeros((0, 2)), "x_o")
+
+
+@pytest.mark.parametrize(("noise", "mapped"), [("normal", False), ("standard_cauchy", True)])
+def test_parameters_from_rounds_do_not_bend_what_is_straight_given_them(noise, mapped):
+    """A peak on a plateau, as the prior and a small part of it make: mapped by its marginal, left alone by what it is given theta."""
+    rng = np.random.default_rng(0)
+    theta = np.concatenate([rng.uniform(-1, 1, (400, 1)), rng.uniform(0.28, 0.32, (400, 1))])
+    x = theta + 0.02 * getattr(rng, noise)(size=theta.shape)
+    x[::7] = np.nan
+    assert Observations().fit(x).first_maps()[0] == ASINH
+    assert (Observations().fit(x, given=theta).first_maps()[0] == ASINH) == mapped

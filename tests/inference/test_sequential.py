@@ -11,11 +11,12 @@ from sbi_flows.flows import maf
 from sbi_flows.inference import Posterior, draw_truncated
 from sbi_flows.losses import Batch, nll
 from sbi_flows.losses.atomic import atomic
-from sbi_flows.results import Reliability
+from sbi_flows.results import FitHistory, Reliability
 
 SIGMA = 0.05
 PRIOR = BoxUniform([-1.0, -1.0], [1.0, 1.0], names=["a", "b"])
 X_O = np.array([0.3, -0.2])
+OK = Reliability(True)
 
 
 def simulator(theta, rng):
@@ -50,7 +51,7 @@ class At(Posterior):
     """N(centre, 0.1^2) in two dimensions: one at a distance of k standard deviations from another is k^2 / 2 nats away."""
 
     def __init__(self, centre):
-        super().__init__(PRIOR, ("a", "b"), X_O, Reliability.from_reasons([], []))
+        super().__init__(PRIOR, ("a", "b"), X_O, OK)
         self.normal = MultivariateNormal([centre, 0.0], 0.01 * np.eye(2))
 
     def sample(self, n_samples=1, random_state=None):
@@ -68,7 +69,8 @@ class Scripted(BaseEstimator):
 
     def fit(self, theta, x, *, from_prior=True):
         first = len(x) > 300 and not hasattr(self, "history_")
-        self.history_ = [*getattr(self, "history_", []), self.afresh if first else None]
+        # Afresh with 900 simulations in all, its last epoch of two is its best.
+        self.history_ = FitHistory(*np.zeros((2, 2, 1)), np.zeros(2), np.array([int(len(x) == 900)]), 2, 0, 0.0, "max_epochs", OK)
         self.n_simulations_ = getattr(self, "n_simulations_", 0) + len(x)
         told = self.afresh if first else self.script[self.n_simulations_ // 300 - 1]
         self.centre_ = self.centre_ if told is None else told
@@ -100,6 +102,7 @@ def test_training_that_fails_is_not_taken_for_a_posterior_that_stands_still():
     posterior = sequential(method, simulator, X_O, 4, 300, random_state=0)
     assert method.centre_ == 0.2 and method.n_simulations_ == 1200
     assert str(posterior.reliability).count("fitted afresh") == 3
+    assert str(posterior.reliability).count("its last epoch was its best") == 1
 
     fitted = Scripted(PRIOR, [0.0] * 2 + [None] * 5).fit(np.zeros((300, 2)), np.zeros((300, 2)))
     posterior = sequential(fitted, simulator, X_O, 4, 300, random_state=0)
@@ -176,8 +179,10 @@ def test_bad_settings():
         sequential(npe, simulator, X_O, proposal="nearby")
     with pytest.raises(ValueError, match="epsilon between 0 and 1"):
         sequential(npe, simulator, X_O, epsilon=2)
-    with pytest.raises(TypeError, match="Expected an NPE for atomic proposals; got FlowDensity"):
-        sequential(FlowDensity(), simulator, X_O, proposal="atomic")
+    with pytest.raises(TypeError, match="Expected an NPE for atomic proposals; got NLE"):
+        sequential(NLE(PRIOR), simulator, X_O, proposal="atomic")
+    with pytest.raises(TypeError, match="a method, a function and an array; got FlowDensity, function, ndarray"):
+        sequential(FlowDensity(), simulator, X_O)
     with pytest.raises(ValueError, match="single observation; got 2"):
         sequential(npe, simulator, [X_O, X_O], 2, 300, random_state=0)
     with pytest.raises(ValueError, match="at least two atoms"):
