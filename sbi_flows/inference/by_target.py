@@ -116,7 +116,7 @@ class TargetEstimator(BaseEstimator, ABC):
         history, own_reasons, own_notes = self._learn(simulations)
         self._simulations, self.n_simulations_ = simulations, len(simulations)
         reasons, notes = remarks(simulations)
-        reasons += tells_nothing(self._gains(simulations))
+        reasons += tells_nothing(self._gains(simulations), history)
         verdict = history.reliability
         for reason in (*own_reasons, *reasons):
             warnings.warn(reason, UserWarning, stacklevel=2)
@@ -130,10 +130,12 @@ class TargetEstimator(BaseEstimator, ABC):
 
     @torch.no_grad()
     def _gains(self, simulations: Simulations) -> np.ndarray:
-        """How much larger the learned function of held-out simulations is at their own parameters than at those of others, in nats."""
+        """How much larger the learned function of held-out simulations is at their own parameters than at k others, ``(n, k)`` nats."""
         rows, others = exchanged(self.estimator_.held_out_)
         theta, x = torch.from_numpy(simulations.theta), self._rows(simulations.x[rows])
-        return (self._pairs(theta[rows], x) - self._pairs(theta[others], x)).numpy()
+        k = others.shape[1]
+        of_others = self._pairs(theta[others.ravel()], x.repeat_interleave(k, dim=0)).view(-1, k)
+        return (self._pairs(theta[rows], x)[:, None] - of_others).numpy()
 
     # --- Files ---------------------------------------------------------------------------------------------------------------
 

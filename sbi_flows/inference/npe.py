@@ -197,7 +197,7 @@ class NPE(BaseEstimator):
 
     def _with_remarks(self, history: FitHistory, simulations: Simulations, own_notes: Sequence[str] = ()) -> FitHistory:
         reasons, notes = remarks(simulations)
-        reasons += tells_nothing(self._gains(simulations))
+        reasons += tells_nothing(self._gains(simulations), history)
         notes = [*self.prior_.notes, *self.observations_.notes, *notes, *own_notes]
         for reason in reasons:
             warnings.warn(reason, UserWarning, stacklevel=3)
@@ -205,10 +205,12 @@ class NPE(BaseEstimator):
         return dataclasses.replace(history, reliability=Reliability.from_reasons([*own.reasons, *reasons], [*own.notes, *notes]))
 
     def _gains(self, simulations: Simulations) -> np.ndarray:
-        """How much more probable held-out parameters are given their own x than given that of others, in nats."""
+        """How much more probable held-out parameters are given their own x than given that of k others, ``(n, k)`` nats."""
         rows, others = exchanged(self.estimator_.held_out_)
         theta, x = simulations.theta[rows], self.observations_.transform(simulations.x)
-        return self.estimator_.log_prob(x[rows], theta) - self.estimator_.log_prob(x[others], theta)
+        k = others.shape[1]
+        own = self.estimator_.log_prob(x[rows], theta)
+        return own[:, None] - self.estimator_.log_prob(x[others.ravel()], theta.repeat(k, axis=0)).reshape(-1, k)
 
     # --- Use ---------------------------------------------------------------------------------------------------------------
 
