@@ -420,5 +420,8 @@ def _verdict(state: FitState) -> Reliability:
             "look at them, or give support= with ends that contain the data"
         )
     if not state.failed.any() and (state.best_epoch < 0).any() and not np.isnan(state.validation_loss).all():
-        notes.append("training did not lower the validation loss: the weights before training were kept")
+        notes.append(
+            "training did not lower the validation loss: the start was already the best on held-out rows and is kept (the weights of the "
+            "fit before; or, given a context, a linear Gaussian regression fitted to the data, which needs no training where it is right)"
+        )
     return Reliability.from_reasons(reasons, notes)
