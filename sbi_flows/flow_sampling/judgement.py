@@ -14,6 +14,7 @@ from sbi_flows.samplers import convergence, judge
 from sbi_flows.samplers.record import remarks
 from sbi_flows.weights import autocorrelation_time
 
+_JUMPS = ("acceptance_IndependentMetropolis", "acceptance_PathProposal")
 _RHAT_EXCESS = 0.05
 _LARGEST_ERROR = 0.03  # of a mode's mass
 
@@ -36,7 +37,7 @@ def judged(run: Run) -> tuple[Chains, SamplerReport]:
     notes = [*notes, *run.notes, *run.target.notes, *_unseen(run, ess)]
     verdict = Reliability.from_reasons(reasons, notes)
     chains = dataclasses.replace(chains, reliability=verdict)
-    jumps = [values.mean() for name, values in chains.stats.items() if name.startswith("acceptance_IndependentMetropolis")]
+    jumps = [values.mean() for name, values in chains.stats.items() if name.startswith(_JUMPS)]
     report = SamplerReport(
         method=run.method,
         local_kernel=run.local_pilot.kernel,

@@ -13,6 +13,8 @@ METHODS = {
     "local": "local kernel alone",
     "mixed": "local kernel mixed with flow proposals",
     "latent": "local kernel in the flow's latent space",
+    "stochastic-flow": "local kernel mixed with paths of a stochastic flow",
+    "diffusion": "local kernel mixed with paths of a diffusion",
 }
 
 
@@ -48,7 +50,7 @@ class SamplerReport:
 
     Attributes
     ----------
-    method : {"local", "mixed", "latent"}
+    method : {"local", "mixed", "latent", "stochastic-flow", "diffusion"}
         What drew the chains: the local kernel alone, mixed with flow proposals, or in the flow's latent space.
     local_kernel : str
     reasons : tuple of str

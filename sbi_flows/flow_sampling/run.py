@@ -12,6 +12,7 @@ from sbi_flows.flow_sampling import starts
 from sbi_flows.flow_sampling.choice import FLOOR, FlowCosts, LocalPilot, after_training, nearly_done, wants_flow
 from sbi_flows.flow_sampling.counting import CountedTarget
 from sbi_flows.flow_sampling.modes import separated_modes
+from sbi_flows.flow_sampling.paths import N_TRAINING, too_rare, with_paths
 from sbi_flows.flow_sampling.proposal import FlowProposal, Measured, ProposalFit, expected_acceptance, flow_prices
 from sbi_flows.flow_sampling.walk import Drawn, Walk
 from sbi_flows.results import Chains
@@ -136,6 +137,9 @@ class Run:
         if wanted == "local":
             self.reasons.append("method='local' was asked for")
             return
+        if wanted in N_TRAINING:
+            self._use_paths(wanted)
+            return
         brief = nearly_done(self.local_pilot, self.settings.n_effective)
         if brief and wanted == "auto":
             self.reasons.append(brief)
@@ -161,6 +165,19 @@ class Run:
         self.against += against
         if wanted == "latent" or (wanted == "auto" and method == "local"):
             self._look_in_latent_space(forced=wanted == "latent")
+
+    def _use_paths(self, wanted: str) -> None:
+        """Mix the local kernel with ends of random paths, or fall back where they are hardly ever accepted."""
+        self.training_steps = N_TRAINING[wanted]
+        with self.ledger.purpose("training"):
+            walk, acceptance = with_paths(wanted, self.target, self.walk, self.generator)
+        against = too_rare(wanted, acceptance)
+        if against is not None:
+            self.against.append(against)
+            return
+        self.method, self.walk, self.acceptance = wanted, walk, acceptance
+        self.pace = max(acceptance * self.settings.n_chains, self.local_pilot.ess_a_step)
+        self.reasons.append(f"method={wanted!r} was asked for; of its paths {acceptance:.0%} are accepted")
 
     def _look_in_latent_space(self, *, forced: bool) -> None:
         """Whether the local kernel forgets faster where the flow has straightened the density: it cannot cross modes there either."""

@@ -19,7 +19,7 @@ from sbi_flows.flow_sampling.checks import check_values, has_gradient
 from sbi_flows.flow_sampling.counting import CountedTarget, Ledger
 from sbi_flows.flow_sampling.judgement import judged
 from sbi_flows.flow_sampling.proposal import FlowProposal, NumpyDensity
-from sbi_flows.flow_sampling.report import SamplerReport
+from sbi_flows.flow_sampling.report import METHODS, SamplerReport
 from sbi_flows.flow_sampling.run import Run, Settings
 from sbi_flows.model_evidence import evidence
 from sbi_flows.results import Chains, Evidence
@@ -55,7 +55,7 @@ class FlowSampler(BaseEstimator):
     n_effective : int
         Independent draws that the chains should be worth, by the slowest parameter.
     n_chains : int or "auto"
-    method : {"auto", "local", "mixed", "latent"}
+    method : {"auto", "local", "mixed", "latent", "stochastic-flow", "diffusion"}
         Anything but "auto" overrules the choice.
     kernel : Kernel, optional
         The local kernel; by default one that follows gradients where there are any, else an adaptive random walk.
@@ -152,7 +152,7 @@ class FlowSampler(BaseEstimator):
     def _settings(self) -> Settings:
         positive("n_effective", self.n_effective, integer=True)
         positive("max_evaluations", self.max_evaluations, integer=True)
-        choose("method", self.method, ["auto", "local", "mixed", "latent"])
+        choose("method", self.method, ["auto", *METHODS])
         n_chains = self.n_chains
         if n_chains == "auto":
             n_chains = int(np.clip(self.n_effective // _DRAWS_A_CHAIN, *_CHAINS))

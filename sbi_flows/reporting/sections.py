@@ -46,6 +46,8 @@ _CITATIONS = {
 _CITATIONS_OF_METHODS = {
     "mixed": "Gabrié, Rotskoff & Vanden-Eijnden 2022, PNAS 119 (Monte Carlo with flow proposals)",
     "latent": "Hoffman et al. 2019, arXiv:1903.03704 (sampling in the latent space of a flow)",
+    "stochastic-flow": "Wu, Köhler & Noé 2020, arXiv:2002.06707 (stochastic normalizing flows)",
+    "diffusion": "Vargas, Grathwohl & Doucet 2023, arXiv:2302.13834 (denoising diffusion samplers)",
 }
 
 

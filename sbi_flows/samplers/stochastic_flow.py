@@ -169,10 +169,7 @@ def stochastic_flow(
         attached = isinstance(kernel, str) and has_second_derivatives(path, torch.zeros(2, path.features, dtype=torch.float64))
         sampler = StochasticFlow(
             path,
-            [
-                realnvp(path.features, layers=layers, hidden=hidden, scaling="none", generator=generator).double()
-                for _ in range(n_blocks)
-            ],
+            [_block(path.features, layers, hidden, generator) for _ in range(n_blocks)],
             [
                 Langevin(path.features, kernel_steps, attached) if isinstance(kernel, str) else KernelSteps(kernel, kernel_steps)
                 for _ in range(n_blocks)
@@ -185,3 +182,9 @@ def stochastic_flow(
         sampler.note("the target's gradient cannot be differentiated again: training took it as a constant")
     sampler.close_books(began)
     return sampler
+
+
+def _block(features: int, layers: int, hidden: Sequence[int], generator: torch.Generator) -> Flow:
+    """Couplings that start as the identity; none at all are one that stays there."""
+    flow = realnvp(features, layers=max(layers, 1), hidden=hidden, scaling="none", generator=generator).double()
+    return flow.requires_grad_(layers > 0)

@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
+from sbi_flows import FlowSampler
 from sbi_flows.distributions import BoxUniform
+from sbi_flows.flow_sampling import paths
 from sbi_flows.samplers import HMC, MALA, Mixed, RandomWalk, Stretch, run_chains
 from sbi_flows.samplers.diffusion import diffusion_sampler
 from sbi_flows.samplers.normal_path import Between, NormalPath
@@ -268,3 +270,25 @@ def test_bad_input_is_told():
     nowhere = from_log_prob(lambda x: torch.full((len(x),), math.nan) + 0 * x[:, 0], 1)
     with pytest.raises(ValueError, match="above zero somewhere"):
         diffusion_sampler(nowhere, n_times=2, n_steps=0, scale=1.0).sample(10)
+
+
+@pytest.mark.parametrize("method", ["stochastic-flow", "diffusion"])
+def test_flow_sampler_with_paths(method, monkeypatch):
+    """Masses of four modes to .14 (five binomial errors of 300 draws), every evaluation in the report."""
+    monkeypatch.setitem(paths.N_TRAINING, method, 20)
+    target, _ = mixture()
+    sampler = FlowSampler(target=target, method=method, n_effective=300, n_chains=32, random_state=0).fit(start=CENTRES.numpy())
+    report = sampler.report_
+    assert report.method == method and report.flow_acceptance > 0.02
+    assert report.evaluations["training"] > 0
+    draws = sampler.chains_.samples.reshape(-1, 2)
+    for centre, mass in zip(CENTRES.numpy(), MASSES.numpy(), strict=True):
+        assert abs(np.mean(np.all(np.sign(draws) == np.sign(centre), axis=1)) - mass) < 0.14
+
+
+def test_paths_hardly_ever_accepted_are_given_up(monkeypatch):
+    monkeypatch.setitem(paths.N_TRAINING, "diffusion", 1)
+    target = from_log_prob(lambda x: -0.5 * x[:, 0].square() - 0.5 * ((x[:, 1:] - x[:, :1].square()) / 0.05).square().sum(-1), 6)
+    sampler = FlowSampler(target=target, method="diffusion", n_effective=50, n_chains=16, random_state=0).fit()
+    assert sampler.report_.method == "local" and not sampler.report_.reliability.ok
+    assert any("proposals are accepted" in reason for reason in sampler.report_.reliability.reasons)
