@@ -4,12 +4,12 @@ At each power of the likelihood a flow is fitted to all points so far, weighted 
 in one weighted :class:`~sbi_flows.samplers.pool.Pool`. Where their weights were poor, random walks in the flow's latent space first spread
 the few heavy points, and train the next flow; they carry no weight, as chains that miss a mode would claim that it is not there. At power
 1 the flows are frozen, and ln Z is that of fresh draws, whose weights know nothing of the training: the estimate is unbiased however the
-flows came about, and its error is that of independent draws.
+flows came about, and its error is that of independent draws. What no draw reached has no say in that error: chains from the last draws look
+for it (:mod:`sbi_flows.samplers.missed_mass`), and where they find some the flows learn from them and draw again.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import NamedTuple
 
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from sbi_flows.flows import Flow
 from sbi_flows.losses import known_density
-from sbi_flows.samplers.pool import Pool, ess, log_mean
+from sbi_flows.samplers.flow_mixture import FlowMixture, frozen
+from sbi_flows.samplers.missed_mass import Missed, missed_mass
+from sbi_flows.samplers.pool import Part, Pool, ess, log_mean
 from sbi_flows.samplers.random_walk import RandomWalk
 from sbi_flows.samplers.tempered_path import TemperedPath, systematic
 from sbi_flows.targets import pulled_back
@@ -28,16 +30,19 @@ from sbi_flows.training import ArraySource, train
 MAX_TEMPERATURES = 200
 GOOD = 0.3  # effective share of a flow's draws from which on no walks are needed, and no more rounds at power 1
 MOVES = 4  # latent steps of a quarter as many chains as there are draws: they cost as much as the draws
-KEEP = 16  # components of the pool: older ones are so much hotter that their points weigh nothing
-FLATTER = 0.5  # half the training rows are from this fraction of the power: what matters next may be rare now
+KEEP = 16  # parts of the pool: older ones are so much hotter that their points weigh nothing
+TOGETHER = 4  # flows, the last ones, that propose together
+FLATTER, STEEPER = 0.5, 1.5  # times the power: a third of the training rows each; what matters next may be rare now
+ENOUGH_POINTS = 0.5  # times n_draws: effective number of the pool's points, at least, for the next power
 ROUNDS = 6  # at power 1, at most
-DEFENSIVE = 0.2  # of the last draws come from the flows before the last: where it is too thin, they are not
+DEFENSIVE = 0.3  # of the draws come from flows before the last: where it is too thin, they are not
 WANTED_ERROR = 0.02
 LEAST_DRAWS = 2000  # of the last sample: fewer may all miss a corner of a percent of the mass where the flow is thin, and not know it
+CHECKS, CHECK_MOVES = 200, 20  # chains from the last sample, and their latent steps: do they find what it missed?
 MOST_DRAWS = 20  # times n_draws, for the last importance sample
 ENOUGH = 0.25  # misfit in nats below which training has nothing to gain: the flow of the last power, rescaled, will do
 _STAY = 3  # times at one power while its weights are too poor to go on
-_BATCH, _STEPS, _RATE, _HELD_OUT = 256, 250, 5e-3, 0.15
+_BATCH, _STEPS, _RATE, _HELD_OUT = 256, 250, 1e-2, 0.15
 
 
 class FlowAscent(NamedTuple):
@@ -54,6 +59,8 @@ class FlowAscent(NamedTuple):
         Power of each stage, and the effective share of its flow's draws.
     thin : float
         Posterior mass, judged by the pool, where the frozen flows have less than a hundredth of the posterior's density.
+    missed : Missed
+        What chains from the draws say about ln Z.
     """
 
     x: Tensor
@@ -62,6 +69,7 @@ class FlowAscent(NamedTuple):
     powers: np.ndarray
     efficiencies: np.ndarray
     thin: float
+    missed: Missed
 
 
 class Known(NamedTuple):
@@ -71,10 +79,13 @@ class Known(NamedTuple):
     ----------
     x : Tensor (n, d)
     log_prob : Tensor (n,)
+    n_chains : int
+        Row ``i`` belongs to chain ``i % n_chains``.
     """
 
     x: Tensor
     log_prob: Tensor
+    n_chains: int
 
 
 @torch.no_grad()
@@ -87,28 +98,44 @@ def ascend_by_flows(path: TemperedPath, n_draws: int, n_first: int, flow: Flow, 
         If the likelihood is zero at all draws of the prior, or too steep.
     """
     x, log_likelihood = path.first_draws(n_first, generator)
-    pool = Pool(x, path.log_prior(x), log_likelihood, lambda x, log_prior, log_likelihood: log_prior)
-    power, stayed, efficiency, frozen = 0.0, 0, 1.0, None
-    flows, record = [], []
+    log_prior = path.log_prior(x)
+    pool = Pool(Part(x, log_prior, log_likelihood, log_prior, 0.0))
+    power, stayed, efficiency, rounds = 0.0, 0, 1.0, 0
+    flows: list[Flow] = []
+    record: list[tuple[float, float]] = []
+    walked: Known | None = None
     for _ in range(MAX_TEMPERATURES):
-        power, stayed = _next_power(pool, power, n_draws, stayed)
+        power, stayed = _next_power(pool, power, ENOUGH_POINTS * n_draws, stayed)
         path.power = power
-        walked = None
-        if frozen is not None and efficiency < GOOD:
-            walked = _walk(path, pool, frozen, n_draws // MOVES, generator)
+        if walked is None and flows and efficiency < GOOD:
+            start = pool.x[systematic(torch.softmax(pool.log_weights(power), 0), n_draws // MOVES, generator)]
+            walked = _walk(path, flows[-1], start, MOVES, generator)
         _fit(flow, pool, power, walked, n_draws, generator)
-        frozen = copy.deepcopy(flow).eval()
-        efficiency = _propose(path, pool, frozen, n_draws, generator)
-        pool.forget(KEEP)
+        walked = None
+        flows = [*flows, frozen(flow)][-TOGETHER:]
+        efficiency = _propose(path, pool, FlowMixture(flows, DEFENSIVE), n_draws, generator)
         record.append((power, efficiency))
         if power < 1:
             continue
-        flows.append(frozen)
-        if efficiency >= GOOD or len(flows) == ROUNDS:
-            order = np.argsort([share for _, share in record[-len(flows) :]])
-            log_weights, drawn, thin = _last_sample(path, pool, [flows[i] for i in order[-3:]], n_draws, generator)
-            powers, efficiencies = np.array(record).T
-            return FlowAscent(drawn, log_weights, pool, powers, efficiencies, thin)
+        rounds += 1
+        if efficiency < GOOD and rounds < ROUNDS:
+            continue
+        proposal = FlowMixture(flows, DEFENSIVE)
+        last = _last_sample(path, proposal, n_draws, generator)
+        log_weights = last.log_prior + last.log_likelihood - last.log_proposal
+        start = last.x[systematic(torch.softmax(log_weights, 0), CHECKS, generator)]
+        walked = _walk(path, flows[-1], start, CHECK_MOVES, generator)
+        settled = slice(len(walked.x) // 2, None)
+        ratios = walked.log_prob[settled] - proposal.log_prob(walked.x[settled])
+        missed = missed_mass(log_weights, ratios.view(-1, CHECKS).T)
+        if missed.real and rounds < ROUNDS:
+            pool.add(last, KEEP)
+            continue
+        own = torch.softmax(pool.log_weights(1.0), 0)
+        log_ratio = proposal.log_prob(pool.x) - (pool.log_prior + pool.log_likelihood - log_mean(log_weights))
+        thin = float(own[log_ratio < math.log(0.01)].sum())
+        powers, efficiencies = np.array(record).T
+        return FlowAscent(last.x, log_weights, pool, powers, efficiencies, thin, missed)
     raise ValueError(
         f"The likelihood is too steep for {n_first} particles: after {MAX_TEMPERATURES} temperatures its power is still {power:.2g}. "
         "Use more particles, or look for a likelihood that jumps."
@@ -121,7 +148,7 @@ def _next_power(pool: Pool, power: float, wanted: float, stayed: int) -> tuple[f
     wanted = min(wanted, possible)
     if pool.ess(1.0) >= wanted:
         return 1.0, 0
-    if power > 0 and pool.ess(power) < 0.5 * wanted and stayed < _STAY:
+    if power > 0 and pool.ess(power) < wanted and stayed < _STAY:
         return power, stayed + 1
     # In logarithms: the first power may be 1e-8 and the last rise a factor of two.
     low, high = math.log(power) if power else -700.0, 0.0
@@ -132,12 +159,13 @@ def _next_power(pool: Pool, power: float, wanted: float, stayed: int) -> tuple[f
 
 
 def _fit(flow: Flow, pool: Pool, power: float, walked: Known | None, n_draws: int, generator: torch.Generator) -> None:
-    """Train on the pool's points, weighted for the power, half of them more flatly; and as many that have walked."""
+    """Train on the pool's points, weighted for the power and for others near it; and as many that have walked."""
     weights = torch.softmax(pool.log_weights(power), 0)
     flow.train().fit_scaling(pool.x, weights=weights)
     if walked is None and _misfit(flow, pool, power, weights) < ENOUGH:
         return
-    rows_from = 0.5 * (weights + torch.softmax(pool.log_weights(FLATTER * power), 0))
+    around = [torch.softmax(pool.log_weights(factor * power), 0) for factor in (FLATTER, min(STEEPER, 1 / power))]
+    rows_from = (weights + around[0] + around[1]) / 3
     x, chance = pool.x, rows_from
     known = torch.stack([power * pool.log_likelihood + pool.log_prior, weights / rows_from], 1)
     held_out = torch.rand(len(x), generator=generator) < _HELD_OUT
@@ -146,8 +174,8 @@ def _fit(flow: Flow, pool: Pool, power: float, walked: Known | None, n_draws: in
         x = torch.cat([x, walked.x])
         chance = torch.cat([0.5 * chance, torch.full((n,), 0.5 / n, dtype=chance.dtype)])
         known = torch.cat([known, torch.stack([walked.log_prob, torch.ones(n, dtype=known.dtype)], 1)])
-        chains = torch.rand(n // MOVES, generator=generator) < _HELD_OUT  # a chain's positions are alike: all or none
-        held_out = torch.cat([held_out, chains.repeat(MOVES)])
+        chains = torch.rand(walked.n_chains, generator=generator) < _HELD_OUT  # a chain's positions are alike: all or none
+        held_out = torch.cat([held_out, chains.repeat(n // walked.n_chains)])
     n_rows = min(4 * n_draws, 8000)
     chosen = [systematic(torch.where(side, chance, 0.0), n, generator) for side, n in ((~held_out, n_rows), (held_out, n_rows // 5))]
     rows, place = torch.cat(chosen).unique(return_inverse=True)
@@ -173,50 +201,39 @@ def _misfit(flow: Flow, pool: Pool, power: float, weights: Tensor) -> float:
     return float((weights[rows] * (misfit - mean).square()).sum().sqrt())
 
 
-def _propose(path: TemperedPath, pool: Pool, flow: Flow, n: int, generator: torch.Generator) -> float:
-    """Add draws of the flow to the pool; the effective share of their own weights."""
-    x = flow.sample(n, generator=generator, dtype=torch.float64)
-    log_prior, log_likelihood = path.evaluate(x)
-    pool.add(x, log_prior, log_likelihood, lambda x, log_prior, log_likelihood: flow.log_prob(x).double())
-    return ess(log_prior + path.power * log_likelihood - flow.log_prob(x).double()) / n
+def _propose(path: TemperedPath, pool: Pool, proposal: FlowMixture, n: int, generator: torch.Generator) -> float:
+    """Add draws to the pool; the effective share of their own weights."""
+    x = proposal.sample(n, generator)
+    part = Part(x, *path.evaluate(x), proposal.log_prob(x), path.power)
+    pool.add(part, KEEP)
+    return ess(part.log_prior + path.power * part.log_likelihood - part.log_proposal) / n
 
 
-def _walk(path: TemperedPath, pool: Pool, flow: Flow, n_chains: int, generator: torch.Generator) -> Known:
-    """Random walks in the flow's latent space, from points drawn by weight: all their positions."""
-    start = pool.x[systematic(torch.softmax(pool.log_weights(path.power), 0), n_chains, generator)]
+def _walk(path: TemperedPath, flow: Flow, start: Tensor, moves: int, generator: torch.Generator) -> Known:
+    """Random walks in the flow's latent space: all their positions, move by move."""
     space, kernel = pulled_back(path, flow), RandomWalk()
     state = kernel.init(space.from_user(start), space)
     state = state._replace(archive=state.position)
     rows, values = [], []
-    for move in range(MOVES):
+    for move in range(moves):
         state, info = kernel.step(state, space, generator)
-        state = kernel.adapt(state, info, space, move / MOVES)
+        state = kernel.adapt(state, info, space, move / moves)
         user, log_det = space.to_user(state.position)
         rows.append(user)
         values.append(state.log_prob - log_det)
-    return Known(torch.cat(rows), torch.cat(values))
+    return Known(torch.cat(rows), torch.cat(values), len(start))
 
 
-def _last_sample(path: TemperedPath, pool: Pool, flows: list[Flow], n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
-    """Log-weights and draws of frozen flows, the best of them last, until ln Z is as precise as wanted; and the mass they miss."""
-    others = len(flows) - 1
-    shares = torch.tensor([DEFENSIVE / others] * others + [1 - DEFENSIVE] if others else [1.0], dtype=torch.float64)
-
-    def mixture(x: Tensor) -> Tensor:
-        return torch.logsumexp(torch.stack([flow.log_prob(x).double() for flow in flows]) + shares.log()[:, None], 0)
-
-    rows, log_weights, wanted = [], [], max(n, LEAST_DRAWS)
+def _last_sample(path: TemperedPath, proposal: FlowMixture, n: int, generator: torch.Generator) -> Part:
+    """Draws of frozen flows, until ln Z is as precise as wanted."""
+    parts, wanted = [], max(n, LEAST_DRAWS)
     while wanted > 0:
-        which = torch.multinomial(shares, wanted, replacement=True, generator=generator).bincount(minlength=len(flows))
-        x = torch.cat([flow.sample(int(k), generator=generator, dtype=torch.float64) for flow, k in zip(flows, which, strict=True) if k])
-        rows.append(x)
-        log_weights.append(sum(path.evaluate(x)) - mixture(x))
-        seen = torch.cat(log_weights)
+        x = proposal.sample(wanted, generator)
+        parts.append(Part(x, *path.evaluate(x), proposal.log_prob(x), 1.0))
+        seen = torch.cat([part.log_prior + part.log_likelihood - part.log_proposal for part in parts])
         share = max(ess(seen) / len(seen), 1e-6)
         wanted = min(math.ceil((1 / share - 1) / WANTED_ERROR**2), MOST_DRAWS * n) - len(seen)
         # No larger a step than what was seen: the share is itself uncertain.
         wanted = min(wanted, len(seen)) if wanted > 0.05 * len(seen) else 0
-    own = torch.softmax(pool.log_weights(1.0), 0)
-    log_ratio = mixture(pool.x) - (pool.log_prior + pool.log_likelihood - log_mean(seen))
-    thin = float(own[log_ratio < math.log(0.01)].sum())
-    return seen, torch.cat(rows), thin
+    x, log_prior, log_likelihood, log_proposal = (torch.cat([part[i] for part in parts]) for i in range(4))
+    return Part(x, log_prior, log_likelihood, log_proposal, 1.0)

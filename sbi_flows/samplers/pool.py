@@ -1,77 +1,84 @@
-"""Every point that was evaluated, weighted as one sample of the mixture of all that they were drawn from."""
+"""Every point that was evaluated, weighted by the density that it was drawn from."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-LogDensity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-
-class Component(NamedTuple):
-    """What some of the points were drawn from.
-
-    Attributes
-    ----------
-    n : int
-    log_density : callable
-        ``(x, log_prior, log_likelihood)`` to the normalised log-density ``(m,)``.
-    """
-
-    n: int
-    log_density: LogDensity
-
-
-class Pool:
-    """Points with their ln prior and ln L, and the components they came from.
-
-    Weights divide by the mixture of all components, whichever a point came from (the balance heuristic): a point that one of them found by
-    luck and another expects has no outsized weight.
+class Part(NamedTuple):
+    """Points drawn together.
 
     Attributes
     ----------
     x : Tensor (n, d)
-    log_prior, log_likelihood : Tensor (n,)
+    log_prior, log_likelihood, log_proposal : Tensor (n,)
+        The last is the log-density they were drawn from.
+    power : float
+        Of the likelihood, for which they were drawn.
+    """
+
+    x: Tensor
+    log_prior: Tensor
+    log_likelihood: Tensor
+    log_proposal: Tensor
+    power: float
+
+
+class Pool:
+    """Importance samples for many powers of the likelihood.
+
+    A point's weight divides by the proposal it came from alone, which was fixed before it was drawn. A mixture that takes in later
+    proposals (the balance heuristic) would be smoother, but later flows are trained on earlier points and rise at just those: their
+    weights, and with them the mass of what few points have found, would shrink from temperature to temperature. On Rosenbrock-10 that lost
+    .07 of ln Z in the first five temperatures and .18 in the first twenty.
+
+    Parameters
+    ----------
+    part : Part
+
+    Attributes
+    ----------
+    parts : list of Part
 
     References
     ----------
-    Veach & Guibas 1995, SIGGRAPH; Cornuet, Marin, Mira & Robert 2012, "Adaptive multiple importance sampling", Scand. J. Statist. 39.
+    Marin, Pudlo & Sedki 2019, "Consistency of adaptive importance sampling and recycling schemes", Bernoulli 25.
     """
 
-    def __init__(self, x: Tensor, log_prior: Tensor, log_likelihood: Tensor, component: LogDensity):
-        self.x, self.log_prior, self.log_likelihood = x, log_prior, log_likelihood
-        self._components = [Component(len(x), component)]
-        self._table = component(x, log_prior, log_likelihood)[None]
+    def __init__(self, part: Part):
+        self.parts = [part]
 
-    def add(self, x: Tensor, log_prior: Tensor, log_likelihood: Tensor, component: LogDensity) -> None:
-        """More points, and what they were drawn from."""
-        old = [c.log_density(x, log_prior, log_likelihood) for c in self._components]
-        new = torch.cat([component(self.x, self.log_prior, self.log_likelihood), component(x, log_prior, log_likelihood)])
-        self._table = torch.cat([torch.cat([self._table, torch.stack(old)], 1), new[None]])
-        self._components.append(Component(len(x), component))
-        self.x = torch.cat([self.x, x])
-        self.log_prior = torch.cat([self.log_prior, log_prior])
-        self.log_likelihood = torch.cat([self.log_likelihood, log_likelihood])
+    @property
+    def x(self) -> Tensor:
+        return torch.cat([part.x for part in self.parts])
 
-    def forget(self, keep: int) -> None:
-        """Leave out all but the last ``keep`` components and their points."""
-        drop = len(self._components) - keep
-        if drop <= 0:
-            return
-        rows = sum(c.n for c in self._components[:drop])
-        self._components = self._components[drop:]
-        self._table = self._table[drop:, rows:]
-        self.x, self.log_prior, self.log_likelihood = self.x[rows:], self.log_prior[rows:], self.log_likelihood[rows:]
+    @property
+    def log_prior(self) -> Tensor:
+        return torch.cat([part.log_prior for part in self.parts])
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        return torch.cat([part.log_likelihood for part in self.parts])
+
+    def add(self, part: Part, keep: int) -> None:
+        """More points; all but the last ``keep`` parts are left out."""
+        self.parts = [*self.parts, part][-keep:]
 
     def log_weights(self, power: float) -> Tensor:
-        """ln of prior times likelihood to the power over the mixture, ``(n,)``."""
-        n = torch.tensor([c.n for c in self._components], dtype=torch.float64)
-        mixture = torch.logsumexp(self._table + (n / n.sum()).log()[:, None], 0)
-        return self.log_prior + power * self.log_likelihood - mixture
+        """ln of prior times likelihood to the power over the proposal ``(n,)``; their mean is the normalising constant."""
+        n = sum(len(part.x) for part in self.parts)
+        trust = torch.tensor([_trust(part, power) for part in self.parts], dtype=torch.float64)
+        shares = (trust / trust.sum()).log() if float(trust.sum()) > 0 else torch.full_like(trust, -math.log(len(trust)))
+        return torch.cat(
+            [
+                part.log_prior + power * part.log_likelihood - part.log_proposal + share + math.log(n / len(part.x))
+                for part, share in zip(self.parts, shares, strict=True)
+            ]
+        )
 
     def log_z(self, power: float) -> float:
         """ln of the normalising constant at that power."""
@@ -80,6 +87,20 @@ class Pool:
     def ess(self, power: float) -> float:
         """Effective number of points at that power."""
         return ess(self.log_weights(power))
+
+
+def _trust(part: Part, power: float) -> float:
+    """Number of a part's points times the effective share that the change of power leaves of its tempered density.
+
+    That density is smooth: a part that happened to draw a rare and heavy point does not count less for it, as it would by its own ESS.
+    """
+    possible = part.log_likelihood > -math.inf
+    log_likelihood = part.log_likelihood[possible]
+    own = torch.log_softmax(part.log_prior[possible] + part.power * log_likelihood - part.log_proposal[possible], 0)
+    change = (power - part.power) * log_likelihood
+    if len(own) == 0:
+        return 0.0
+    return len(part.x) * float(torch.exp(2 * torch.logsumexp(own + change, 0) - torch.logsumexp(own + 2 * change, 0)))
 
 
 def log_mean(log_weights: Tensor) -> float:

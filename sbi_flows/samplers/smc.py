@@ -26,8 +26,8 @@ from sbi_flows.targets import Target
 _CHAINS = 400  # at each temperature, without a flow, where the user does not say
 _PRIOR_DRAWS = 5  # a chain, 2 a draw of a flow: they must find every mode
 _LEAST_MOVES, _MOST_MOVES = 5, 60  # of each chain; 5 more a parameter at most
-_DRAWS = 1000  # of each flow
-_LAYERS, _HIDDEN = 3, (64, 64)
+_DRAWS = 2000  # of each flow
+_LAYERS, _HIDDEN = 2, (64, 64)
 _LARGEST_ERROR, _MUCH = 0.5, 0.05
 _LOST = 0.05  # efficiency on the way below which mass was lost: a Rosenbrock run with .02 missed a third of it
 
@@ -52,7 +52,7 @@ def smc(
     target : Target
         With a prior.
     n_particles : int or "auto"
-        Draws of each flow, by default 1000 and a hundred a parameter if that is more; or chains at each power, by default 400 and ten a
+        Draws of each flow, by default 2000 and a hundred a parameter if that is more; or chains at each power, by default 400 and ten a
         parameter if that is more. What no draw of the prior is near is not found: more particles find more.
     flow : "auto", Flow, mapping or None
         "auto" is a spline flow; a flow (copied), or the ``spec`` of one; None for none.
@@ -152,17 +152,22 @@ def _by_flow(path: TemperedPath, ascent: FlowAscent) -> SMCResult:
             f"{ascent.thin:.0%} of the posterior, as the particles on the way tell it, lies where the last flow has less than a hundredth "
             "of its density: use more particles, or flow=None"
         )
+    if ascent.missed.real:
+        reasons.append(
+            "chains that start from the draws find mass where the flows have next to none, or none where they have some: ln Z would be "
+            f"{ascent.missed.log_ratio:+.2g} +- {ascent.missed.error:.1g} from the one given, or further. Use more particles, or flow=None"
+        )
     worst = int(np.argmin(ascent.efficiencies))
     if ascent.efficiencies[worst] < _LOST:
         reasons.append(
             f"at power {ascent.powers[worst]:.2g} the flow's draws were worth {ascent.efficiencies[worst]:.1%} of their number: a part of "
             "the posterior may have been lost there, unseen by the error of ln Z. Use more particles"
         )
-    pooled, pooled_ess = ascent.pool.log_z(1.0), ascent.pool.ess(1.0)
+    pooled, pooled_ess = ascent.pool.log_z(1.0), max(ascent.pool.ess(1.0), 1e-300)
     verdict = Reliability.from_reasons(reasons, _holes(path))
     rows = {
         "importance": (log_z, error, share, k, len(drawn.samples)),
-        # Its flows were trained on part of these points, which its error knows nothing of: for comparison only.
+        # Its shares of the temperatures came from the same points: for comparison only.
         "recycled": (pooled, pooled_ess**-0.5, pooled_ess / len(ascent.pool.x), np.nan, path.n_evaluations - len(drawn.samples)),
     }
     evidence = Evidence(log_z, error, "importance", share, k, verdict, _table(rows), path.names)

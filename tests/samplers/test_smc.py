@@ -10,7 +10,9 @@ from scipy import integrate, stats
 from sbi_flows.distributions import BoxUniform, from_scipy
 from sbi_flows.flows import nsf
 from sbi_flows.samplers import HMC, smc
-from sbi_flows.samplers.pool import Pool
+from sbi_flows.samplers.flow_mixture import FlowMixture, frozen
+from sbi_flows.samplers.missed_mass import missed_mass
+from sbi_flows.samplers.pool import Part, Pool
 from sbi_flows.targets import from_log_prob, posterior
 
 
@@ -142,15 +144,43 @@ def test_flows_that_do_not_fit_are_told():
 
 
 def test_points_from_several_densities_weigh_as_one_sample():
-    """Two normals, of which one is wrong about the target's scale: the mixture's weights give its integral. Four errors."""
+    """Two normals, of which one is wrong about the target's scale, weigh as one sample: four errors, false alarms 1e-4."""
     generator = torch.Generator().manual_seed(0)
-    wide, narrow = (torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), scale) for scale in (3.0, 0.5))
-    x = 3 * torch.randn(4000, 1, generator=generator, dtype=torch.float64)
-    pool = Pool(x, torch.zeros(4000), -0.5 * x[:, 0] ** 2, lambda x, a, b: wide.log_prob(x[:, 0]))
-    more = 0.5 * torch.randn(4000, 1, generator=generator, dtype=torch.float64)
-    pool.add(more, torch.zeros(4000), -0.5 * more[:, 0] ** 2, lambda x, a, b: narrow.log_prob(x[:, 0]))
+
+    def part(scale: float, power: float) -> Part:
+        x = scale * torch.randn(4000, 1, generator=generator, dtype=torch.float64)
+        normal = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), scale)
+        return Part(x, torch.zeros(4000, dtype=torch.float64), -0.5 * x[:, 0] ** 2, normal.log_prob(x[:, 0]), power)
+
+    pool = Pool(part(3.0, 0.1))
+    pool.add(part(1.5, 0.5), keep=2)
     error = math.sqrt(1 / pool.ess(1.0) - 1 / 8000)
-    assert abs(pool.log_z(1.0) - 0.5 * math.log(2 * math.pi)) < 4 * error  # false alarms 1e-4
-    pool.forget(1)
-    assert len(pool.x) == 4000
-    assert torch.equal(pool.x, more)
+    assert abs(pool.log_z(1.0) - 0.5 * math.log(2 * math.pi)) < 4 * error
+    last = part(1.0, 1.0)
+    pool.add(last, keep=1)
+    assert torch.equal(pool.x, last.x)
+
+
+def test_chains_find_what_draws_missed():
+    """A proposal that reaches only to x = 0.5 misses Phi(-.5) = 31 % of a normal; chains that are everywhere tell the log of that."""
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0)
+    x = torch.randn(40_000, generator=generator, dtype=torch.float64)
+    chains, drawn = x[:10_000].view(500, 20), x[20_000:][x[20_000:] < 0.5]
+    share = float(normal.cdf(torch.tensor(0.5, dtype=torch.float64)))
+    missed = missed_mass(torch.full((len(drawn),), math.log(share)), torch.where(chains < 0.5, math.log(share), 50.0))
+    assert missed.real
+    assert abs(missed.log_ratio + math.log(share)) < 4 * missed.error  # false alarms 1e-4
+    assert not missed_mass(torch.zeros(1000), torch.zeros(200, 10)).real
+
+
+def test_mixtures_of_widened_flows_have_the_density_they_say():
+    """Importance weights of their draws for a narrower normal average to its integral: four errors, false alarms 1e-4."""
+    generator = torch.Generator().manual_seed(0)
+    flows = [frozen(nsf(2, layers=1, generator=generator)), frozen(nsf(2, layers=1, base="student-t", generator=generator).double())]
+    mixture = FlowMixture(flows, 0.3)
+    x = mixture.sample(20_000, generator)
+    assert float((x.norm(dim=1) > 3.5).double().mean()) > 0.01  # of a normal .002 would be there
+    with torch.no_grad():
+        weights = (-0.5 * x.square().sum(1) / 0.7**2 - math.log(2 * math.pi * 0.7**2) - mixture.log_prob(x)).exp()
+    assert abs(float(weights.mean()) - 1) < 4 * float(weights.std()) / math.sqrt(len(x))
