@@ -20,9 +20,9 @@ class WidenedNormal(Distribution):
     """A standard normal of which a share is wider."""
 
     def sample(self, n, generator=None):
-        like = {"dtype": self._anchor.dtype, "device": self._anchor.device}
-        wide = rand((n, 1), generator, **like) < WIDE_SHARE
-        return torch.where(wide, WIDE, 1.0) * randn((n, self.features), generator, **like)
+        dtype, device = self._anchor.dtype, self._anchor.device
+        wide = rand((n, 1), generator, dtype=dtype, device=device) < WIDE_SHARE
+        return torch.where(wide, WIDE, 1.0) * randn((n, self.features), generator, dtype=dtype, device=device)
 
     def log_prob(self, x):
         radius, d = x.square().sum(-1), x.shape[-1]

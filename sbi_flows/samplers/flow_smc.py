@@ -99,7 +99,7 @@ def ascend_by_flows(path: TemperedPath, n_draws: int, n_first: int, flow: Flow, 
     """
     x, log_likelihood = path.first_draws(n_first, generator)
     log_prior = path.log_prior(x)
-    pool = Pool(Part(x, log_prior, log_likelihood, log_prior, 0.0))
+    pool = Pool([Part(x, log_prior, log_likelihood, log_prior, 0.0)])
     power, stayed, efficiency, rounds = 0.0, 0, 1.0, 0
     flows: list[Flow] = []
     record: list[tuple[float, float]] = []
@@ -235,5 +235,5 @@ def _last_sample(path: TemperedPath, proposal: FlowMixture, n: int, generator: t
         wanted = min(math.ceil((1 / share - 1) / WANTED_ERROR**2), MOST_DRAWS * n) - len(seen)
         # No larger a step than what was seen: the share is itself uncertain.
         wanted = min(wanted, len(seen)) if wanted > 0.05 * len(seen) else 0
-    x, log_prior, log_likelihood, log_proposal = (torch.cat([part[i] for part in parts]) for i in range(4))
-    return Part(x, log_prior, log_likelihood, log_proposal, 1.0)
+    joined = Pool(parts)
+    return Part(joined.x, joined.log_prior, joined.log_likelihood, torch.cat([part.log_proposal for part in parts]), 1.0)

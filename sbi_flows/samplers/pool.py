@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,7 +39,7 @@ class Pool:
 
     Parameters
     ----------
-    part : Part
+    parts : sequence of Part
 
     Attributes
     ----------
@@ -49,8 +50,8 @@ class Pool:
     Marin, Pudlo & Sedki 2019, "Consistency of adaptive importance sampling and recycling schemes", Bernoulli 25.
     """
 
-    def __init__(self, part: Part):
-        self.parts = [part]
+    def __init__(self, parts: Sequence[Part]):
+        self.parts = list(parts)
 
     @property
     def x(self) -> Tensor:

@@ -28,6 +28,8 @@ _PRIOR_DRAWS = 5  # a chain, 2 a draw of a flow: they must find every mode
 _LEAST_MOVES, _MOST_MOVES = 5, 60  # of each chain; 5 more a parameter at most
 _DRAWS = 2000  # of each flow
 _LAYERS, _HIDDEN = 2, (64, 64)
+# Branches that grow later lie 16 standard deviations out at first (Rosenbrock-10): beyond its bound a spline is straight.
+_BOUND, _BINS = 15.0, 16
 _LARGEST_ERROR, _MUCH = 0.5, 0.05
 _LOST = 0.05  # efficiency on the way below which mass was lost: a Rosenbrock run with .02 missed a third of it
 

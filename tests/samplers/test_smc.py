@@ -152,7 +152,7 @@ def test_points_from_several_densities_weigh_as_one_sample():
         normal = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), scale)
         return Part(x, torch.zeros(4000, dtype=torch.float64), -0.5 * x[:, 0] ** 2, normal.log_prob(x[:, 0]), power)
 
-    pool = Pool(part(3.0, 0.1))
+    pool = Pool([part(3.0, 0.1)])
     pool.add(part(1.5, 0.5), keep=2)
     error = math.sqrt(1 / pool.ess(1.0) - 1 / 8000)
     assert abs(pool.log_z(1.0) - 0.5 * math.log(2 * math.pi)) < 4 * error
