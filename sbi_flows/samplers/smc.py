@@ -107,7 +107,8 @@ def _flow(flow: Any, target: Target, generator: torch.Generator) -> Flow:
     elif isinstance(flow, Mapping):
         chosen = build(flow, generator)
     elif flow == "auto":
-        return nsf(target.features, layers=_LAYERS, hidden=_HIDDEN, support=target.support, generator=generator)
+        d, support = target.features, target.support
+        return nsf(d, layers=_LAYERS, hidden=_HIDDEN, bins=_BINS, bound=_BOUND, support=support, generator=generator)
     else:
         raise ValueError(f"Expected flow to be 'auto', None, a flow such as nsf({target.features}), or the spec of one; got {flow!r}.")
     if chosen.features != target.features or chosen.context_features:
