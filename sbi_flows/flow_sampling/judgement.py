@@ -37,7 +37,7 @@ def judged(run: Run) -> tuple[Chains, SamplerReport]:
     notes = [*notes, *run.notes, *run.target.notes, *_unseen(run, ess)]
     verdict = Reliability.from_reasons(reasons, notes)
     chains = dataclasses.replace(chains, reliability=verdict)
-    jumps = [values.mean() for name, values in chains.stats.items() if name.startswith(_JUMPS)]
+    jumps = [np.nanmean(values) for name, values in chains.stats.items() if name.startswith(_JUMPS)]
     report = SamplerReport(
         method=run.method,
         local_kernel=run.local_pilot.kernel,

@@ -10,6 +10,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 _GAP = 3.0  # within-chain standard deviations of empty space between clusters of chain means
+_NOISE = 2.0  # times the expected noise of their chains' means that clusters must be apart besides
 _DIRECTIONS = 4  # in which chains are told apart: in more, noise alone keeps points apart
 _MOST_MODES = 32
 _SHARE_CROSSING = 0.02  # of the chains: as many that go from one cluster to another connect them
@@ -108,16 +109,35 @@ def separated_modes(samples: Tensor, circular: Tensor) -> Modes:
         return one_mode(circular)
     centres = torch.stack([projected[torch.from_numpy(cluster == j)].mean(0) for j in range(m)])
     apart = Modes(centres, directions, circular, torch.arange(m))
-    return Modes(centres, directions, circular, _joined(apart.label(samples).numpy(), m))
+    white = torch.linalg.solve_triangular(root, within.T, upper=False).T.view(n_chains, -1, p)
+    noise = _squared_noise(white).numpy()
+    by_cluster = np.array([noise[cluster == j].mean() / (cluster == j).sum() for j in range(m)])
+    near = torch.cdist(centres, centres).numpy() < _GAP + _NOISE * np.sqrt(np.add.outer(by_cluster, by_cluster))
+    return Modes(centres, directions, circular, _joined(apart.label(samples).numpy(), near))
 
 
-def _joined(labels: np.ndarray, m: int) -> Tensor:
-    """Modes after clusters between which chains cross are made one; ``labels (chain, draw)``."""
+def _squared_noise(white: Tensor) -> Tensor:
+    """Expected squared length ``(chain,)`` of the error of each chain's mean; ``white (chain, draw, p)`` about these means.
+
+    With more columns than chains some direction shows all of it, so that a wide or slow chain of noise looks like a mode of its own.
+    """
+    n = white.shape[1]
+    power = white.square().sum((1, 2))
+    neighbours = ((white[:, 1:] * white[:, :-1]).sum((1, 2)) / power).clamp(0.0, 1 - 1 / n)
+    return power / n * (1 + neighbours) / (1 - neighbours) / n
+
+
+def _joined(labels: np.ndarray, near: np.ndarray) -> Tensor:
+    """Modes after clusters that are ``near (m, m)`` or between which chains cross are made one; ``labels (chain, draw)``."""
+    m = len(near)
     crossing = np.zeros((m, m))
     for row in labels:
         here = np.unique(row)
         crossing[np.ix_(here, here)] += 1
-    connected = crossing > max(1.0, _SHARE_CROSSING * len(labels))
+    # Of a cluster of a chain or two nobody else may come by: then it is enough that half of its own chains leave it.
+    at_home = np.bincount([np.bincount(row).argmax() for row in labels], minlength=m)
+    few = np.minimum.outer(at_home, at_home) / 2
+    connected = near | (crossing > max(1.0, _SHARE_CROSSING * len(labels))) | ((crossing >= few) & (crossing > 0))
     group = np.arange(m)
     for i in range(m):
         for j in np.flatnonzero(connected[i]):

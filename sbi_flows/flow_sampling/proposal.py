@@ -120,6 +120,8 @@ class ProposalFit:
     support : list
         As for :class:`sbi_flows.FlowDensity`.
     random_state : int, generator or None
+    flows : sequence of Flow, optional
+        To start from, one a mode, in place of a normal or a mixture.
 
     Attributes
     ----------
@@ -128,13 +130,13 @@ class ProposalFit:
         Of the optimiser so far.
     """
 
-    def __init__(self, draws: Sequence[Tensor], support, random_state: RandomState):
+    def __init__(self, draws: Sequence[Tensor], support, random_state: RandomState, *, flows: Sequence[Flow] | None = None):
         self._generator = torch_generator(seed_from(random_state))
-        self._support = support
         self.n_steps = 0
         self.take(draws)
-        with one_thread():
-            flows = _best_start(self._x, self._train_rows, self._held_out, support, self._generator)
+        if flows is None:
+            with one_thread():
+                flows = _best_start(self._x, self._train_rows, self._held_out, support, self._generator)
         self.proposal = FlowProposal(flows, _log_shares(draws))
 
     @property

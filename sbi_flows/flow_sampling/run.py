@@ -11,16 +11,17 @@ from torch import Tensor
 from sbi_flows.flow_sampling import starts
 from sbi_flows.flow_sampling.choice import FLOOR, FlowCosts, LocalPilot, after_training, nearly_done, wants_flow
 from sbi_flows.flow_sampling.counting import CountedTarget
+from sbi_flows.flow_sampling.latent import effective_size, straightened
 from sbi_flows.flow_sampling.modes import separated_modes
 from sbi_flows.flow_sampling.paths import N_TRAINING, too_rare, with_paths
 from sbi_flows.flow_sampling.proposal import FlowProposal, Measured, ProposalFit, expected_acceptance, flow_prices
 from sbi_flows.flow_sampling.walk import Drawn, Walk
 from sbi_flows.results import Chains
 from sbi_flows.samplers import IndependentMetropolis, Kernel, Mixed, MixedState, RandomWalk
-from sbi_flows.targets import circular_columns, pulled_back, unconstrained
-from sbi_flows.weights import autocorrelation_time
+from sbi_flows.targets import circular_columns, unconstrained
 
 _WARMUP = 150
+_WARMUP_ANNEALED = 60  # of random walks from starts that annealing has brought there: covariance and spread are right already
 _PILOT = 40  # steps of the local kernel that are looked at
 _TRAINING = (0, 300, 700, 1500)  # optimiser steps of each round
 _GOOD = 2.0  # autocorrelation time of flow proposals at which training ends
@@ -28,7 +29,9 @@ _GAIN = 1.15  # factor by which a round must shorten it for another to follow
 _ROUND = 20  # steps of the mixed kernel between rounds
 _MEASURED = 500  # proposals behind a measured acceptance
 _MOST_JUMPS = 8  # flow proposals a step
+_LOCAL_SHARE = 0.1  # of local steps beside proposals that are accepted nearly always
 _PIECES = 6
+_THINNED = 4  # draws kept for each time the kernel forgets
 _FEWEST = 20  # draws a chain of a piece
 _MOST_PILOT = 640
 _SEEN = 10  # times that the kernel has forgotten where it was, for its speed to be known
@@ -73,6 +76,7 @@ class Run:
         self.costs: FlowCosts | None = None
         self.pace = 0.0
         self.by_mode: dict[int, Tensor] = {}
+        self.pilot_records: list[Drawn] = []
         self.records: list[Drawn] = []
         self.thin = 1
 
@@ -83,7 +87,7 @@ class Run:
         space = unconstrained(self.target, start)
         walk = Walk(kernel, space, start, self.generator)
         with self.ledger.purpose("warm-up"):
-            walk.warm_up(_WARMUP)
+            walk.warm_up(_WARMUP_ANNEALED if isinstance(kernel, RandomWalk) and self.target.prior is not None else _WARMUP)
         if explore:
             with self.ledger.purpose("exploration"):
                 x = walk.state.position
@@ -97,11 +101,11 @@ class Run:
 
     def _watch(self) -> None:
         """Look at the local kernel until it is clear whether a flow pays: a short look flatters a kernel that forgets slowly."""
-        seen, n_steps = [], _PILOT
+        n_steps = _PILOT
         while n_steps > 0:
             drawn = self.walk.draw(n_steps)
-            seen.append(drawn.position)
-            self.pilot_draws = torch.cat(seen, dim=1)
+            self.pilot_records.append(drawn)
+            self.pilot_draws = torch.cat([record.position for record in self.pilot_records], dim=1)
             n_steps = self._look(drawn.seconds_a_step)
 
     def _look(self, seconds_a_step: float) -> int:
@@ -109,7 +113,7 @@ class Run:
         seen = self.pilot_draws
         self.modes = separated_modes(seen, circular_columns(self.space))
         n = seen.shape[1]
-        ess = _effective(seen)
+        ess = effective_size(seen)
         rows, spent = self.ledger.evaluations["pilot"], self.ledger.target_seconds["pilot"]
         self.local_pilot = LocalPilot(
             kernel=type(self.walk.kernel).__name__,
@@ -140,6 +144,10 @@ class Run:
         if wanted in N_TRAINING:
             self._use_paths(wanted)
             return
+        if wanted == "latent":
+            self.reasons.append("method='latent' was asked for")
+            self._look_in_latent_space(forced=True)
+            return
         brief = nearly_done(self.local_pilot, self.settings.n_effective)
         if brief and wanted == "auto":
             self.reasons.append(brief)
@@ -159,12 +167,13 @@ class Run:
             few = self.modes.n - len(self.by_mode)
             self.notes.append(f"{few} of {self.modes.n} modes held too few draws for a flow of their own: no proposals go there")
         if wanted != "auto" and method != wanted:
-            why, method = f"method={wanted!r} was asked for; {why}", wanted
+            accepted = f"proposals of the flow ({fit.n_steps} training steps) are accepted with probability {self.acceptance:.2g}"
+            why, method = f"method={wanted!r} was asked for; {accepted}", wanted
         self.method = method
         self.reasons.append(why)
         self.against += against
-        if wanted == "latent" or (wanted == "auto" and method == "local"):
-            self._look_in_latent_space(forced=wanted == "latent")
+        if wanted == "auto" and method == "local":
+            self._look_in_latent_space(forced=False)
 
     def _use_paths(self, wanted: str) -> None:
         """Mix the local kernel with ends of random paths, or fall back where they are hardly ever accepted."""
@@ -180,25 +189,27 @@ class Run:
         self.reasons.append(f"method={wanted!r} was asked for; of its paths {acceptance:.0%} are accepted")
 
     def _look_in_latent_space(self, *, forced: bool) -> None:
-        """Whether the local kernel forgets faster where the flow has straightened the density: it cannot cross modes there either."""
-        if self.proposal is None or self.modes.n > 1 or isinstance(self.local, RandomWalk):
+        """Whether the local kernel forgets faster where a flow has straightened the density: it cannot cross modes there either."""
+        if self.modes.n > 1 or isinstance(self.local, RandomWalk):
             if forced:
                 missing = "a gradient, more than a few columns and a single mode"
                 self.against.append(f"method='latent' needs {missing}: the local kernel ran alone")
                 self.method = "local"
             return
+        draws = self.walk.to_user(self.pilot_draws)[0]
         with self.ledger.purpose("latent pilot"):
-            walk = Walk(self.local, pulled_back(self.target, self.proposal.flows[0]), self.walk.position, self.generator)
-            walk.warm_up(_WARMUP)
-            drawn = walk.draw(_PILOT)
-        ess = _effective(drawn.position) / _PILOT
-        before, seconds = self.local_pilot, drawn.seconds_a_step
+            found = straightened(self.target, self.local, draws, self.walk.position, self.generator)
+        before = self.local_pilot
+        self.training_steps += found.training_steps
         said = (
-            f"in the flow's latent space {before.kernel} makes {ess:.3g} independent draws a step of {seconds:.2g} s, without it "
-            f"{before.ess_a_step:.3g} a step of {before.seconds_a_step:.2g} s"
+            f"in the latent space of a flow {before.kernel} makes {found.ess_a_step:.3g} independent draws a step of "
+            f"{found.rows_a_step:.0f} evaluations and {found.seconds_a_step:.2g} s, without it {before.ess_a_step:.3g} a step of "
+            f"{before.rows_a_step:.0f} evaluations and {before.seconds_a_step:.2g} s"
         )
-        if forced or ess / seconds > before.ess_a_step / before.seconds_a_step:
-            self.method, self.walk, self.pace = "latent", walk, ess
+        if found.led_by:
+            said += f"; the flow is led by {', '.join(self.target.names[j] for j in found.led_by)}"
+        if forced or found.ess_a_step / found.seconds_a_step > before.ess_a_step / before.seconds_a_step:
+            self.method, self.walk, self.pace = "latent", found.walk, found.ess_a_step
             self.reasons.append(said)
         else:
             self.reasons.append(f"{said}: no gain")
@@ -207,7 +218,8 @@ class Run:
         """Train, measure, sample, until proposals are good, no longer get better, or more would cost more than it saves."""
         for n_steps in _TRAINING:
             if n_steps:
-                if not costs.worth(n_steps, self.settings.n_effective, self.forgets, self.local_pilot.row_seconds):
+                forced = self.settings.method != "auto"
+                if not forced and not costs.worth(n_steps, self.settings.n_effective, self.forgets, self.local_pilot.row_seconds):
                     break
                 fit.train(n_steps)
             measured = self._measured(fit)
@@ -233,7 +245,11 @@ class Run:
     def _mixed_walk(self, proposal: FlowProposal) -> Walk:
         """The chains as they stand, with flow proposals after every local step."""
         jumps = int(np.clip(round(self.forgets / 2), 1, _MOST_JUMPS))
-        kernel = Mixed([self.local, *[IndependentMetropolis(proposal)] * jumps])
+        if jumps == 1:
+            # Where jumps forget at once a local step would only double their price; a few free chains where the flow is too thin.
+            kernel = Mixed([self.local, IndependentMetropolis(proposal)], weights=[_LOCAL_SHARE, 1 - _LOCAL_SHARE])
+        else:
+            kernel = Mixed([self.local, *[IndependentMetropolis(proposal)] * jumps])
         walk = Walk(kernel, self.space, self.walk.position, self.generator)
         local = self.walk.state.parts[0] if isinstance(self.walk.state, MixedState) else self.walk.state
         walk.state = walk.state._replace(parts=(local, *walk.state.parts[1:]))
@@ -269,6 +285,10 @@ class Run:
         with self.ledger.purpose("draws"):
             if not self.records and self.method == "mixed" and self.proposal is not None:
                 self.walk = self._mixed_walk(self.proposal)
+            untouched = self.method == "local" and self.proposal is None
+            if not self.records and untouched and self.settings.n_chains / self.local_pilot.ess_a_step < 2 * _THINNED:
+                # Nothing has been learned since the pilot began: its draws are draws like any.
+                self.records = list(self.pilot_records)
             for _ in range(_PIECES):
                 have = self.effective_size()
                 if have >= n_effective or self.ledger.n_evaluations > self.settings.max_evaluations:
@@ -280,7 +300,7 @@ class Run:
         if not self.records:
             mixed = self.method == "mixed"
             forgets = 1.5 if mixed else self.settings.n_chains / (self.pace or self.local_pilot.ess_a_step)
-            self.thin = max(1, int(forgets / 4))
+            self.thin = max(1, int(forgets / _THINNED))
             expected = 1.1 * n_effective * forgets / self.settings.n_chains
             return max(int(expected), _FEWEST * self.thin)
         done = sum(record.n_steps for record in self.records)
@@ -291,11 +311,12 @@ class Run:
         return torch.cat([record.position for record in self.records], dim=1)
 
     def effective_size(self) -> float:
-        return _effective(self.positions()) if self.records else 0.0
+        return effective_size(self.positions()) if self.records else 0.0
 
     def stats(self) -> dict[str, np.ndarray]:
         """What the kernel said of the draws, ``(chain, draw)``."""
-        return {name: np.concatenate([record.stats[name] for record in self.records], axis=1) for name in self.records[0].stats}
+        kinds = {name: values.dtype for record in self.records for name, values in record.stats.items()}
+        return {name: np.concatenate([_stat(record, name, kind) for record in self.records], axis=1) for name, kind in kinds.items()}
 
     def chains(self) -> Chains:
         """All draws that count so far, in the user's parameters."""
@@ -313,7 +334,9 @@ class Run:
         )
 
 
-def _effective(samples: Tensor) -> float:
-    """Independent draws that ``(chain, draw, d)`` are worth, by the slowest column."""
-    n = samples.shape[0] * samples.shape[1]
-    return min(n / autocorrelation_time(samples[..., j].numpy()) for j in range(samples.shape[-1]))
+def _stat(record: Drawn, name: str, kind: np.dtype) -> np.ndarray:
+    """What a record says of its draws; where a kernel of a mixture had no turn in it, nothing happened and no chance is known."""
+    if name in record.stats:
+        return record.stats[name]
+    nothing = np.nan if name.startswith("acceptance_") else 0
+    return np.full(record.log_prob.shape, nothing, dtype=kind)
