@@ -41,6 +41,8 @@ LEAST_DRAWS = 2000  # of the last sample: fewer may all miss a corner of a perce
 CHECKS, CHECK_MOVES = 200, 20  # chains from the last sample, and their latent steps: do they find what it missed?
 MOST_DRAWS = 20  # times n_draws, for the last importance sample
 ENOUGH = 0.25  # misfit in nats below which training has nothing to gain: the flow of the last power, rescaled, will do
+LEARNED = 0.5  # effective share of a flow's draws from which on it needs no more rounds before the power rises
+_LEAST_RISE, _RISE = 1.02, 1.15  # of the power, at least; the latter where the flow has learned
 _STAY = 3  # times at one power while its weights are too poor to go on
 _BATCH, _STEPS, _RATE, _HELD_OUT = 256, 250, 1e-2, 0.15
 
@@ -105,7 +107,7 @@ def ascend_by_flows(path: TemperedPath, n_draws: int, n_first: int, flow: Flow, 
     record: list[tuple[float, float]] = []
     walked: Known | None = None
     for _ in range(MAX_TEMPERATURES):
-        power, stayed = _next_power(pool, power, ENOUGH_POINTS * n_draws, stayed)
+        power, stayed = _next_power(pool, power, ENOUGH_POINTS * n_draws, stayed, efficiency)
         path.power = power
         if walked is None and flows and efficiency < GOOD:
             start = pool.x[systematic(torch.softmax(pool.log_weights(power), 0), n_draws // MOVES, generator)]
@@ -142,20 +144,22 @@ def ascend_by_flows(path: TemperedPath, n_draws: int, n_first: int, flow: Flow, 
     )
 
 
-def _next_power(pool: Pool, power: float, wanted: float, stayed: int) -> tuple[float, int]:
+def _next_power(pool: Pool, power: float, wanted: float, stayed: int, efficiency: float) -> tuple[float, int]:
     """The power to go on to, at which the pool is still worth ``wanted`` points, and for how many stages it has been the same."""
     possible = 0.5 * float((pool.log_likelihood > -math.inf).sum())
     wanted = min(wanted, possible)
     if pool.ess(1.0) >= wanted:
         return 1.0, 0
-    if power > 0 and pool.ess(power) < wanted and stayed < _STAY:
+    # One heavy point of an earlier temperature can hold down the pool's worth long after the flows have learned from it.
+    learned = efficiency >= LEARNED
+    if power > 0 and not learned and pool.ess(power) < wanted and stayed < _STAY:
         return power, stayed + 1
     # In logarithms: the first power may be 1e-8 and the last rise a factor of two.
     low, high = math.log(power) if power else -700.0, 0.0
     for _ in range(60):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if pool.ess(math.exp(middle)) >= wanted else (low, middle)
-    return min(1.0, max(math.exp(low), 1.02 * power)), 0
+    return min(1.0, max(math.exp(low), (_RISE if learned else _LEAST_RISE) * power)), 0
 
 
 def _fit(flow: Flow, pool: Pool, power: float, walked: Known | None, n_draws: int, generator: torch.Generator) -> None:
