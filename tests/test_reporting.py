@@ -59,7 +59,7 @@ def evidence(ok=True):
 
 def sampler_report():
     return SamplerReport(
-        method="mixed", local_kernel="NUTS", reasons=("two modes lie apart", EVIL), n_chains=64, n_draws=40, ess=1234.0,
+        method="mixed", local_kernel="NUTS", reasons=("two modes lie apart", EVIL), n_chains=64, n_draws=40, ess_bulk=np.array([1234.0, 2345.0]),
         evaluations={"warm-up": 1000, "draws": 12_345}, gradients={"draws": 345}, seconds={"warm-up": 1.0, "draws": 2.0, "training": 3.0},
         target_seconds={"draws": 0.5}, flow_acceptance=0.6, training_steps=800, modes=None, reliability=Reliability(True),
     )
@@ -108,7 +108,7 @@ def test_what_is_known_is_said(tmp_path):
     for known in ("not judged", "123 456", "17", "emcee 3.1.6", "Foreman-Mackey", "R-hat", "mass", "torch", "sbi_flows 0."):
         assert known in text
     text = said(sampler_report(), tmp_path)
-    for known in ("13 345", "two modes lie apart", "training", "0.6", "NUTS"):
+    for known in ("13 345", "two modes lie apart", "training", "0.6", "NUTS", "1234"):
         assert known in text
     assert "ln Z = -1.250 ± 0.03, NOT RELIABLE" in said(evidence(ok=False), tmp_path)
     assert "never visited" in said({"a": chains(), "b": evidence(ok=False)}, tmp_path)

@@ -190,7 +190,7 @@ def _sampler_report(record: SamplerReport) -> list[Section]:
         "local kernel": record.local_kernel,
         "chains": record.n_chains,
         "draws a chain": record.n_draws,
-        "independent draws they are worth": record.ess,
+        "independent draws they are worth": float(np.min(record.ess_bulk)),
         "evaluations of the density, all there were": record.n_evaluations,
         "of these with gradient": record.n_gradients,
         "flow proposals accepted": record.flow_acceptance,

@@ -144,7 +144,7 @@ def test_ratios_with_a_network_of_ones_own_and_its_file(tmp_path):
     theta, x = trials(300)
     x[np.isnan(x)] = 0.0
     network = nn.Sequential(nn.Flatten(), nn.Linear(20, 3))
-    classifier = RatioClassifier(hidden=(16,), n_contrasts=2, max_epochs=2)
+    classifier = RatioClassifier(hidden=(16,), n_contrasts=2, max_epochs=20)
     nre = NRE(MultivariateNormal([0.0], [[1.0]]), classifier, embedding=network, random_state=0).fit(theta, x)
     nre.save(tmp_path / "nre")
     with pytest.raises(ValueError, match="pass it as embedding="):

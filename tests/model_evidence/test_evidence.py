@@ -238,7 +238,7 @@ def test_impossible_arguments():
 
     with pytest.raises(ValueError, match=r"max_evaluations of at least 4000; got 10"):
         evidence(x, log_posterior, max_evaluations=10)
-    with pytest.raises(TypeError, match=r"Expected a prior: .* got int"):
+    with pytest.raises(TypeError, match=r"Expected a prior; got numbers"):
         evidence(x, log_posterior, prior=3)
     with pytest.raises(ValueError, match=r"got the string 'lp'"):
         evidence(x, "lp")
