@@ -59,7 +59,8 @@ def evidence(ok=True):
 
 def sampler_report():
     return SamplerReport(
-        method="mixed", local_kernel="NUTS", reasons=("two modes lie apart", EVIL), n_chains=64, n_draws=40, ess_bulk=np.array([1234.0, 2345.0]),
+        method="mixed", local_kernel="NUTS", reasons=("two modes lie apart", EVIL), n_chains=64, n_draws=40,
+        ess_bulk=np.array([1234.0, 2345.0]),
         evaluations={"warm-up": 1000, "draws": 12_345}, gradients={"draws": 345}, seconds={"warm-up": 1.0, "draws": 2.0, "training": 3.0},
         target_seconds={"draws": 0.5}, flow_acceptance=0.6, training_steps=800, modes=None, reliability=Reliability(True),
     )
