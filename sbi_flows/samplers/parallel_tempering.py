@@ -125,6 +125,7 @@ class _Ladder:
         self.log_scale = torch.full((levels,), math.log(2.38 / math.sqrt(d)), dtype=torch.float64)
         self.flows: list[Flow] | None = None
         self.steps = 0
+        self.prior_draws, self.possible = 0, 0  # all that were made, and those of a likelihood above zero
 
     def warm_up(self, n_steps: int, with_flows: bool) -> None:
         """Learn scales and covariances; in the middle, the flows."""
@@ -158,7 +159,7 @@ class _Ladder:
         chains = Chains(
             samples, self.path.names, torch.stack(log_prob, 1).numpy(), record[-1].numpy(), stats=stats, reliability=verdict
         )
-        return _result(self.path, chains, self.powers, record, rates)
+        return _result(self.path, chains, self.powers, record, rates, self.possible, self.prior_draws)
 
     def step(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One move of all replicas and one exchange; acceptances of both, and which levels exchanged."""
@@ -172,6 +173,8 @@ class _Ladder:
         proposed = Replicas(moved.view(old.shape), log_base, log_likelihood)
         ratio = log_base - self.replicas.log_base + self.powers[:, None] * (log_likelihood - self.replicas.log_likelihood)
         ratio[0] = torch.where(torch.isfinite(log_likelihood[0]), 0.0, -math.inf)  # the prior, where the likelihood is not zero
+        self.prior_draws += ratio.shape[1]
+        self.possible += int(torch.isfinite(log_likelihood[0]).sum())
         info = metropolis(ratio, self.generator)
         self.replicas = self.replicas.taken(info.accepted, proposed)
         parity = self.steps % 2
@@ -219,14 +222,21 @@ class _Ladder:
         self.flows = flows
 
 
-def _result(path: TemperedPath, chains: Chains, powers: Tensor, record: Tensor, rates: np.ndarray) -> TemperedChains:
-    """ln Z from ln L ``(levels, ladders, steps)``: the ladders are independent, so their spread is its error."""
+def _result(
+    path: TemperedPath, chains: Chains, powers: Tensor, record: Tensor, rates: np.ndarray, possible: int, prior_draws: int
+) -> TemperedChains:
+    """ln Z from ln L ``(levels, ladders, steps)``: the ladders are independent, so their spread is its error.
+
+    The ladder begins at the prior *where the likelihood is not zero*, so that the share of prior draws there comes first.
+    """
     gaps = (powers[1:] - powers[:-1])[:, None, None]
     log_weights = gaps * record[:-1]
     flat = log_weights.flatten(1)
     log_ratios = torch.logsumexp(flat, 1) - math.log(flat.shape[1])
     influence = ((log_weights - log_ratios[:, None, None]).exp().mean(2) - 1).sum(0)
-    log_z, error = float(log_ratios.sum()), float(influence.std() / math.sqrt(len(influence)))
+    share = max(possible, 1) / prior_draws
+    log_z = float(log_ratios.sum()) + math.log(share)
+    error = math.hypot(float(influence.std() / math.sqrt(len(influence))), math.sqrt((1 - share) / max(possible, 1)))
     reasons = [] if chains.reliability is None else list(chains.reliability.reasons)
     if error > _LARGEST_ERROR:
         reasons.append(f"the error of ln Z is {error:.2g}: run longer, or more ladders")
@@ -237,6 +247,10 @@ def _result(path: TemperedPath, chains: Chains, powers: Tensor, record: Tensor, 
             "accepted: the likelihood may jump there; carry exchanges by flow='auto'"
         )
     notes = [f"the likelihood was NaN or +inf at {path.n_invalid} points, which counted as zero"] if path.n_invalid else []
+    notes.append(
+        f"modes were looked for near {prior_draws} draws of the prior: one in less than {3 / prior_draws:.1g} of it may be missed, however "
+        "large its mass"
+    )
     verdict = Reliability.from_reasons(reasons, notes)
     row = {"log_z": log_z, "log_z_err": error, "ess": 1.0, "pareto_k": -np.inf, "n_evaluations": path.n_evaluations}
     table = pd.DataFrame([row], index=["stepping stones"])
