@@ -89,11 +89,12 @@ def _mass_reasons(masses: ModeMasses, max_rhat: float) -> list[str]:
 
 def _unseen(run: Run, ess: float) -> list[str]:
     """What may be missing all the same."""
-    seen = f"a mode of less than {starts.smallest_mass(ess):.1g} of the mass would most likely have no draw among these"
+    least = starts.smallest_mass(ess)
+    seen = f"of the modes that the starts found, one of less than {least:.1g} of the mass would most likely have no draw among these"
     if run.target.prior is not None:
         near = starts.smallest_mass(starts.PRIOR_DRAWS)
         looked = f"modes were looked for near {starts.PRIOR_DRAWS} draws of the prior"
-        return [f"{looked}: one in less than {near:.1g} of it may be missed", seen]
+        return [f"{looked}: one in less than {near:.1g} of it may be missed, however large its mass", seen]
     return [
         "without a prior, modes are found only near the starts, or where chains heated to temperature 64 came: others may be missed",
         seen,
