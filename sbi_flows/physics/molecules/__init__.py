@@ -1,0 +1,22 @@
+"""Energies of molecules, clusters, liquids and crystals, in units of kT, and what is known exactly of them."""
+
+from sbi_flows.physics.molecules.clusters import Cluster, DoubleWellParticles, LennardJones, dw4, lj13, lj55
+from sbi_flows.physics.molecules.energy import SYMMETRIES, Energy
+from sbi_flows.physics.molecules.mixtures import GaussianMixture, gmm9, gmm40
+from sbi_flows.physics.molecules.wells import ManyWell, double_well
+
+__all__ = [
+    "SYMMETRIES",
+    "Cluster",
+    "DoubleWellParticles",
+    "Energy",
+    "GaussianMixture",
+    "LennardJones",
+    "ManyWell",
+    "double_well",
+    "dw4",
+    "gmm9",
+    "gmm40",
+    "lj13",
+    "lj55",
+]
