@@ -12,6 +12,10 @@ from sbi_flows.physics.pta.models import DEFAULT_MODELS, MODELS, Model, Paramete
 from sbi_flows.physics.pta.spectra import Background
 from sbi_flows.physics.pta.tables import GridSpectrum, SpectrumTable
 from sbi_flows.physics.pta.target import FreeSpectrumTarget
+from sbi_flows.physics.pta.timing import TimingTarget, timing_likelihood
+from sbi_flows.physics.pta.timing_arrays import PulsarArray, ng15_pulsars
+from sbi_flows.physics.pta.timing_correlations import correlation_matrix
+from sbi_flows.physics.pta.timing_synthetic import synthetic_pulsars
 
 __all__ = [
     "DEFAULT_BINS",
@@ -24,10 +28,16 @@ __all__ = [
     "GridSpectrum",
     "Model",
     "Parameter",
+    "PulsarArray",
     "SpectrumTable",
+    "TimingTarget",
+    "correlation_matrix",
     "embedded_degrees_of_freedom",
     "embedded_free_spectrum",
     "embedded_tables",
     "get_model",
+    "ng15_pulsars",
     "pta_target",
+    "synthetic_pulsars",
+    "timing_likelihood",
 ]

@@ -70,12 +70,12 @@ def pta_target(model: str | Model, data: FreeSpectrum | None = None, n_bins: int
     model = get_model(model) if isinstance(model, str) else model
     own_data = data is None
     data = (embedded_free_spectrum() if data is None else data).first(n_bins)
-    tables = {} if model.table is None else _table(model.table, data.frequencies, prefer_embedded=own_data)
+    tables = {} if model.table is None else source_tables(model.table, data.frequencies, prefer_embedded=own_data)
     return FreeSpectrumTarget(model, data, embedded_degrees_of_freedom(), tables)
 
 
-def _table(name: str, frequencies: np.ndarray, prefer_embedded: bool) -> dict[str, GridSpectrum]:
-    """The embedded table for the embedded data; for other data the full one, or the embedded one where that is out of reach."""
+def source_tables(name: str, frequencies: np.ndarray, *, prefer_embedded: bool = True) -> dict[str, GridSpectrum]:
+    """A source's table at ``frequencies`` [Hz], by name: the embedded one where it fits and is preferred or all there is, else the full."""
     embedded = embedded_tables(frequencies)
     entry = f"sgwb_models/{name}.h5"
     if name in embedded and (prefer_embedded or datasets.where(entry) is None):

@@ -1,0 +1,247 @@
+"""The exact Gaussian likelihood of pulsar timing: one background and every pulsar's own red noise, and the simulator of the same model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import repeat
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_flows._random import randn
+from sbi_flows._threads import each_on_a_thread
+from sbi_flows.distributions import BoxUniform, Distribution, Product
+from sbi_flows.physics.pta.embedded import DEFAULT_BINS, embedded_degrees_of_freedom, source_tables
+from sbi_flows.physics.pta.models import Model, get_model
+from sbi_flows.physics.pta.spectra import Background, log10_rho, power_law
+from sbi_flows.physics.pta.timing_algebra import gram_and_log_det
+from sbi_flows.physics.pta.timing_arrays import TEN, PulsarArray, ng15_pulsars
+from sbi_flows.physics.pta.timing_correlations import correlation as correlation_of
+from sbi_flows.targets import Target
+from sbi_flows.targets.evaluation import where_inside
+
+OWN = (("log10_A", -20.0, -11.0), ("gamma", 0.0, 7.0))  # of each pulsar's own red noise
+_LOG10_UNIT = -7.0  # s: in units of 1e-7 s the numbers are of order one
+_NULL = 1e-14  # of TNT's largest eigenvalue: below, a direction holds rounding and no data
+LOUDEST = 9.0  # log10 of rho in s: thirty years of delay
+_BLOCK_BYTES = 2**24  # of one block's matrices: rows beyond what stays near the cache gain nothing
+
+
+class TimingTarget(Target):
+    """ln L and prior of a source and every pulsar's own noise; :func:`timing_likelihood` makes it.
+
+    Parameters
+    ----------
+    array : PulsarArray
+    model : Model
+    correlation : {"hd", "uncorrelated", "monopole", "dipole"}
+    n_bins : int
+        Lowest frequencies in which the background is heard.
+
+    Attributes
+    ----------
+    array, model, correlation, n_bins
+        As given.
+    prior : Distribution
+        The model's times that of the pulsars.
+    """
+
+    prior: Distribution
+
+    def __init__(self, array: PulsarArray, model: Model, correlation: str, n_bins: int):
+        own = [(f"{name}_{parameter}", low, high) for name in array.names for parameter, low, high in OWN]
+        low, high = [entry[1] for entry in own], [entry[2] for entry in own]
+        prior = Product([model.prior, BoxUniform(low, high, names=[entry[0] for entry in own])])
+        names = [*model.parameter_names, *(entry[0] for entry in own)]
+        super().__init__(prior.features, names, prior.support, prior)
+        self.array, self.model, self.correlation, self.n_bins = array, model, correlation, n_bins
+        self._shared = correlation_of(correlation, array.positions)
+        frequencies = torch.from_numpy(array.frequencies)
+        self._all = Background(frequencies, embedded_degrees_of_freedom(), {})
+        tables = {} if model.table is None else source_tables(model.table, array.frequencies[:n_bins])
+        self._heard = Background(frequencies[:n_bins], self._all.dof, tables)
+        self._factor, self._whitener = _factors(array.tnt)
+        self._white = torch.einsum("prk,pk->pr", self._whitener, torch.from_numpy(array.tnr))
+        pairs = self._factor.unflatten(1, (-1, 2))
+        self._outer = torch.einsum("pkcr,pkcs->pkrs", pairs, pairs).flatten(2)  # what variance in a frequency adds to the data's covariance
+
+    @property
+    def n_pulsars(self) -> int:
+        return len(self.array)
+
+    # --- Spectra -----------------------------------------------------------------------------------------------------------
+
+    def log10_rho(self, theta: Tensor) -> Tensor:
+        """log10 of the background's rho [s] in each of its bins, ``(n, n_bins)``."""
+        omega = self.model.spectrum(theta[:, : self._split], self._heard)
+        return log10_rho(omega, self._heard.frequencies, self.array.span)
+
+    def own_log10_rho(self, theta: Tensor) -> Tensor:
+        """log10 of each pulsar's own rho [s], ``(n, p, m)``."""
+        own = theta[:, self._split :].reshape(-1, 2)
+        rho = log10_rho(power_law(own, self._all), self._all.frequencies, self.array.span)
+        return rho.reshape(len(theta), self.n_pulsars, -1)
+
+    @property
+    def _split(self) -> int:
+        return self.model.prior.features
+
+    # --- Likelihood --------------------------------------------------------------------------------------------------------
+
+    def log_likelihood(self, x: Tensor) -> Tensor:
+        """ln L ``(n,)`` of ``theta (n, d)``, up to a constant that no parameter changes: that of the data without any signal.
+
+        Differentiable. -inf where the background exceeds 1e9 s in some bin; zero background is like any other.
+        """
+        return self._by_blocks(self._checked(x), self._white[None])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """ln L + ln prior ``(n,)``; -inf outside the prior's support."""
+        x = self._checked(x)
+        log_prior = self.prior.log_prob(x)
+        return log_prior + where_inside(self.log_likelihood, x, torch.isfinite(log_prior), "log_likelihood")
+
+    def log_likelihood_of(self, theta: Tensor, tnr: Tensor) -> Tensor:
+        """The same for other residuals: ``tnr (n, p, 2 m)`` in 1/s, one sky a row of theta, or ``(1, p, 2 m)`` for all."""
+        white = torch.einsum("prk,npk->npr", self._whitener, torch.as_tensor(tnr, dtype=torch.float64))
+        return self._by_blocks(self._checked(theta), white)
+
+    def _by_blocks(self, theta: Tensor, white: Tensor) -> Tensor:
+        """In blocks whose matrices stay near the cache; without gradients, blocks at once on as many threads as torch has."""
+        p, rank = white.shape[1:]
+        size = (2 * self.n_bins) ** 2 * (p**2 if self.correlation == "hd" else p)
+        block = max(1, _BLOCK_BYTES // (8 * (size + 2 * p * rank**2)))
+        pieces = list(zip(theta.split(block), white.split(block) if len(white) > 1 else repeat(white), strict=False))
+        if theta.requires_grad and torch.is_grad_enabled():
+            values = [self._log_likelihood(*piece) for piece in pieces]
+        else:
+            values = each_on_a_thread(lambda piece: self._log_likelihood(*piece), pieces, block)
+        return torch.cat(values) if values else theta.new_zeros(0)
+
+    def _log_likelihood(self, theta: Tensor, white: Tensor) -> Tensor:
+        background = self.log10_rho(theta)
+        deafening = (background > LOUDEST).any(-1)
+        # A point that is too loud is computed at a harmless one, and its value dropped.
+        root = _power_of_ten(background.masked_fill(deafening[:, None], -99.0) - _LOG10_UNIT)
+        precision, information, log_own = self._without_own_noise(theta, white)
+        log_shared = self._shared.log_integral(precision, information, root.repeat_interleave(2, dim=-1))
+        return torch.where(deafening, -math.inf, log_own + log_shared)
+
+    def _without_own_noise(self, theta: Tensor, white: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the data say of the background once each pulsar's own noise is integrated out: K, c and ln L of no background."""
+        p, rank, k = self.n_pulsars, white.shape[-1], 2 * self.n_bins
+        variance = _power_of_ten(2 * (self.own_log10_rho(theta) - _LOG10_UNIT)).transpose(0, 1)
+        identity = torch.eye(rank, dtype=torch.float64).flatten().expand(p, 1, rank**2)
+        # Pulsars lead here: each is one matrix product over all rows.
+        covariance = torch.baddbmm(identity, variance, self._outer).unflatten(-1, (rank, rank))
+        columns = theta.new_empty(p, len(theta), rank, k + 1)
+        columns[..., :k] = self._factor[:, None, :k].mT
+        columns[..., k] = white.transpose(0, 1)
+        gram, log_det = gram_and_log_det(covariance, columns)
+        log_own = 0.5 * (white.square().sum((1, 2)) - (gram[..., k, k] + log_det).sum(0))
+        gram = gram.transpose(0, 1)
+        return gram[..., :k, :k], gram[..., :k, k], log_own
+
+    # --- Simulator ---------------------------------------------------------------------------------------------------------
+
+    def simulate(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """TNr of one sky a row of ``theta (n, d)``, ``(n, p, 2 m)`` in 1/s, exactly as the likelihood has it.
+
+        Coefficients a ~ N(0, phi(theta)), then TNr given a ~ N(TNT a, TNT), its noise by eigenvectors, as TNT is singular.
+
+        Raises
+        ------
+        ValueError
+            For a background beyond 1e9 s.
+        """
+        theta = self._checked(theta)
+        n, p, m = len(theta), self.n_pulsars, self.array.n_frequencies
+        background = self.log10_rho(theta)
+        if bool((background > LOUDEST).any()):
+            raise ValueError(f"Expected a background below 1e{LOUDEST:g} s in every bin; got 1e{float(background.max()):.0f} s.")
+        root = _power_of_ten(self.own_log10_rho(theta) - _LOG10_UNIT).repeat_interleave(2, dim=-1)
+        coefficients = root * randn((n, p, 2 * m), generator, dtype=torch.float64)
+        shared = self._shared.draw(randn((n, p, 2 * self.n_bins), generator, dtype=torch.float64))
+        coefficients[..., : 2 * self.n_bins] += shared * _power_of_ten(background - _LOG10_UNIT).repeat_interleave(2, dim=-1)[:, None]
+        white = torch.einsum("pkr,npk->npr", self._factor, coefficients)
+        white += randn(tuple(white.shape), generator, dtype=torch.float64)
+        return torch.einsum("pkr,npr->npk", self._factor, white) * 10**-_LOG10_UNIT
+
+    def with_data(self, tnr: np.ndarray) -> TimingTarget:
+        """The same target given other residuals, ``tnr (p, 2 m)`` in 1/s."""
+        return TimingTarget(self.array.with_data(tnr), self.model, self.correlation, self.n_bins)
+
+
+def timing_likelihood(
+    pulsars: PulsarArray | Sequence[str | int] | str = TEN,
+    correlation: str = "hd",
+    spectrum: str | Model = "power_law",
+    *,
+    n_bins: int = DEFAULT_BINS,
+) -> TimingTarget:
+    """The exact likelihood of a source and the pulsars' own noise, with its prior.
+
+    Parameters
+    ----------
+    pulsars : PulsarArray, sequence of str or int, or "all"
+        Names or numbers stand for pulsars of the NANOGrav 15-year data (:func:`ng15_pulsars`); by default ten of them.
+    correlation : {"hd", "uncorrelated", "monopole", "dipole"}
+        Of the background between pulsars: see :func:`correlation_matrix`.
+    spectrum : str or Model
+        One of :data:`MODELS`.
+    n_bins : int
+        Lowest frequencies in which the background is heard; each pulsar's own power law is in all of them.
+
+    Returns
+    -------
+    TimingTarget
+        Over theta = the source's parameters, then (log10_A, gamma) of each pulsar in order. ``log_likelihood`` is ln L relative to the data
+        without any signal, ``log_prob`` adds the prior's density, ``simulate`` makes skies.
+
+    Raises
+    ------
+    ValueError
+        For an unknown pulsar, source or correlation, or more bins than the data have.
+    ConnectionError
+        Where the data cannot be reached.
+
+    Examples
+    --------
+    >>> from sbi_flows.physics.pta import synthetic_pulsars
+    >>> target = timing_likelihood(synthetic_pulsars(3, random_state=0))
+    >>> target.names[:4]
+    ('log10_A', 'gamma', 'S0000_log10_A', 'S0000_gamma')
+    >>> theta = target.prior.sample(5, torch.Generator().manual_seed(0))
+    >>> target.log_likelihood(theta).shape, target.simulate(theta).shape
+    (torch.Size([5]), torch.Size([5, 3, 60]))
+
+    References
+    ----------
+    van Haasteren & Vallisneri 2014, "New advances in the Gaussian-process approach to pulsar-timing data analysis", arXiv:1407.1838;
+    Laal et al. 2023, "Exploring the capabilities of Gibbs sampling in pulsar timing arrays", arXiv:2305.12285.
+    """
+    array = pulsars if isinstance(pulsars, PulsarArray) else ng15_pulsars(pulsars)
+    model = get_model(spectrum) if isinstance(spectrum, str) else spectrum
+    if not 1 <= n_bins <= array.n_frequencies:
+        raise ValueError(f"Expected n_bins from 1 to {array.n_frequencies}, the frequencies of the data; got {n_bins}.")
+    return TimingTarget(array, model, correlation, int(n_bins))
+
+
+def _factors(tnt: np.ndarray) -> tuple[Tensor, Tensor]:
+    """F ``(p, 2 m, r)`` with TNT = F F' in units of 1e-7 s, and its pseudo-inverse ``(p, r, 2 m)`` that makes white data of TNr in 1/s.
+
+    White data are w = F' a + noise of unit variance. Directions in which TNT is rounding are zero in both.
+    """
+    values, vectors = np.linalg.eigh(tnt)
+    there = values > _NULL * values[:, -1:]
+    root = np.sqrt(np.where(there, values, 0.0))
+    inverse = np.divide(1.0, root, out=np.zeros_like(root), where=there)
+    factor = vectors * root[:, None, :] * 10**_LOG10_UNIT
+    whitener = np.swapaxes(vectors * inverse[:, None, :], 1, 2)
+    return torch.from_numpy(factor), torch.from_numpy(np.ascontiguousarray(whitener))
+
+
+def _power_of_ten(x: Tensor) -> Tensor:
+    return torch.exp(x * math.log(10))
