@@ -592,3 +592,28 @@ def test_training_on_the_gpu():
     flow = ToyFlow().to("cuda")
     history = train(flow, split(banana(2000)), max_epochs=20, batch_size=64, learning_rate=1e-2, random_state=0)
     assert history.validation_loss[-1, 0] < history.validation_loss[0, 0]
+
+
+def test_adamw_is_torch_s():
+    from sbi_flows.training.adamw import AdamW
+
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 50, generator=generator, dtype=torch.float64)
+    ours, theirs = start.clone(), start.clone().requires_grad_()
+    optimizer, reference = AdamW(ours, 0.1), torch.optim.AdamW([theirs], betas=(0.9, 0.99), weight_decay=0.1)
+    for n in range(1, 40):
+        gradient, rate = torch.randn(2, 50, generator=generator, dtype=torch.float64), 0.01 * n / (n + 3)
+        optimizer.step(gradient, rate, n)
+        theirs.grad, reference.param_groups[0]["lr"] = gradient, rate
+        reference.step()
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-13, atol=1e-13)
+
+
+def test_a_fit_does_not_import_torch_s_compiler():
+    # Its import takes longer than a fit of thousands of rows.
+    code = (
+        "import sys, numpy as np; from sbi_flows import FlowDensity; "
+        "FlowDensity(max_epochs=1).fit(np.random.default_rng(0).normal(size=(300, 2))); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -17,6 +17,7 @@ from sbi_flows._threads import CALL, threads_for
 from sbi_flows._validation import choose, positive
 from sbi_flows.losses import Loss, nll
 from sbi_flows.results import FitHistory, Reliability
+from sbi_flows.training.adamw import AdamW
 from sbi_flows.training.checkpoints import Checkpoint, FitState
 from sbi_flows.training.schedules import SCHEDULES
 from sbi_flows.training.sources import BatchSource
@@ -185,17 +186,10 @@ class _Fit:
     def __init__(self, flows, source: BatchSource, loss: Loss, settings: dict, generator: torch.Generator, saver: Checkpoint | None):
         self.source, self.loss, self.settings, self.generator, self.saver = source, loss, settings, generator, saver
         self.stack = StackedFlows(flows, loss)
-        self.optimizer = torch.optim.AdamW(
-            [self.stack.values],
-            lr=settings["learning_rate"],
-            betas=(0.9, 0.99),
-            weight_decay=settings["weight_decay"],
-            fused=True,
-        )
+        self.optimizer = AdamW(self.stack.values, settings["weight_decay"])
         self.state = FitState.start(self.stack.values)
         self.average = self.stack.values.detach().clone()
         self._rate = SCHEDULES[settings["schedule"]]
-        self._prime_optimizer()
 
     def run(self, callbacks: Sequence[Callback], checkpoint_seconds: float, progress: bool) -> None:
         """Go through the epochs that are left."""
@@ -275,8 +269,7 @@ class _Fit:
             gradient.mul_((self.settings["clip_norm"] / norm).clamp_(max=1.0)[:, None])
             gradient.masked_fill_(~good[:, None], 0.0)
             sums += torch.stack([torch.where(good, losses, 0.0), good])
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.step()
+        self.optimizer.step(gradient, rate, self.state.n_steps)
         window = max(1.0, self.settings["averaging"] * self.state.n_steps)
         self.average.lerp_(self.stack.values.detach(), 1 / window)
 
@@ -332,19 +325,12 @@ class _Fit:
             n_skipped=int(state.n_skipped.sum()),
         )
 
-    def _prime_optimizer(self) -> None:
-        """Make the optimiser's state exist before the first step, so that checkpoints always have the same tensors."""
-        values = self.stack.values
-        step = torch.zeros((), dtype=torch.float32, device=values.device)
-        self.optimizer.state[values] = {"step": step, "exp_avg": torch.zeros_like(values), "exp_avg_sq": torch.zeros_like(values)}
-
     def _tensors(self) -> dict[str, Tensor]:
-        adam = self.optimizer.state[self.stack.values]
         return {
             "values": self.stack.values,
             "average": self.average,
             "generator": self.generator.get_state(),
-            **{f"adam.{name}": value for name, value in adam.items()},
+            **{f"adam.{name}": value for name, value in self.optimizer.tensors.items()},
             **{f"constant.{name}": value for name, value in self.stack.constants().items()},
             **{f"source.{name}": value for name, value in self.source.state().items()},
         }

@@ -32,7 +32,7 @@ class StackedFlows:
     values : Tensor (members, P)
         All trainable parameters.
     gradient : Tensor (members, P)
-        Where ``backward`` puts its result; also ``values.grad``.
+        Where ``backward`` puts its result.
     members : int
     how : str
         "together" (as one flow with stacked weights), "vmap" (the same for any module) or "in turn".
@@ -45,7 +45,7 @@ class StackedFlows:
         first = dict(self.flows[0].named_parameters())
         self._shapes = [first[name].shape for name in self._names]
         self.values = torch.stack([self._flatten(flow) for flow in self.flows])
-        self.values.grad = self.gradient = torch.zeros_like(self.values)
+        self.gradient = torch.zeros_like(self.values)
         self.members = len(self.flows)
         self._loss = loss
         self._leaves = self._prepare()
