@@ -45,6 +45,7 @@ _PUBLIC = {
     "savage_dickey": "model_evidence",
     "compare_chains": "diagnostics",
     "report": "reporting",
+    "load_chains": "chain_files",
     "diagnose": "diagnostics",
     "sbc": "diagnostics",
     "expected_coverage": "diagnostics",

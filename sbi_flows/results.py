@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sbi_flows import weights as importance
+from sbi_flows.chain_record import Chains as Chains
+from sbi_flows.reliability import Reliability as Reliability
 
 if TYPE_CHECKING:
-    import arviz
     import pandas
 
 
@@ -24,95 +24,6 @@ _LEAST_ESS = 100
 # Twice ln B at which the words of Kass & Raftery change.
 _STEPS = (2.0, 6.0, 10.0)
 _WORDS = ("bare mention", "positive", "strong", "very strong")
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """A verdict in words.
-
-    Attributes
-    ----------
-    ok : bool
-        Whether the result may be used as it stands.
-    reasons : tuple of str
-        Why not, and what to do about it; empty when ``ok``.
-    notes : tuple of str
-        Treatments a reader should know of that do not spoil the result (rows dropped, duplicates found).
-    """
-
-    ok: bool
-    reasons: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def from_reasons(cls, reasons: Sequence[str], notes: Sequence[str] = ()) -> Reliability:
-        """The verdict is ok exactly when there is no reason against it."""
-        return cls(ok=not reasons, reasons=tuple(reasons), notes=tuple(notes))
-
-    def __str__(self) -> str:
-        head = "ok" if self.ok else "NOT RELIABLE"
-        lines = [*self.reasons, *(f"note: {note}" for note in self.notes)]
-        return "\n    ".join([head, *lines])
-
-
-@dataclass(frozen=True)
-class Chains:
-    """MCMC draws with what is known of them.
-
-    Attributes
-    ----------
-    samples : ndarray (chain, draw, d)
-    names : tuple of str
-        One name a parameter.
-    log_posterior, log_likelihood : ndarray (chain, draw) or None
-        ln L + ln prior, and ln L, both normalised.
-    ensemble : bool
-        True when the "chains" are walkers of one ensemble (emcee): they are then not independent of each other.
-    stats : mapping of str to ndarray (chain, draw)
-        What the sampler reports of its steps: ``acceptance``; ``n_evaluations`` and ``n_gradients`` of the log-density, ``divergent`` and
-        ``saturated`` trajectories, as sums over the steps of a draw; ``energy_error``.
-    reliability : Reliability or None
-        Whether the chains have converged, where that was looked at.
-    info : mapping of str to str or number
-        What is known of the run: ``sampler``, ``random_state``, ``seconds``, ``n_evaluations`` and ``n_gradients`` (all there were,
-        warm-up included), ``n_warmup_evaluations``, ...
-    """
-
-    samples: np.ndarray
-    names: tuple[str, ...]
-    log_posterior: np.ndarray | None = None
-    log_likelihood: np.ndarray | None = None
-    ensemble: bool = False
-    stats: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
-    reliability: Reliability | None = None
-    info: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def features(self) -> int:
-        return self.samples.shape[-1]
-
-    def __repr__(self) -> str:
-        chains, draws, _ = self.samples.shape
-        verdict = "" if self.reliability is None else f"   {self.reliability}"
-        return f"Chains({chains} chains of {draws} draws: {', '.join(self.names)}){verdict}"
-
-    def to_dataframe(self) -> pandas.DataFrame:
-        """All draws as rows, columns named as the parameters."""
-        import pandas as pd
-
-        return pd.DataFrame(self.samples.reshape(-1, self.features), columns=list(self.names))
-
-    def to_arviz(self) -> arviz.InferenceData:
-        """ArviZ object with one variable a parameter; ``sample_stats`` holds ``lp``, where known, and ``stats``."""
-        import arviz as az
-
-        posterior = {name: self.samples[..., i] for i, name in enumerate(self.names)}
-        stats = dict(self.stats) if self.log_posterior is None else {"lp": self.log_posterior, **self.stats}
-        groups: dict[str, Any] = {"posterior": posterior, "sample_stats": stats} if stats else {"posterior": posterior}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="More chains", category=UserWarning)  # many short chains are meant so
-            # ArviZ 1.x takes one mapping of groups, 0.x one keyword a group.
-            return az.from_dict(groups) if int(az.__version__.split(".")[0]) >= 1 else az.from_dict(**groups)
 
 
 @dataclass(frozen=True)

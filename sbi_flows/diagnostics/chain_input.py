@@ -29,7 +29,10 @@ def read_chains(source: Any, name: str) -> tuple[Chains, tuple[str, ...]]:
     if hasattr(source, "chains_"):
         source = _with_all_costs(source)
     if isinstance(source, Chains):
-        chains = source
+        chains = source.unweighted(0)
+        if len(set(chains.lengths)) > 1:
+            notes.append(f"{name}: chains were cut to the shortest, {chains.lengths.min()} draws")
+            chains = chains.rectangular()
     else:
         blocks, names, ensemble = _blocks(source)
         shortest = min(map(len, blocks))

@@ -299,7 +299,7 @@ def _as_frame(draws: Draws, n: int, rng: np.random.Generator) -> pandas.DataFram
     if isinstance(draws, pd.DataFrame):
         return draws
     if isinstance(draws, Chains):
-        return draws.to_dataframe()
+        return draws.unweighted(rng).to_dataframe()
     if isinstance(draws, WeightedSamples):
         return pd.DataFrame(draws.resample(n, rng), columns=list(draws.names))
     array = np.asarray(draws, dtype=np.float64)

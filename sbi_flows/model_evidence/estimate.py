@@ -57,7 +57,8 @@ def evidence(
     density : object with ``log_prob(x)`` and ``sample(n)``, optional
         A normalised density to use in place of the cross-fitted flows, fitted to *other* draws than these.
     support : list, optional
-        One entry a column, as for :class:`sbi_flows.FlowDensity`: "real", ``(low, high)``, "circular"; by default the prior's, else real.
+        One entry a column, as for :class:`sbi_flows.FlowDensity`: "real", ``(low, high)``, "circular"; by default the
+        prior's, else the bounds of ``Chains``, else real.
     method : {"auto", "bridge", "harmonic", "importance"}
         The estimator to report; all that are possible are computed and shown.
     max_evaluations : int, at least 4000
@@ -103,8 +104,8 @@ def evidence(
         prior = as_prior(prior)
     generator = torch_generator(seed_from(random_state))
     draws = read_draws(samples, log_posterior, weights=weights, chain_ids=chain_ids, random_state=seed_from(generator))
-    if support is None and prior is not None:
-        support = prior.support
+    if support is None:
+        support = prior.support if prior is not None else getattr(samples, "support", None)
     densities = user_density(density, draws) if density is not None else cross_fit(draws, support, seed_from(generator))
     folds = _folds(densities, draws, max_evaluations, generator)
 

@@ -89,6 +89,9 @@ def read_draws(
     random_state=None,
 ) -> Draws:
     """Read samples of any accepted kind; see :func:`sbi_flows.evidence` for the kinds and the errors."""
+    notes = _told(samples)
+    if isinstance(samples, Chains):
+        samples = samples.unweighted(numpy_generator(random_state))
     blocks, names, values, function, ensemble = unpack(samples)
     if callable(log_posterior):
         function, values = log_posterior, None
@@ -113,7 +116,7 @@ def read_draws(
     if chain_ids is not None:
         chain, (x, log_p) = _by_chain(chain_ids, x, log_p)
     from_arviz = hasattr(samples, "posterior") and log_posterior is None
-    draws = Draws(x, chain, names, log_p, function, ensemble, notes=(ARVIZ_VALUES,) if from_arviz else ())
+    draws = Draws(x, chain, names, log_p, function, ensemble, notes=(*notes, ARVIZ_VALUES) if from_arviz else notes)
     if weights is not None:
         draws = _resampled(draws, weights, random_state)
     return _checked_posterior(draws)
@@ -153,7 +156,7 @@ def _is_ragged(values: Any) -> bool:
 def unpack(samples: Any):
     """Blocks (one a chain), names, log-posterior values by chain or None, callable or None, ensemble."""
     if isinstance(samples, Chains):
-        return _from_array(samples.samples, samples.names, samples.log_posterior, samples.ensemble)
+        return _from_chains(samples)
     if isinstance(samples, WeightedSamples):
         raise TypeError(
             "Got WeightedSamples. Pass evidence(result.samples, log_posterior, weights=result.weights), so it is seen what they are."
@@ -202,6 +205,26 @@ def _from_array(samples: np.ndarray, names, log_posterior, ensemble: bool):
     names = tuple(names) if names is not None else _default_names(samples.shape[-1])
     values = None if log_posterior is None else list(np.asarray(log_posterior).reshape(len(blocks), -1))
     return blocks, names, values, None, ensemble
+
+
+def _from_chains(chains: Chains):
+    if chains.weights is not None:
+        raise TypeError("Got weighted Chains. Pass chains.unweighted(random_state), so that the seed of the resampling is yours.")
+    parts = chains.split()
+    values = None if chains.log_posterior is None else [part.log_posterior[0] for part in parts if part.log_posterior is not None]
+    blocks = [np.asarray(part.samples[0], dtype=np.float64) for part in parts]
+    return blocks, chains.names, values, None, chains.ensemble
+
+
+def _told(samples: Any) -> tuple[str, ...]:
+    """What is to be said of chains before anything is done with them."""
+    if not isinstance(samples, Chains):
+        return ()
+    notes = tuple(samples.info.get("notes", ()))
+    if samples.weights is None:
+        return notes
+    whole = not samples.independent and np.all(samples.weights[np.isfinite(samples.weights)] % 1 == 0)
+    return notes if whole else (*notes, "weighted draws were resampled to their effective size")
 
 
 def _from_emcee(sampler: Any):

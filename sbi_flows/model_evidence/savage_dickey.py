@@ -230,7 +230,7 @@ def _tested(samples: Any, point: Any, columns: Sequence | None) -> tuple[np.ndar
 
 def _array(samples: Any) -> tuple[np.ndarray, list[str]]:
     if isinstance(samples, Chains):
-        return samples.samples, list(samples.names)
+        return _joined([chain.to_dataframe() for chain in samples.unweighted(0).split()])
     if isinstance(samples, list | tuple) and samples and all(np.ndim(chain) == 2 for chain in samples):
         return _joined(samples)
     names = [str(c) for c in getattr(samples, "columns", [])]

@@ -1,0 +1,61 @@
+"""Small files in the layouts of other samplers, written by hand from their documentation, of draws whose evidence is known."""
+
+from pathlib import Path
+
+import numpy as np
+
+LOG_Z = -np.log(100.0)  # two standard normals in a uniform prior on [-5, 5]^2
+
+
+def draws(n=1000, seed=0):
+    """Independent draws ``(n, 2)`` of a standard normal, ln likelihood (normalised) and ln posterior."""
+    x = np.random.default_rng(seed).normal(size=(n, 2))
+    log_l = -0.5 * (x**2).sum(axis=1) - np.log(2 * np.pi)
+    return x, log_l, log_l + LOG_Z
+
+
+def write_ptmcmc(folder: Path, n=1000, seed=0, names=("gamma", "log10_A")):
+    folder.mkdir(exist_ok=True)
+    x, log_l, log_p = draws(n, seed)
+    np.savetxt(folder / "chain_1.txt", np.column_stack([x, log_p, log_l, np.full(n, 0.3), np.zeros(n)]))
+    (folder / "pars.txt").write_text("".join(f"{name}\n" for name in names))
+    (folder / "priors.txt").write_text("".join(f"{name}:Uniform(pmin=-5, pmax=5)\n" for name in names))
+    return folder
+
+
+def write_getdist(root: Path, lengths=(600, 500), separator="_"):
+    for number, n in enumerate(lengths, start=1):
+        x, _, log_p = draws(n, seed=number)
+        weights = np.random.default_rng(number).integers(1, 4, size=n)
+        derived = x.sum(axis=1)
+        np.savetxt(f"{root}{separator}{number}.txt", np.column_stack([weights, -log_p, x, derived]))
+    Path(f"{root}.paramnames").write_text("a  \\Omega_m\nb\nsum*  a+b\n")
+    Path(f"{root}.ranges").write_text("a  -5  5\nb  -5  N\n")
+    return root
+
+
+def write_cobaya(root: Path, lengths=(600, 500)):
+    for number, n in enumerate(lengths, start=1):
+        x, log_l, log_p = draws(n, seed=number)
+        table = np.column_stack([np.ones(n), -log_p, x, x[:, 0] ** 2, log_l - log_p, log_l - log_p, -2 * log_l, -2 * log_l])
+        header = "weight  minuslogpost  a  b  square  minuslogprior  minuslogprior__0  chi2  chi2__like"
+        np.savetxt(f"{root}.{number}.txt", table, header=header)
+    Path(f"{root}.updated.yaml").write_text(
+        "params:\n  a:\n    prior: {min: -5, max: 5}\n    latex: \\alpha\n  b:\n    prior: [-5, 5]\n"
+        "  square:\n    derived: 'lambda a: a**2'\n"
+        "likelihood:\n  like:\n    external: !!python/name:os.system ''\n"
+    )
+    return root
+
+
+def write_emcee(path: Path, n_walkers=8, n_steps=300):
+    """By emcee itself, on a standard normal in the box."""
+    import emcee
+
+    def log_prob(x):
+        return -0.5 * float(x @ x) - np.log(2 * np.pi) + LOG_Z if np.all(np.abs(x) < 5) else -np.inf
+
+    sampler = emcee.EnsembleSampler(n_walkers, 2, log_prob, backend=emcee.backends.HDFBackend(str(path)))
+    sampler.random_state = np.random.RandomState(0).get_state()
+    sampler.run_mcmc(np.random.default_rng(0).normal(size=(n_walkers, 2)), n_steps)
+    return sampler
