@@ -13,7 +13,8 @@ from sbi_flows._random import RandomState, numpy_generator
 from sbi_flows._validation import positive
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.results import Evidence, Reliability, WeightedSamples
-from sbi_flows.targets import LogDensity, Target, cube_transform
+from sbi_flows.samplers.unseen import told
+from sbi_flows.targets import LogDensity, Target, as_target, cube_transform
 from sbi_flows.weights import kish_ess
 
 _NO_LIKELIHOOD = -1e300  # dynesty takes no infinities
@@ -86,7 +87,7 @@ def run_dynesty(
         raise ImportError("run_dynesty needs dynesty: pip install 'sbi_flows[dynesty]'.") from error
     positive("n_live", n_live, integer=True)
     positive("dlogz", dlogz)
-    if target.prior is None:
+    if as_target(target).prior is None:
         raise ValueError("Expected a target with a prior, over which nested sampling goes: make it with targets.posterior.")
     transform = cube_transform(target.prior) if transform is None else transform
     likelihood = _Counted(target)
@@ -115,7 +116,8 @@ def run_dynesty(
         "seconds": time.perf_counter() - began,
     }
     reasons = [_MOST_CALLS_WORDS] if max_calls is not None and likelihood.n_evaluations >= max_calls else []
-    return _record(results, target, info, Reliability.from_reasons(reasons, [*likelihood.notes(), *target.notes]))
+    missing, holes = told(likelihood.n_invalid, likelihood.n_evaluations, "points")
+    return _record(results, target, info, Reliability.from_reasons([*missing, *reasons], [*holes, *target.notes]))
 
 
 def _record(results: Any, target: Target, info: dict[str, Any], verdict: Reliability) -> tuple[WeightedSamples, Evidence]:
@@ -147,11 +149,6 @@ class _Counted:
             self.n_invalid += 1
             return _NO_LIKELIHOOD
         return max(value, _NO_LIKELIHOOD)
-
-    def notes(self) -> list[str]:
-        if not self.n_invalid:
-            return []
-        return [f"{self.n_invalid} of {self.n_evaluations} likelihoods were NaN or +inf and counted as zero: the target has holes there"]
 
 
 def _one_row(transform: LogDensity):

@@ -15,7 +15,8 @@ from sbi_flows._random import RandomState, numpy_generator, torch_generator
 from sbi_flows._validation import as_rows, positive
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.results import Chains, Reliability
-from sbi_flows.targets import Target
+from sbi_flows.samplers.unseen import told
+from sbi_flows.targets import Target, as_target
 
 MIN_TAUS = 50  # a run shorter than this many autocorrelation times cannot measure its own autocorrelation time
 _STARTS = 20  # draws of the prior, a walker, among which their starts are chosen
@@ -88,13 +89,14 @@ def run_emcee(
     if max_steps < min_steps:
         raise ValueError(f"Expected max_steps of at least min_steps; got {max_steps} and {min_steps}.")
     began = time.perf_counter()
-    density = _Counted(target)
+    density = _Counted(as_target(target))
     rng = numpy_generator(random_state)
     start = _starts(target, density, n_walkers, rng) if init is None else _given(init, target, n_walkers)
     sampler = emcee.EnsembleSampler(len(start), target.features, density, vectorize=True, moves=moves)
     state = emcee.State(start, random_state=np.random.RandomState(rng.integers(2**31)).get_state())
     state = sampler.run_mcmc(state, n_burn_in)
     sampler.reset()
+    before = density.n_evaluations, density.n_invalid
     tau = _run_until_mixed(sampler, state, min_ess, min_steps, max_steps)
     chains, reasons = _record(sampler, target, tau, n_burn_in, min_ess, max_steps, max_draws)
     info = {
@@ -105,7 +107,8 @@ def run_emcee(
         "n_gradients": 0,
         "seconds": time.perf_counter() - began,
     }
-    verdict = Reliability.from_reasons(reasons, [*density.notes(), *target.notes])
+    missing, holes = told(density.n_invalid - before[1], density.n_evaluations - before[0], "proposals after burn-in")
+    verdict = Reliability.from_reasons([*missing, *reasons], [*holes, *target.notes])
     return Chains(
         chains.samples, chains.names, chains.log_posterior, chains.log_likelihood, ensemble=True, reliability=verdict, info=info
     )
@@ -131,11 +134,6 @@ class _Counted:
         outside = ((theta < self._low) | (theta >= self._high)).any(axis=1)
         values[wrong | outside] = -np.inf
         return values
-
-    def notes(self) -> list[str]:
-        if not self.n_invalid:
-            return []
-        return [f"{self.n_invalid} of {self.n_evaluations} evaluations gave NaN or +inf and were rejected: the target has holes there"]
 
 
 def _starts(target: Target, density: _Counted, n_walkers: int | None, rng: np.random.Generator) -> np.ndarray:

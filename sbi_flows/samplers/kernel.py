@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -76,6 +77,18 @@ class Kernel(Protocol):
         ``log_prob (n,)`` is the target's at ``x (n, d)``, which the caller knows.
         """
         ...
+
+
+def as_kernel(kernel: Any) -> Kernel:
+    """The kernel itself; ``TypeError`` for a class of kernels, or anything else."""
+    if inspect.isclass(kernel):
+        raise TypeError(f"Expected a kernel such as {kernel.__name__}(); got the class {kernel.__name__} itself: call it.")
+    missing = [name for name in ("init", "step", "adapt") if not callable(getattr(kernel, name, None))]
+    if missing:
+        raise TypeError(
+            f"Expected a kernel such as NUTS() or RandomWalk(); got a {type(kernel).__name__}, which has no {' and no '.join(missing)}."
+        )
+    return kernel
 
 
 def metropolis(log_ratio: Tensor, generator: torch.Generator) -> Info:

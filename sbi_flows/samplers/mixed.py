@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sbi_flows._random import rand
-from sbi_flows.samplers.kernel import Info, Kernel
+from sbi_flows.samplers.kernel import Info, Kernel, as_kernel
 from sbi_flows.targets import Target
 
 
@@ -71,7 +71,7 @@ class Mixed:
             chances = np.asarray(weights, dtype=float)
             if chances.shape != (len(kernels),) or not np.isfinite(chances).all() or (chances < 0).any() or not chances.sum() > 0:
                 raise ValueError(f"Expected {len(kernels)} weights of at least 0, one a kernel, not all 0; got {weights!r}.")
-        self.kernels = tuple(kernels)
+        self.kernels = tuple(map(as_kernel, kernels))
         self.names = _names(self.kernels)
         self.weights = None if weights is None else tuple(float(w) for w in weights)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from sbi_flows.samplers.kernel import metropolis
 from sbi_flows.samplers.random_walk import RandomWalk
 from sbi_flows.samplers.run import judge
 from sbi_flows.samplers.tempered_path import TemperedPath
+from sbi_flows.samplers.unseen import reach
 from sbi_flows.samplers.waste_free import ascend
 from sbi_flows.targets import Target, circular_columns, from_log_prob, unconstrained, wrap_angles
 from sbi_flows.training import ArraySource, train
@@ -193,7 +195,9 @@ class _Ladder:
         log_likelihood = torch.full_like(log_base, -math.inf)
         inside = torch.isfinite(log_base)
         if bool(inside.any()):
-            log_likelihood[inside] = self.path.log_likelihood(self.base.to_user(rows[inside])[0])
+            # Rows come level by level, the posterior's last.
+            last = torch.arange(len(rows)) >= len(rows) - len(rows) // len(self.powers)
+            log_likelihood[inside] = self.path.log_likelihood_with_holes(self.base.to_user(rows[inside])[0], last[inside])
         return log_base, log_likelihood
 
     def _adapt(self, acceptance: Tensor, t: int) -> None:
@@ -237,7 +241,8 @@ def _result(
     share = max(possible, 1) / prior_draws
     log_z = float(log_ratios.sum()) + math.log(share)
     error = math.hypot(float(influence.std() / math.sqrt(len(influence))), math.sqrt((1 - share) / max(possible, 1)))
-    reasons = [] if chains.reliability is None else list(chains.reliability.reasons)
+    own = [] if chains.reliability is None else list(chains.reliability.reasons)
+    reasons = list(own)
     if error > _LARGEST_ERROR:
         reasons.append(f"the error of ln Z is {error:.2g}: run longer, or more ladders")
     worst = int(np.argmin(rates))
@@ -246,13 +251,10 @@ def _result(
             f"only {rates[worst]:.1%} of the swaps between powers {float(powers[worst]):.3g} and {float(powers[worst + 1]):.3g} were "
             "accepted: the likelihood may jump there; carry exchanges by flow='auto'"
         )
-    notes = [f"the likelihood was NaN or +inf at {path.n_invalid} points, which counted as zero"] if path.n_invalid else []
-    notes.append(
-        f"modes were looked for near {prior_draws} draws of the prior: one in less than {3 / prior_draws:.1g} of it may be missed, however "
-        "large its mass"
-    )
-    verdict = Reliability.from_reasons(reasons, notes)
+    missing, holes = path.told()
+    verdict = Reliability.from_reasons([*missing, *reasons], [*holes, reach(prior_draws)])
     row = {"log_z": log_z, "log_z_err": error, "ess": 1.0, "pareto_k": -np.inf, "n_evaluations": path.n_evaluations}
     table = pd.DataFrame([row], index=["stepping stones"])
     evidence = Evidence(log_z, error, "stepping stones", 1.0, -np.inf, verdict, table, path.names)
+    chains = replace(chains, reliability=Reliability.from_reasons([*missing, *own], holes))
     return TemperedChains(chains, evidence, powers.numpy(), rates, path.n_evaluations, verdict)

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from sbi_flows.samplers.kernel import Info
+from sbi_flows.samplers.unseen import told
 from sbi_flows.targets import Target
 
 _MEANS = ("acceptance", "energy_error")  # over the steps of a draw; of all else the sum is kept
@@ -47,7 +48,6 @@ class Record:
             if value is not None:
                 total = self.arrays.setdefault(_WARMUP + name, np.zeros(self.n_chains, dtype=np.int64))
                 total += value.cpu().numpy()
-        self.arrays["invalid"] += info.invalid.cpu().numpy()
 
     def step(self, info: Info, draw: int) -> None:
         """One step of the draw of that number."""
@@ -131,14 +131,14 @@ def remarks(stats: Mapping[str, np.ndarray], n_invalid: int, n_steps: int, ensem
     ----------
     stats : mapping of str to ndarray (chain, draw)
     n_invalid, n_steps : int
-        Proposals at which the target had no value, and steps, of all chains together, warm-up included.
+        Proposals at which the target had no value, and steps, of all chains together. Not those of the warm-up, whose first steps
+        may go astray.
     ensemble : bool
         Whether the chains are walkers of one ensemble.
     """
     reasons: list[str] = []
     notes: list[str] = []
-    if n_invalid:
-        notes.append(f"{n_invalid} of {n_steps} proposals had a log-density of NaN or +inf and were rejected: the target has holes there")
+    missing, holes = told(n_invalid, n_steps)
     means = stats["acceptance"].mean(axis=1)
     stuck = int((means < _ACCEPTED).sum())
     if stuck:
@@ -153,7 +153,7 @@ def remarks(stats: Mapping[str, np.ndarray], n_invalid: int, n_steps: int, ensem
     more, remarks_on_length = _trajectories(stats)
     if ensemble:
         notes.append("the chains are walkers of one ensemble, not independent: R-hat and effective sizes are those of chains that were")
-    return [*reasons, *more], [*notes, *remarks_on_length]
+    return [*missing, *reasons, *more], [*holes, *notes, *remarks_on_length]
 
 
 def _trajectories(stats: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:

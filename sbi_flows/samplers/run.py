@@ -19,9 +19,10 @@ from sbi_flows.distributions import Distribution
 from sbi_flows.results import Chains, Reliability
 from sbi_flows.samplers.convergence import Convergence, convergence
 from sbi_flows.samplers.files import load_run, save_run
-from sbi_flows.samplers.kernel import Info, Kernel
+from sbi_flows.samplers.kernel import Info, Kernel, as_kernel
 from sbi_flows.samplers.record import Counted, Record, remarks
-from sbi_flows.targets import Target, unconstrained
+from sbi_flows.samplers.unseen import reach_of_starts
+from sbi_flows.targets import Target, as_target, unconstrained
 
 
 @torch.no_grad()
@@ -92,7 +93,8 @@ def run_chains(
     positive("save_seconds", save_seconds, zero=True)
     if n_steps < thin:
         raise ValueError(f"Expected n_steps of at least thin; got n_steps={n_steps} and thin={thin}, which keep no draw.")
-    start = _starting_points(init, target)
+    as_kernel(kernel)
+    start = _starting_points(init, as_target(target))
     space = unconstrained(target, start)
     run = _Run(kernel, space, start, n_warmup, n_steps // thin, thin)
     run.begin(torch_generator(random_state), None if path is None else Path(path), _seed_word(random_state))
@@ -158,8 +160,10 @@ class _Run:
         samples = self.record.arrays["samples"].transpose(1, 0, 2).copy()
         log_prob = self.record.arrays["log_prob"].T.copy()
         stats, ensemble = self.record.stats(), getattr(self.kernel, "ensemble", False)
-        reasons, notes = remarks(stats, int(self.record.arrays["invalid"].sum()), self.total * len(self.start), ensemble)
-        recorded = user.recorded(torch.from_numpy(samples.reshape(-1, user.features))).numpy().reshape(samples.shape)
+        reasons, notes = remarks(stats, int(self.record.arrays["invalid"].sum()), self.n_draws * self.thin * len(self.start), ensemble)
+        flat = torch.from_numpy(samples.reshape(-1, user.features))
+        notes += reach_of_starts(self.space.from_user(self.start), self.space.from_user(flat).view(samples.shape), self.space)
+        recorded = user.recorded(flat).numpy().reshape(samples.shape)
         return Chains(
             samples=recorded,
             names=user.names,

@@ -20,6 +20,7 @@ from sbi_flows.samplers.flow_smc import FlowAscent, ascend_by_flows
 from sbi_flows.samplers.kernel import Kernel
 from sbi_flows.samplers.random_walk import RandomWalk
 from sbi_flows.samplers.tempered_path import TemperedPath
+from sbi_flows.samplers.unseen import reach
 from sbi_flows.samplers.waste_free import FORGOTTEN, Ascent, ascend
 from sbi_flows.targets import Target
 
@@ -99,7 +100,7 @@ def smc(
         if by_kernel:
             return _by_kernel(path, n or max(_CHAINS, 10 * d), RandomWalk() if isinstance(kernel, str) else kernel, generator)
         n = n or max(_DRAWS, 100 * d)
-        return _by_flow(path, ascend_by_flows(path, n, 2 * n, _flow(flow, target, generator), generator))
+        return _by_flow(path, ascend_by_flows(path, n, 2 * n, _flow(flow, target, generator), generator), 2 * n)
 
 
 def _flow(flow: Any, target: Target, generator: torch.Generator) -> Flow:
@@ -129,7 +130,7 @@ def _by_kernel(path: TemperedPath, n_chains: int, kernel: Kernel, generator: tor
     reasons = [f"the error of ln Z is {error:.2g}: use more particles"] if error > _LARGEST_ERROR else []
     reasons += [f"{told}. Use a flow, a kernel with gradients, or more particles"] if slow > 0.5 * n_powers else []
     notes = [told] if 0 < slow <= 0.5 * n_powers else []
-    verdict = Reliability.from_reasons(reasons, notes + _holes(path))
+    verdict = _verdict(path, reasons, notes, _PRIOR_DRAWS * n_chains)
     x = ascent.particles.x.numpy()
     samples = WeightedSamples(x, np.full(len(x), log_z), path.names, verdict)
     table = _table({"product": (log_z, error, 1.0, -np.inf, path.n_evaluations)})
@@ -147,7 +148,7 @@ def _spread(ascent: Ascent) -> float:
     return math.sqrt(total + run**2)
 
 
-def _by_flow(path: TemperedPath, ascent: FlowAscent) -> SMCResult:
+def _by_flow(path: TemperedPath, ascent: FlowAscent, n_prior: int) -> SMCResult:
     drawn = WeightedSamples(ascent.x.numpy(), ascent.log_weights.numpy(), path.names)
     log_z, error, k, share = drawn.log_z, drawn.log_z_err, drawn.pareto_k, drawn.ess / len(drawn.samples)
     reasons = list(drawn.reliability.reasons)
@@ -168,7 +169,7 @@ def _by_flow(path: TemperedPath, ascent: FlowAscent) -> SMCResult:
             "the posterior may have been lost there, unseen by the error of ln Z. Use more particles"
         )
     pooled, pooled_ess = ascent.pool.log_z(1.0), max(ascent.pool.ess(1.0), 1e-300)
-    verdict = Reliability.from_reasons(reasons, _holes(path))
+    verdict = _verdict(path, reasons, [], n_prior)
     rows = {
         "importance": (log_z, error, share, k, len(drawn.samples)),
         # Its shares of the temperatures came from the same points: for comparison only.
@@ -179,10 +180,9 @@ def _by_flow(path: TemperedPath, ascent: FlowAscent) -> SMCResult:
     return SMCResult(samples, evidence, ascent.powers, ascent.efficiencies, path.n_evaluations, verdict)
 
 
-def _holes(path: TemperedPath) -> list[str]:
-    if not path.n_invalid:
-        return []
-    return [f"the likelihood was NaN or +inf at {path.n_invalid} of {path.n_evaluations} points, which counted as zero"]
+def _verdict(path: TemperedPath, reasons: list[str], notes: list[str], n_prior: int) -> Reliability:
+    missing, holes = path.told()
+    return Reliability.from_reasons([*missing, *reasons], [*holes, *notes, reach(n_prior)])
 
 
 def _table(rows: Mapping[str, tuple[float, ...]]) -> pd.DataFrame:

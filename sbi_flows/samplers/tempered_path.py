@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from sbi_flows.targets import Target
+from sbi_flows.targets import Target, as_target
+from sbi_flows.samplers.unseen import told
 from sbi_flows.targets.evaluation import where_inside
 
 # Dividing a tempered log-density by its power gives back ln L to a part in 1e16 / power; below this it is evaluated again.
@@ -29,6 +30,8 @@ class TemperedPath(Target):
         The prior.
     n_evaluations, n_invalid : int
         Rows at which the likelihood was evaluated, and at which it had no value.
+    n_last, n_last_invalid : int
+        The same, of rows at which it was asked for at power 1: proposals for the posterior itself.
 
     Raises
     ------
@@ -37,12 +40,12 @@ class TemperedPath(Target):
     """
 
     def __init__(self, target: Target):
-        if target.prior is None:
+        if as_target(target).prior is None:
             raise ValueError("Expected a target with a prior to start from: make it with targets.posterior(log_likelihood, prior).")
         super().__init__(target.features, target.names, target.support, target.prior)
         self.start, self._target = target.prior, target
         self.power = 1.0
-        self.n_evaluations = self.n_invalid = 0
+        self.n_evaluations = self.n_invalid = self.n_last = self.n_last_invalid = 0
 
     def log_prior(self, x: Tensor) -> Tensor:
         """``(n,)``."""
@@ -50,11 +53,24 @@ class TemperedPath(Target):
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """ln L ``(n,)`` of rows inside the prior."""
+        return self.log_likelihood_with_holes(x, torch.full((len(x),), self.power == 1))
+
+    def log_likelihood_with_holes(self, x: Tensor, last: Tensor) -> Tensor:
+        """The same, where the rows ``last (n,)`` are proposals for the posterior."""
         values = self._target.log_likelihood(x)
         invalid = torch.isnan(values) | (values == math.inf)
         self.n_evaluations += len(x)
         self.n_invalid += int(invalid.sum())
+        self.n_last += int(last.sum())
+        self.n_last_invalid += int((invalid & last).sum())
         return torch.where(invalid, -math.inf, values)
+
+    def told(self) -> tuple[list[str], list[str]]:
+        """Reasons and notes on points without a value: those at power 1 decide, as others are far from the posterior."""
+        reasons, notes = told(self.n_last_invalid, self.n_last, "proposals for the posterior")
+        if self.n_invalid > self.n_last_invalid:
+            notes.append(f"the likelihood was NaN or +inf, or could not be computed, at {self.n_invalid} of {self.n_evaluations} points in all")
+        return reasons, notes
 
     def log_prob(self, x: Tensor) -> Tensor:
         log_prior, log_likelihood = self.evaluate(x)
@@ -75,7 +91,7 @@ class TemperedPath(Target):
     def first_draws(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draws of the prior ``(n, d)`` and their ln L ``(n,)``; ``ValueError`` if it is zero at all of them."""
         x = self.start.sample(n, generator).double()
-        log_likelihood = self.log_likelihood(x)
+        log_likelihood = self.log_likelihood_with_holes(x, torch.zeros(n, dtype=torch.bool))
         if not bool((log_likelihood > -math.inf).any()):
             holes = f" ({self.n_invalid} times it was NaN or +inf)" if self.n_invalid else ""
             raise ValueError(

@@ -3,6 +3,7 @@
 from sbi_flows.targets.adapters import from_bilby, from_cobaya, from_emcee
 from sbi_flows.targets.base import (
     Target,
+    as_target,
     circular_columns,
     from_log_prob,
     posterior,
@@ -21,6 +22,7 @@ __all__ = [
     "NumpyFunction",
     "Target",
     "UnitCubeTarget",
+    "as_target",
     "check_gradient",
     "circular_columns",
     "cube_transform",

@@ -366,6 +366,17 @@ def pulled_back(target: Target, flow: Flow) -> Target:
     return PulledBackTarget(target, flow)
 
 
+def as_target(target: Any) -> Target:
+    """The target itself; ``TypeError`` that says how to make one of anything else."""
+    if isinstance(target, Target):
+        return target
+    kind = "function" if callable(target) and hasattr(target, "__name__") else type(target).__name__
+    raise TypeError(
+        f"Expected target to be a Target; got a {kind}. Make one with targets.from_log_prob(function, features), or with "
+        "targets.posterior(log_likelihood, prior)."
+    )
+
+
 # --- Angles -------------------------------------------------------------------------------------------------------------------
 
 

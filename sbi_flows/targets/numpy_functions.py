@@ -99,7 +99,13 @@ class NumpyFunction:
             raise ValueError(no_gradient("the numpy function"))
         first = self.n_gradients == 0
         self.n_gradients += len(x)
-        return self._evaluate(self.grad, x, x.shape[1:], first)
+        values = self._evaluate(self.grad, x, x.shape[1:], first)
+        if values.shape != x.shape:
+            raise ValueError(
+                f"Expected grad of shape {tuple(x.shape)}, one slope a column, for x of that shape; got {tuple(values.shape)}. For a gradient "
+                "of one point at a time pass vectorized=False."
+            )
+        return values
 
     def _evaluate(self, call: Callable, x: Tensor, shape: tuple[int, ...], first: bool) -> Tensor:
         rows = x.detach().cpu().double().numpy()

@@ -137,7 +137,7 @@ def test_targets_with_holes(name, hole):
     target = from_log_prob(lambda x: torch.where(x[:, 0] > 0.5, hole, -0.5 * x.square().sum(-1)), 2)
     chains = run_chains(KERNELS[name](), target, -np.ones((10, 2)), **RUN)
     assert np.isfinite(chains.log_posterior).all() and (chains.samples[..., 0] <= 0.5).all()
-    told = any("log-density of NaN or +inf" in note for note in chains.reliability.notes)
+    told = any("NaN or +inf" in reason for reason in chains.reliability.reasons)
     assert told == (hole != -math.inf)
 
 

@@ -1,0 +1,84 @@
+"""What a verdict says of what was not seen: points at which a target has no value, and modes too narrow for the prior's draws.
+
+One rule for every sampler. A log-density or log-likelihood of NaN or +inf, and a numpy function that raises, count as density zero: a kernel rejects the proposal, an
+importance sample gives it no weight. They are counted where the posterior is. As the density there is not known, neither is what was left
+out; :data:`MUCH` of them spoils the result. A log-density of -inf says that there is nothing, and is no such point.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_flows._random import torch_generator
+from sbi_flows.targets import Target, circular_columns
+
+_MISSED = 3.0  # mass, times their number, that so many independent draws miss one time in twenty: -ln .05
+_CLOSE = 1 / 3  # of the spread there could be, below which starts are close together
+_PRIOR_DRAWS, _PRIOR_SEED = 1000, 0  # any seed: the draws set a scale
+MUCH = 0.01  # share of the proposals: about the share of the posterior that may be missing
+
+
+def reach(n_prior: int) -> str:
+    """How small a part of the prior a mode may lie in that none of so many draws of it has met."""
+    return (
+        f"modes were looked for near {n_prior} draws of the prior: one in less than {_MISSED / n_prior:.1g} of it may be missed, however "
+        "large its mass"
+    )
+
+
+def reach_of_starts(start: Tensor, draws: Tensor, space: Target) -> list[str]:
+    """A note where all chains started close together, compared with where they could go.
+
+    That is the spread of the prior; without one, of an interval or a circle; where there is nothing but the real line, six times the spread
+    of the draws within a chain: starts that are meant to find modes go well beyond it. The median column decides.
+
+    Parameters
+    ----------
+    start, draws : Tensor (n_chains, d), (n_chains, n_draws, d)
+        On the real line of ``space``, as :func:`sbi_flows.targets.unconstrained` makes it.
+    space : Target
+    """
+    user, angles = space.user, circular_columns(space)
+    if user.prior is not None:
+        room = _spread(space.from_user(user.prior.sample(_PRIOR_DRAWS, torch_generator(_PRIOR_SEED)).double()), angles)
+        compared = "{:.0%} of the prior's"
+    else:
+        ends = np.array([entry[-2:] if isinstance(entry, tuple) else (-np.inf, np.inf) for entry in user.support], dtype=float)
+        bounded = torch.from_numpy(np.isfinite(ends).all(axis=1))
+        room = torch.where(bounded, 1.0, 6 * draws.var(1, correction=0).mean(0).sqrt())  # both maps make one of a uniform distribution's spread
+        compared = "{:.0%} of what its ends allow" if bool(bounded.all()) else "{:.0%} of six times that of a chain's draws"
+    share = float((_spread(start, angles) / room.clamp(min=1e-300)).median())
+    if share >= _CLOSE:
+        return []
+    who = f"all {len(start)} chains started" if len(start) > 1 else "the one chain started"
+    return [
+        f"{who} close together (spread in the median parameter: {compared.format(share)}): modes elsewhere are not looked for. Start "
+        "from draws of the prior, or use FlowSampler or smc, which begin there"
+    ]
+
+
+def _spread(rows: Tensor, angles: Tensor) -> Tensor:
+    """Standard deviations ``(d,)``; of an angle, what is one where it is uniform and half the variance where it is narrow, rooted."""
+    resultant = torch.stack([rows.cos().mean(0), rows.sin().mean(0)]).norm(dim=0)
+    return torch.where(angles, (1 - resultant).clamp(min=0).sqrt(), rows.std(0, correction=0))
+
+
+def told(n_no_value: int, n: int, where: str = "proposals") -> tuple[list[str], list[str]]:
+    """Reasons against a result and notes on it.
+
+    Parameters
+    ----------
+    n_no_value, n : int
+        Points without a value, and all there were.
+    where : str
+        What the points are.
+    """
+    if not n_no_value:
+        return [], []
+    share = n_no_value / max(n, n_no_value)
+    fact = f"the density was NaN or +inf, or could not be computed, at {n_no_value} of {n} {where} ({share:.1%}), which counted as zero"
+    if share <= MUCH:
+        return [], [f"{fact}: the target has holes there"]
+    return [f"{fact}: what lies there is missing. Mend the model there, or return -inf where it rules the parameters out"], []
