@@ -142,6 +142,7 @@ class _Ladder:
 
     def sample(self, n_steps: int) -> TemperedChains:
         """Steps with everything learned kept fixed."""
+        self.path.n_last = self.path.n_last_invalid = 0  # as steps of the warm-up may go astray
         draws, log_prob, log_likelihood, acceptances = [], [], [], []
         swaps = torch.zeros(2, len(self.powers) - 1, dtype=torch.float64)
         for _ in range(n_steps):

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from sbi_flows.targets import Target, as_target
 from sbi_flows.samplers.unseen import told
+from sbi_flows.targets import Target, as_target
 from sbi_flows.targets.evaluation import where_inside
 
 # Dividing a tempered log-density by its power gives back ln L to a part in 1e16 / power; below this it is evaluated again.
@@ -69,7 +69,8 @@ class TemperedPath(Target):
         """Reasons and notes on points without a value: those at power 1 decide, as others are far from the posterior."""
         reasons, notes = told(self.n_last_invalid, self.n_last, "proposals for the posterior")
         if self.n_invalid > self.n_last_invalid:
-            notes.append(f"the likelihood was NaN or +inf, or could not be computed, at {self.n_invalid} of {self.n_evaluations} points in all")
+            where = f"at {self.n_invalid} of {self.n_evaluations} points in all"
+            notes.append(f"the likelihood was NaN or +inf, or could not be computed, {where}")
         return reasons, notes
 
     def log_prob(self, x: Tensor) -> Tensor:

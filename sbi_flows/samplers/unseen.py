@@ -1,8 +1,9 @@
 """What a verdict says of what was not seen: points at which a target has no value, and modes too narrow for the prior's draws.
 
-One rule for every sampler. A log-density or log-likelihood of NaN or +inf, and a numpy function that raises, count as density zero: a kernel rejects the proposal, an
-importance sample gives it no weight. They are counted where the posterior is. As the density there is not known, neither is what was left
-out; :data:`MUCH` of them spoils the result. A log-density of -inf says that there is nothing, and is no such point.
+One rule for every sampler. A log-density or log-likelihood of NaN or +inf, and a numpy function that raises, count as density zero: a
+kernel rejects the proposal, an importance sample gives it no weight. They are counted where the posterior is. As the density there is not
+known, neither is what was left out; :data:`MUCH` of them spoils the result. A log-density of -inf says that there is nothing, and is no
+such point.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def reach_of_starts(start: Tensor, draws: Tensor, space: Target) -> list[str]:
     else:
         ends = np.array([entry[-2:] if isinstance(entry, tuple) else (-np.inf, np.inf) for entry in user.support], dtype=float)
         bounded = torch.from_numpy(np.isfinite(ends).all(axis=1))
-        room = torch.where(bounded, 1.0, 6 * draws.var(1, correction=0).mean(0).sqrt())  # both maps make one of a uniform distribution's spread
+        # An interval's map to the real line makes one of the spread of a uniform distribution.
+        room = torch.where(bounded, 1.0, 6 * draws.var(1, correction=0).mean(0).sqrt())
         compared = "{:.0%} of what its ends allow" if bool(bounded.all()) else "{:.0%} of six times that of a chain's draws"
     share = float((_spread(start, angles) / room.clamp(min=1e-300)).median())
     if share >= _CLOSE:
