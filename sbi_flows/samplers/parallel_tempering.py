@@ -252,7 +252,7 @@ def _result(
             f"only {rates[worst]:.1%} of the swaps between powers {float(powers[worst]):.3g} and {float(powers[worst + 1]):.3g} were "
             "accepted: the likelihood may jump there; carry exchanges by flow='auto'"
         )
-    missing, holes = path.told()
+    missing, holes = path.told(float(chains.stats["acceptance"].mean()))
     verdict = Reliability.from_reasons([*missing, *reasons], [*holes, reach(prior_draws)])
     row = {"log_z": log_z, "log_z_err": error, "ess": 1.0, "pareto_k": -np.inf, "n_evaluations": path.n_evaluations}
     table = pd.DataFrame([row], index=["stepping stones"])

@@ -138,8 +138,9 @@ def remarks(stats: Mapping[str, np.ndarray], n_invalid: int, n_steps: int, ensem
     """
     reasons: list[str] = []
     notes: list[str] = []
-    missing, holes = told(n_invalid, n_steps)
     means = stats["acceptance"].mean(axis=1)
+    valid = float(means.mean()) * n_steps / max(n_steps - n_invalid, 1)
+    missing, holes = told(n_invalid, n_steps, acceptance=min(valid, 1.0))
     stuck = int((means < _ACCEPTED).sum())
     if stuck:
         reasons.append(

@@ -130,7 +130,7 @@ def _by_kernel(path: TemperedPath, n_chains: int, kernel: Kernel, generator: tor
     reasons = [f"the error of ln Z is {error:.2g}: use more particles"] if error > _LARGEST_ERROR else []
     reasons += [f"{told}. Use a flow, a kernel with gradients, or more particles"] if slow > 0.5 * n_powers else []
     notes = [told] if 0 < slow <= 0.5 * n_powers else []
-    verdict = _verdict(path, reasons, notes, _PRIOR_DRAWS * n_chains)
+    verdict = _verdict(path, reasons, notes, _PRIOR_DRAWS * n_chains, float(ascent.acceptances[-1]))
     x = ascent.particles.x.numpy()
     samples = WeightedSamples(x, np.full(len(x), log_z), path.names, verdict)
     table = _table({"product": (log_z, error, 1.0, -np.inf, path.n_evaluations)})
@@ -169,7 +169,7 @@ def _by_flow(path: TemperedPath, ascent: FlowAscent, n_prior: int) -> SMCResult:
             "the posterior may have been lost there, unseen by the error of ln Z. Use more particles"
         )
     pooled, pooled_ess = ascent.pool.log_z(1.0), max(ascent.pool.ess(1.0), 1e-300)
-    verdict = _verdict(path, reasons, [], n_prior)
+    verdict = _verdict(path, reasons, [], n_prior, 1.0)
     rows = {
         "importance": (log_z, error, share, k, len(drawn.samples)),
         # Its shares of the temperatures came from the same points: for comparison only.
@@ -180,8 +180,8 @@ def _by_flow(path: TemperedPath, ascent: FlowAscent, n_prior: int) -> SMCResult:
     return SMCResult(samples, evidence, ascent.powers, ascent.efficiencies, path.n_evaluations, verdict)
 
 
-def _verdict(path: TemperedPath, reasons: list[str], notes: list[str], n_prior: int) -> Reliability:
-    missing, holes = path.told()
+def _verdict(path: TemperedPath, reasons: list[str], notes: list[str], n_prior: int, acceptance: float) -> Reliability:
+    missing, holes = path.told(acceptance)
     return Reliability.from_reasons([*missing, *reasons], [*holes, *notes, reach(n_prior)])
 
 

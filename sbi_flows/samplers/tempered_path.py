@@ -65,9 +65,9 @@ class TemperedPath(Target):
         self.n_last_invalid += int((invalid & last).sum())
         return torch.where(invalid, -math.inf, values)
 
-    def told(self) -> tuple[list[str], list[str]]:
+    def told(self, acceptance: float = 1.0) -> tuple[list[str], list[str]]:
         """Reasons and notes on points without a value: those at power 1 decide, as others are far from the posterior."""
-        reasons, notes = told(self.n_last_invalid, self.n_last, "proposals for the posterior")
+        reasons, notes = told(self.n_last_invalid, self.n_last, "proposals for the posterior", acceptance)
         if self.n_invalid > self.n_last_invalid:
             where = f"at {self.n_invalid} of {self.n_evaluations} points in all"
             notes.append(f"the likelihood was NaN or +inf, or could not be computed, {where}")

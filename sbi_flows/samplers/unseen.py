@@ -18,7 +18,7 @@ from sbi_flows.targets import Target, circular_columns
 _MISSED = 3.0  # mass, times their number, that so many independent draws miss one time in twenty: -ln .05
 _CLOSE = 1 / 3  # of the spread there could be, below which starts are close together
 _PRIOR_DRAWS, _PRIOR_SEED = 1000, 0  # any seed: the draws set a scale
-MUCH = 0.01  # share of the proposals: about the share of the posterior that may be missing
+MUCH = 0.01  # share of the moves that would go where there is no value, were they accepted as others are
 
 
 def reach(n_prior: int) -> str:
@@ -67,7 +67,7 @@ def _spread(rows: Tensor, angles: Tensor) -> Tensor:
     return torch.where(angles, (1 - resultant).clamp(min=0).sqrt(), rows.std(0, correction=0))
 
 
-def told(n_no_value: int, n: int, where: str = "proposals") -> tuple[list[str], list[str]]:
+def told(n_no_value: int, n: int, where: str = "proposals", acceptance: float = 1.0) -> tuple[list[str], list[str]]:
     """Reasons against a result and notes on it.
 
     Parameters
@@ -76,11 +76,13 @@ def told(n_no_value: int, n: int, where: str = "proposals") -> tuple[list[str], 
         Points without a value, and all there were.
     where : str
         What the points are.
+    acceptance : float
+        Mean acceptance of proposals that have a value: bold ones go far out, where a hole does not matter.
     """
     if not n_no_value:
         return [], []
     share = n_no_value / max(n, n_no_value)
     fact = f"the density was NaN or +inf, or could not be computed, at {n_no_value} of {n} {where} ({share:.1%}), which counted as zero"
-    if share <= MUCH:
+    if share * acceptance <= MUCH:
         return [], [f"{fact}: the target has holes there"]
     return [f"{fact}: what lies there is missing. Mend the model there, or return -inf where it rules the parameters out"], []

@@ -102,8 +102,8 @@ class NumpyFunction:
         values = self._evaluate(self.grad, x, x.shape[1:], first)
         if values.shape != x.shape:
             raise ValueError(
-                f"Expected grad(x) of shape {tuple(x.shape)}, as x, one slope a column; got {tuple(values.shape)}. A gradient of one point at a "
-                "time needs vectorized=False."
+                f"Expected grad(x) of shape {tuple(x.shape)}, as x, one slope a column; got {tuple(values.shape)}. A gradient of one "
+                "point at a time needs vectorized=False."
             )
         return values
 
