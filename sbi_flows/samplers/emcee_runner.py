@@ -107,7 +107,8 @@ def run_emcee(
         "n_gradients": 0,
         "seconds": time.perf_counter() - began,
     }
-    missing, holes = told(density.n_invalid - before[1], density.n_evaluations - before[0], "proposals after burn-in", chains.info["acceptance"])
+    n, n_invalid = density.n_evaluations - before[0], density.n_invalid - before[1]
+    missing, holes = told(n_invalid, n, "proposals after burn-in", chains.info["acceptance"])
     verdict = Reliability.from_reasons([*missing, *reasons], [*holes, *target.notes])
     return Chains(
         chains.samples, chains.names, chains.log_posterior, chains.log_likelihood, ensemble=True, reliability=verdict, info=info

@@ -124,7 +124,8 @@ def _trial_step(state: GradientState, target: Target, wanted: float) -> float:
     dynamics = Dynamics(target, state.learned.factor)
 
     def acceptance(step: float) -> float:
-        error = dynamics.advance(start, torch.tensor(step, dtype=torch.float64)).energy - start.energy
+        end = dynamics.advance(start, torch.tensor(step, dtype=torch.float64))
+        error = torch.where(holes(end), torch.inf, end.energy - start.energy)
         return float(torch.nan_to_num(-error, nan=-torch.inf).clamp(max=0).exp().mean())
 
     step = 1.0

@@ -16,6 +16,7 @@ from sbi_flows._random import torch_generator
 from sbi_flows.targets import Target, circular_columns
 
 _MISSED = 3.0  # mass, times their number, that so many independent draws miss one time in twenty: -ln .05
+_LEAST_ACCEPTANCE = 0.1  # assumed, where nothing else was accepted either
 _CLOSE = 1 / 3  # of the spread there could be, below which starts are close together
 _PRIOR_DRAWS, _PRIOR_SEED = 1000, 0  # any seed: the draws set a scale
 MUCH = 0.01  # share of the moves that would go where there is no value, were they accepted as others are
@@ -83,6 +84,6 @@ def told(n_no_value: int, n: int, where: str = "proposals", acceptance: float = 
         return [], []
     share = n_no_value / max(n, n_no_value)
     fact = f"the density was NaN or +inf, or could not be computed, at {n_no_value} of {n} {where} ({share:.1%}), which counted as zero"
-    if share * acceptance <= MUCH:
+    if share * max(acceptance, _LEAST_ACCEPTANCE) <= MUCH:
         return [], [f"{fact}: the target has holes there"]
     return [f"{fact}: what lies there is missing. Mend the model there, or return -inf where it rules the parameters out"], []
