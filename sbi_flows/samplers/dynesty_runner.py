@@ -87,7 +87,8 @@ def run_dynesty(
         raise ImportError("run_dynesty needs dynesty: pip install 'sbi_flows[dynesty]'.") from error
     positive("n_live", n_live, integer=True)
     positive("dlogz", dlogz)
-    if as_target(target).prior is None:
+    target = as_target(target)
+    if target.prior is None:
         raise ValueError("Expected a target with a prior, over which nested sampling goes: make it with targets.posterior.")
     transform = cube_transform(target.prior) if transform is None else transform
     likelihood = _Counted(target)

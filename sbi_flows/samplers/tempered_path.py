@@ -40,7 +40,8 @@ class TemperedPath(Target):
     """
 
     def __init__(self, target: Target):
-        if as_target(target).prior is None:
+        target = as_target(target)
+        if target.prior is None:
             raise ValueError("Expected a target with a prior to start from: make it with targets.posterior(log_likelihood, prior).")
         super().__init__(target.features, target.names, target.support, target.prior)
         self.start, self._target = target.prior, target
