@@ -20,6 +20,8 @@ _PUBLIC = {
     "ModelClassifier": "inference",
     "Posterior": "inference",
     "variational": "inference",
+    "BoltzmannGenerator": "boltzmann",
+    "FreeEnergy": "boltzmann",
     "Target": "targets",
     "FlowSampler": "flow_sampling",
     "run_chains": "samplers",

@@ -1,5 +1,6 @@
 """Training losses: functions ``loss(flow, batch, generator)`` that return one number a row."""
 
+from sbi_flows.losses.alpha_divergence import alpha_two
 from sbi_flows.losses.atomic import atomic
 from sbi_flows.losses.base import Batch, Loss
 from sbi_flows.losses.couplings import COUPLINGS, Coupling
@@ -14,6 +15,7 @@ __all__ = [
     "Batch",
     "Coupling",
     "Loss",
+    "alpha_two",
     "atomic",
     "balanced",
     "contrastive",

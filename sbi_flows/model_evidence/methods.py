@@ -22,11 +22,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import expit, logsumexp
 
 from sbi_flows.model_evidence.inputs import Draws
-from sbi_flows.weights import kish_ess, log_mean_exp, pareto_k
+from sbi_flows.weights import bridge_root, kish_ess, log_mean_exp, pareto_k
 
 RETAINED_MASS = (0.99, 0.95, 0.9, 0.8, 0.65, 0.5)
 RATIO_BOUND = 1000.0
@@ -193,7 +192,7 @@ def bridge(draws: Draws, folds: Sequence[Fold]) -> Estimate:
     for fold in folds:
         bounded = np.maximum(_proposal_ratio(fold), np.median(fold.ratio) - RATIO_BOUND)  # -inf stays an exact zero of s
         n1, n2 = efficiency * len(fold.rows), len(bounded)
-        root = _bridge_root(fold.ratio, bounded, n1, n2)
+        root = bridge_root(fold.ratio, bounded, n1, n2)
         offset = np.log(n1 / n2) - root
         s_draws, s_proposals = expit(offset + fold.ratio), expit(offset + bounded)
         slope = n1 * np.mean(s_draws * (1 - s_draws)) + n2 * np.mean(s_proposals * (1 - s_proposals))
@@ -221,17 +220,6 @@ def _proposal_ratio(fold: Fold) -> np.ndarray:
     if fold.proposal_ratio is None:
         raise ValueError("This estimator evaluates the log-posterior at its own draws: pass a callable log_posterior.")
     return fold.proposal_ratio
-
-
-def _bridge_root(ratio: np.ndarray, proposal_ratio: np.ndarray, n1: float, n2: float) -> float:
-    """C with ``n1 mean(1 - s(draws)) = n2 mean(s(proposals))``; the difference grows with C from below zero to above."""
-    offset = np.log(n1 / n2)
-
-    def excess(c: float) -> float:
-        return n1 * np.mean(expit(c - offset - ratio)) - n2 * np.mean(expit(offset + proposal_ratio - c))
-
-    everything = np.concatenate([ratio, proposal_ratio])
-    return float(brentq(excess, everything.min() - 100, everything.max() + 100, xtol=1e-10))
 
 
 def _bounded_pareto_k(s: np.ndarray) -> float:

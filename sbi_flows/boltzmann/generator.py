@@ -1,0 +1,281 @@
+"""``BoltzmannGenerator``: an energy in; weighted configurations, free energies and a verdict out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbi_flows._random import RandomState, torch_generator
+from sbi_flows._threads import one_thread
+from sbi_flows._validation import as_rows, check_finite, choose, positive
+from sbi_flows.boltzmann import fitting
+from sbi_flows.boltzmann.annealing import anneal_from_above
+from sbi_flows.boltzmann.checks import FitReport, check, verdict, weighted_draws
+from sbi_flows.boltzmann.free_energy import FreeEnergy, as_region, between_regions, bridge_row, chosen, importance_row
+from sbi_flows.boltzmann.target import BoltzmannTarget, Energy, check_energy
+from sbi_flows.distributions import Distribution
+from sbi_flows.flows import Flow
+from sbi_flows.results import FitHistory, WeightedSamples
+from sbi_flows.targets import Target
+
+METHODS = ("annealing", "likelihood")
+_LAYERS, _BINS, _HIDDEN = 6, 8, (64, 64)
+_PARTICLES = 1000
+_HELD_OUT = 0.1
+_WANTED_ERROR, _WANTED_DIFFERENCE = 0.005, 0.01  # kT
+_MOST_DRAWS = 200_000
+
+
+class BoltzmannGenerator:
+    """Independent configurations of ``exp(-U / T)`` by a flow, with exact importance weights.
+
+    Without data, particles are annealed from a broad start to the target, a flow is fitted to them, and goes on learning from its own
+    draws, which short annealing carries to where it is too thin (``method="annealing"``). Then chains from its draws, and from wells found
+    by descents at all scales, look for states that it misses; what they say is in ``report_``.
+
+    Parameters
+    ----------
+    energy : callable or Target
+        ``U``: ``(n, d)`` float64 tensor to ``(n,)``, in units of kT at temperature 1, differentiable. Of a target, minus its log-density.
+    features : int, optional
+        Columns of a configuration; those of ``energy.features`` by default.
+    temperature : float
+        In the same units.
+    names, support : optional
+        As of :class:`sbi_flows.Target`: of the columns. Angles are ``"circular"``.
+    flow : Flow, optional
+        An untrained flow with the support of the energy; a coupling spline flow on a normal or a mixture of normals by default.
+    layers, bins, hidden : int, int, sequence of int
+        Of the default flow.
+    start : array-like (m, d) or Distribution, optional
+        Configurations to begin from without data: as wide as the target or wider. By default descents find wells at all scales.
+    method : {"auto", ...}
+        How to train; "auto" is "annealing" without data and "likelihood" with.
+    n_particles : int or "auto"
+        Annealed at once; by default 1000, and a hundred a column if that is more. They must find every state.
+    n_steps : int
+        Optimiser steps of each stage.
+    learning_rate : float
+        Its peak.
+    random_state : int, generator or None
+    progress : bool
+
+    Attributes
+    ----------
+    flow_ : Flow
+    target_ : BoltzmannTarget
+    history_ : dict of str to FitHistory
+        One a stage.
+    report_ : FitReport
+    draws_ : ndarray (m, d)
+        Configurations of the target on which the flow was not trained: held-out data, or ends of chains.
+
+    Examples
+    --------
+    >>> energy = lambda x: (x[:, 0] ** 2 - 1) ** 2 * 4 + 0.5 * x[:, 1] ** 2
+    >>> generator = BoltzmannGenerator(energy, 2, layers=2, n_steps=40, n_particles=200, random_state=0).fit()
+    >>> generator.sample(100, random_state=1).samples.shape
+    (100, 2)
+
+    References
+    ----------
+    Noe, Olsson, Koehler & Wu 2019, "Boltzmann generators", Science 365, eaaw1147; Midgley et al. 2023, "Flow annealed importance sampling
+    bootstrap", arXiv:2208.01893.
+    """
+
+    flow_: Flow
+    target_: BoltzmannTarget
+    history_: dict[str, FitHistory]
+    report_: FitReport
+    draws_: np.ndarray
+
+    def __init__(
+        self,
+        energy: Energy | Target,
+        features: int | None = None,
+        *,
+        temperature: float = 1.0,
+        names: Sequence[str] | None = None,
+        support: Any = None,
+        flow: Flow | None = None,
+        layers: int = _LAYERS,
+        bins: int = _BINS,
+        hidden: Sequence[int] = _HIDDEN,
+        start: Any = None,
+        method: str = "auto",
+        n_particles: int | str = "auto",
+        n_steps: int = 400,
+        learning_rate: float = 3e-3,
+        random_state: RandomState = None,
+        progress: bool = False,
+    ):
+        self.energy, self.features, self.temperature = energy, features, temperature
+        self.names, self.support, self.flow = names, support, flow
+        self.layers, self.bins, self.hidden, self.start = layers, bins, hidden, start
+        self.method, self.n_particles, self.n_steps, self.learning_rate = method, n_particles, n_steps, learning_rate
+        self.random_state, self.progress = random_state, progress
+
+    # --- Fitting -----------------------------------------------------------------------------------------------------------
+
+    def fit(self, X=None) -> BoltzmannGenerator:
+        """Train; the energy alone is enough.
+
+        Parameters
+        ----------
+        X : array-like (n, d), optional
+            Configurations of ``exp(-U / T)``, equally weighted, from molecular dynamics say.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If the energy has no finite value where the fit begins, does not confine, or returns a wrong shape.
+        """
+        began, generator = time.perf_counter(), torch_generator(self.random_state)
+        target = self.target_ = BoltzmannTarget(self.energy, self.features, self.temperature, self.names, self.support)
+        choose("method", self.method, ("auto", *METHODS))
+        self.history_, notes = {}, []
+        with one_thread():
+            if X is None:
+                annealed = anneal_from_above(target, self._particles(target), self._start(target), generator)
+                x, bottoms, notes = annealed.x, annealed.bottoms, [*annealed.notes]
+            else:
+                x, bottoms = self._rows(X, target), None
+            check_energy(target, x[:: max(1, len(x) // 100)])
+            x = x[torch.randperm(len(x), generator=generator)]
+            cut = max(1, round(_HELD_OUT * len(x)))
+            held_out, x = x[:cut], x[cut:]
+            self.flow_ = self._flow(x, held_out, generator)
+            self._train(target, x, held_out, X is not None, generator)
+            checked = check(target, self.flow_, None if X is None else held_out, bottoms, generator)
+        self.draws_ = checked.rows.numpy()
+        reasons = [reason for history in self.history_.values() for reason in history.reliability.reasons]
+        notes += [note for history in self.history_.values() for note in history.reliability.notes]
+        reliability = verdict(checked, reasons, [*notes, *target.notes])
+        drawn = checked.drawn
+        self.report_ = FitReport(
+            reverse_ess=drawn.ess / len(drawn.samples) if len(checked.rows) else 0.0,
+            forward_ess=checked.forward_ess,
+            missed_share=checked.missed_share,
+            log_z=drawn.log_z,
+            log_z_err=drawn.log_z_err if len(checked.rows) else np.inf,
+            n_evaluations=target.n_evaluations,
+            seconds=time.perf_counter() - began,
+            reliability=reliability,
+        )
+        return self
+
+    def _train(self, target: BoltzmannTarget, x: Tensor, held_out: Tensor, given: bool, generator: torch.Generator) -> None:
+        settings = self.n_steps, self.learning_rate
+        flow = self.flow_.requires_grad_(True).train()
+        self.history_["likelihood"] = fitting.by_likelihood(flow, x, held_out, *settings, generator, self.progress)
+        if self.method == "annealing" or (self.method == "auto" and not given):
+            self.history_["annealing"] = fitting.by_annealing(
+                flow, target, self.n_steps, self.learning_rate / 3, (), generator, self.progress
+            )
+        flow.requires_grad_(False).eval()
+
+    def _flow(self, x: Tensor, held_out: Tensor, generator: torch.Generator) -> Flow:
+        if self.flow is not None:
+            return self.flow.fit_scaling(x)
+        settings = {"layers": self.layers, "bins": self.bins, "hidden": tuple(self.hidden), "support": self.target_.support}
+        return fitting.started_flow(x, held_out, settings, generator)
+
+    def _particles(self, target: Target) -> int:
+        if self.n_particles == "auto":
+            return max(_PARTICLES, 100 * target.features)
+        return int(positive("n_particles", self.n_particles, integer=True))
+
+    def _start(self, target: Target) -> Tensor | Distribution | None:
+        return self.start if self.start is None or isinstance(self.start, Distribution) else self._rows(self.start, target, "start")
+
+    def _rows(self, X: Any, target: Target, name: str = "X") -> Tensor:
+        rows = as_rows(X, name, target.features).double()
+        check_finite(rows.numpy(), name, target.names)
+        if len(rows) < 20 and name == "X":
+            raise ValueError(f"Expected at least 20 configurations to fit to; got {len(rows)}. Without any, call fit().")
+        return rows
+
+    # --- Results -----------------------------------------------------------------------------------------------------------
+
+    def sample(self, n_samples: int = 1000, random_state: RandomState = None) -> WeightedSamples:
+        """``n_samples`` independent configurations with their importance weights, ESS, Pareto k and verdict."""
+        self._check_fitted()
+        n = int(positive("n_samples", n_samples, integer=True))
+        with one_thread():
+            drawn = weighted_draws(self.target_, self.flow_, n, torch_generator(random_state))
+        return WeightedSamples(drawn.samples, drawn.log_weights, drawn.names, self.report_.reliability)
+
+    def log_prob(self, X) -> np.ndarray:
+        """Natural log of the flow's own normalised density at ``X (n, d)``, ``(n,)``; the energy is not evaluated."""
+        self._check_fitted()
+        rows = as_rows(X, "X", self.flow_.features).double()
+        with torch.no_grad(), one_thread():
+            return self.flow_.log_prob(rows).double().numpy()
+
+    def free_energy(self, n_samples: int | str = "auto", random_state: RandomState = None) -> FreeEnergy:
+        """``F = -ln Z`` in units of kT, Z the integral of ``exp(-U / T)``: by importance weights and by a bridge to ``draws_``.
+
+        Parameters
+        ----------
+        n_samples : int or "auto"
+            Draws of the flow; "auto" goes on until the error is .005 or 200000 are drawn.
+        random_state : int, generator or None
+
+        Returns
+        -------
+        FreeEnergy
+        """
+        log_weights = self._draws(n_samples, random_state).log_weights
+        ratios = -self.target_.reduced_energy(torch.from_numpy(self.draws_)).numpy() - self.log_prob(self.draws_)
+        rows = {"importance": importance_row(log_weights), "bridge": bridge_row(ratios, log_weights)}
+        return chosen(rows, ("importance", "bridge"), self.report_.reliability, len(log_weights))
+
+    def free_energy_difference(
+        self, a: Callable, b: Callable, n_samples: int | str = "auto", random_state: RandomState = None
+    ) -> FreeEnergy:
+        """``F_b - F_a`` between two sets of configurations, in units of kT.
+
+        Parameters
+        ----------
+        a, b : callable
+            ``(n, d)`` array of configurations to ``(n,)`` truth values: which lie in the set.
+        n_samples, random_state
+            As in :meth:`free_energy`.
+
+        Returns
+        -------
+        FreeEnergy
+
+        Raises
+        ------
+        ValueError
+            If no draw lies in one of them.
+        """
+        generator = torch_generator(random_state)
+        drawn = self._draws(n_samples, generator)
+        found = between_regions(drawn, as_region(a, drawn.samples, "a"), as_region(b, drawn.samples, "b"))
+        n = len(drawn.samples)
+        if n_samples != "auto" or found.error <= _WANTED_DIFFERENCE or n >= _MOST_DRAWS:
+            return found
+        n = int(np.clip(1.1 * n * (found.error / _WANTED_DIFFERENCE) ** 2, n, _MOST_DRAWS))
+        return self.free_energy_difference(a, b, n, generator)
+
+    def _draws(self, n_samples: int | str, random_state: RandomState) -> WeightedSamples:
+        self._check_fitted()
+        if n_samples == "auto":
+            share = max(self.report_.reverse_ess, 1e-6)
+            return self.sample(int(np.clip((1 / share - 1) / _WANTED_ERROR**2, 10_000, _MOST_DRAWS)), random_state)
+        return self.sample(int(positive("n_samples", n_samples, integer=True)), random_state)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "report_"):
+            raise ValueError("This BoltzmannGenerator has not been fitted: call fit(), or fit(X) with configurations.")
