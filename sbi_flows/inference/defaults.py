@@ -37,9 +37,9 @@ def settle(estimator: ConditionalFlow, rows: np.ndarray, theta: pd.DataFrame, qu
     epochs, high = auto_epochs(round((1 - estimator.validation_fraction) * len(rows))), quality == "high"
     gap = _trial_gap(estimator, rows, theta, epochs) if len(rows) >= _FEWEST_ROWS else _SCARCE
     if gap < _SCARCE:
-        estimator.set_params(n_members=3, weight_decay=0.0, max_epochs=round(1.5 * epochs))
+        estimator.set_params(n_members=2, weight_decay=0.0, max_epochs=round(1.5 * epochs))
         if high:
-            estimator.set_params(layers=5, bins=8, max_epochs=3 * epochs)
+            estimator.set_params(n_members=3, layers=5, bins=8, max_epochs=3 * epochs)
         return "a trial fit did as well on simulations it had not seen: trained for longer"
     if gap < _VERY_SCARCE:
         estimator.set_params(n_members=12 if high else 4, patience=10)

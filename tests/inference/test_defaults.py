@@ -30,7 +30,7 @@ def test_scarce_simulations_get_more_members_and_sharp_ones_a_longer_fit():
     wide, note = settled(many_columns, 1000)
     assert wide.n_members == 8 and wide.weight_decay > 0 and wide.max_epochs < 71 and "more of them" in note
     narrow, note = settled(sharp, 3000)
-    assert narrow.n_members == 3 and narrow.weight_decay == 0 and narrow.max_epochs > 50 and "longer" in note
+    assert narrow.n_members == 2 and narrow.weight_decay == 0 and narrow.max_epochs > 50 and "longer" in note
 
 
 def test_few_simulations_need_no_trial():
