@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sbi_flows.targets import Target
+from sbi_flows.targets.evaluation import HAS_NO_GRADIENT
 
 
 def check_values(target: Target, points: Tensor) -> list[str]:
@@ -14,7 +15,7 @@ def check_values(target: Target, points: Tensor) -> list[str]:
     Raises
     ------
     ValueError
-        If the density is +inf or NaN everywhere, or a function raises: then with the row at which it does.
+        If the density is +inf or NaN everywhere, or a torch function raises: then with the row at which it does.
     """
     try:
         values = target.log_prob(points)
@@ -26,14 +27,15 @@ def check_values(target: Target, points: Tensor) -> list[str]:
             f"The density raised {type(error).__name__}: {error}, first at {_place(target, points[row])}. Return -inf where the model has "
             "no value."
         ) from error
-    n = len(points)
-    n_nan, n_inf = int(torch.isnan(values).sum()), int((values == torch.inf).sum())
-    if n_inf:
-        at = _place(target, points[values == torch.inf][0])
-        raise ValueError(f"The density is +inf at {n_inf} of {n} points, first at {at}: a density there is infinite or overflows.")
-    if n_nan == n:
-        raise ValueError(f"The density is NaN at all of {n} points, e.g. at {_place(target, points[0])}: look at it there.")
-    return [f"the density was NaN at {n_nan} of {n} points, which counted as zero density"] if n_nan else []
+    no_value = torch.isnan(values) | (values == torch.inf)
+    if bool(no_value.all()):
+        raise ValueError(f"The density is NaN or +inf at all of {len(points)} points, e.g. at {_place(target, points[0])}: look at it there.")
+    if not bool(no_value.any()):
+        return []
+    return [
+        f"the density was NaN or +inf at {int(no_value.sum())} of {len(points)} points that were looked at first, e.g. at "
+        f"{_place(target, points[no_value][0])}, which counted as zero density"
+    ]
 
 
 def has_gradient(target: Target, point: Tensor) -> bool:
@@ -45,7 +47,12 @@ def has_gradient(target: Target, point: Tensor) -> bool:
             if not value.requires_grad:
                 return False
             torch.autograd.grad(value.sum(), x)
-        except (ValueError, RuntimeError):
+        except RuntimeError:
+            return False
+        except ValueError as error:
+            # A gradient that was given, but is of the wrong shape or raises everywhere, is an error and not the lack of one.
+            if HAS_NO_GRADIENT not in str(error):
+                raise
             return False
     return True
 

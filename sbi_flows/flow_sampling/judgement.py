@@ -9,13 +9,14 @@ import numpy as np
 from sbi_flows.flow_sampling import starts
 from sbi_flows.flow_sampling.report import ModeMasses, SamplerReport
 from sbi_flows.flow_sampling.run import Run
-from sbi_flows.results import Chains, Reliability
+from sbi_flows.results import Chains, Evidence, Reliability
 from sbi_flows.samplers import convergence, judge
-from sbi_flows.samplers.record import remarks
+from sbi_flows.samplers.record import hole_remarks, remarks
 from sbi_flows.weights import autocorrelation_time
 
 _JUMPS = ("acceptance_IndependentMetropolis", "acceptance_PathProposal")
 _RHAT_EXCESS = 0.05
+_MUCH_LESS = 0.5  # of the effective size asked for
 _LARGEST_ERROR = 0.03  # of a mode's mass
 
 
@@ -26,15 +27,14 @@ def judged(run: Run) -> tuple[Chains, SamplerReport]:
     max_rhat = 1 + max(_RHAT_EXCESS, 2 * run.settings.n_chains / run.settings.n_effective)
     found = judge(chains.samples, run.target, max_rhat=max_rhat)
     masses = _masses(run, chains)
-    n_steps = sum(record.n_steps for record in run.records) * len(chains.samples)
-    more, notes = remarks(chains.stats, sum(record.n_invalid for record in run.records), n_steps, ensemble=False)
+    more, notes = remarks(chains.stats, *_invalid(run), ensemble=False)
     ess = float(np.nanmin(found.ess_bulk))
     reasons = [*found.reliability.reasons, *more, *run.against]
     if masses is not None:
         reasons += _mass_reasons(masses, max_rhat)
-    if run.ledger.n_evaluations > run.settings.max_evaluations:
-        reasons.append(f"max_evaluations={run.settings.max_evaluations} was reached before the draws were worth what was asked for")
-    notes = [*notes, *run.notes, *run.target.notes, *_unseen(run, ess)]
+    short, worth = _too_few(run, ess)
+    reasons += short
+    notes = [*notes, *worth, *run.notes, *run.target.notes, *_unseen(run, ess)]
     verdict = Reliability.from_reasons(reasons, notes)
     chains = dataclasses.replace(chains, reliability=verdict)
     jumps = [np.nanmean(values) for name, values in chains.stats.items() if name.startswith(_JUMPS)]
@@ -85,6 +85,34 @@ def _mass_reasons(masses: ModeMasses, max_rhat: float) -> list[str]:
     if masses.error[worst] > _LARGEST_ERROR:
         reasons.append(f"the mass of mode {worst} is {masses.mass[worst]:.2f} +- {masses.error[worst]:.2f}: run longer")
     return reasons
+
+
+def with_chains_verdict(found: Evidence, run: Run, chains: Reliability) -> Evidence:
+    """An evidence with what its chains' verdict says against it: holes count, the rest is noted, as it has checks of its own."""
+    missing, holes = hole_remarks(run.stats(), *_invalid(run))
+    told = found.reliability
+    others = [reason for reason in chains.reasons if reason not in missing]
+    notes = [*told.notes, *holes, *(f"of the chains: {reason}" for reason in others)]
+    return dataclasses.replace(found, reliability=Reliability.from_reasons([*told.reasons, *missing], notes))
+
+
+def _invalid(run: Run) -> tuple[int, int]:
+    """Proposals without a value, and steps, of all chains in the draws that count."""
+    n_steps = sum(record.n_steps for record in run.records) * run.settings.n_chains
+    return sum(record.n_invalid for record in run.records), n_steps
+
+
+def _too_few(run: Run, ess: float) -> tuple[list[str], list[str]]:
+    """Reasons and notes where the draws are worth less than was asked for."""
+    wanted, spent, most = run.settings.n_effective, run.ledger.n_evaluations, run.settings.max_evaluations
+    if ess >= wanted:
+        return [], []
+    worth = f"the draws are worth {ess:.0f} independent ones by the slowest parameter; {wanted} were asked for"
+    if spent > most:
+        return [f"{worth}. {spent} evaluations were spent, more than max_evaluations={most}: raise it"], []
+    if ess < _MUCH_LESS * wanted:
+        return [f"{worth}: run longer, by sample({wanted}), or ask for fewer"], []
+    return [], [f"{worth}; sample({wanted}) runs on until they are"]
 
 
 def _unseen(run: Run, ess: float) -> list[str]:

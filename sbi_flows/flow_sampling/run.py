@@ -290,8 +290,12 @@ class Run:
                 # Nothing has been learned since the pilot began: its draws are draws like any.
                 self.records = list(self.pilot_records)
             for _ in range(_PIECES):
-                have = self.effective_size()
-                if have >= n_effective or self.ledger.n_evaluations > self.settings.max_evaluations:
+                have, spent = self.effective_size(), self.ledger.n_evaluations > self.settings.max_evaluations
+                if have >= n_effective or (spent and self.records):
+                    return
+                if spent:
+                    # The choice alone took all there was: the least that can be judged.
+                    self.records.append(self.walk.draw(_FEWEST))
                     return
                 self.records.append(self.walk.draw(self._length(n_effective, have), self.thin))
 
@@ -318,10 +322,14 @@ class Run:
         kinds = {name: values.dtype for record in self.records for name, values in record.stats.items()}
         return {name: np.concatenate([_stat(record, name, kind) for record in self.records], axis=1) for name, kind in kinds.items()}
 
+    def points(self) -> tuple[Tensor, Tensor]:
+        """All draws that count so far ``(chain, draw, d)`` in the target's parameters, and its log-density there ``(chain, draw)``."""
+        points, log_det = self.walk.to_user(self.positions())
+        return points, torch.cat([record.log_prob for record in self.records], dim=1) - log_det
+
     def chains(self) -> Chains:
         """All draws that count so far, in the user's parameters."""
-        user, log_det = self.walk.to_user(self.positions())
-        log_prob = torch.cat([record.log_prob for record in self.records], dim=1) - log_det
+        user, log_prob = self.points()
         flat, target = user.flatten(0, 1), self.target
         log_prior = None if target.prior is None else target.prior.log_prob(flat).view_as(log_prob)
         return Chains(

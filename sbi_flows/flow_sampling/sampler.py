@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,13 +18,13 @@ from sbi_flows.distributions import as_prior
 from sbi_flows.flow_sampling import starts
 from sbi_flows.flow_sampling.checks import check_values, has_gradient
 from sbi_flows.flow_sampling.counting import CountedTarget, Ledger
-from sbi_flows.flow_sampling.judgement import judged
+from sbi_flows.flow_sampling.judgement import judged, with_chains_verdict
 from sbi_flows.flow_sampling.proposal import FlowProposal, NumpyDensity
 from sbi_flows.flow_sampling.report import METHODS, SamplerReport
 from sbi_flows.flow_sampling.run import Run, Settings
 from sbi_flows.model_evidence import evidence
 from sbi_flows.results import Chains, Evidence
-from sbi_flows.samplers import HMC, Kernel, RandomWalk
+from sbi_flows.samplers import HMC, Kernel, RandomWalk, as_kernel
 from sbi_flows.targets import Target, check_gradient, posterior, unconstrained
 
 _CHAINS = (64, 400)
@@ -70,6 +71,7 @@ class FlowSampler(BaseEstimator):
     chains_ : Chains
         The draws that count, with log-densities and the verdict.
     report_ : SamplerReport
+        Both raise ``NotFittedError`` before ``fit``.
     proposal_ : FlowProposal or None
         The frozen flow, a normalised density, where one was trained.
 
@@ -88,9 +90,6 @@ class FlowSampler(BaseEstimator):
     Gabrié, Rotskoff & Vanden-Eijnden 2022, "Adaptive Monte Carlo augmented with normalizing flows", arXiv:2105.12603; Grenioux, Durmus,
     Moulines & Gabrié 2023, "On sampling with approximate transport maps", arXiv:2302.04763.
     """
-
-    chains_: Chains
-    report_: SamplerReport
 
     def __init__(
         self,
@@ -134,7 +133,8 @@ class FlowSampler(BaseEstimator):
         Raises
         ------
         ValueError
-            If the density is +inf, NaN everywhere or of the wrong shape, its gradient is wrong, or no start has a finite density.
+            If the density has no value (NaN, +inf) anywhere or is of the wrong shape, the gradient that would be used is wrong, or no start
+            has a finite density.
         """
         settings = self._settings()
         self._ledger = Ledger()
@@ -179,13 +179,13 @@ class FlowSampler(BaseEstimator):
         """Starting points ``(n_chains, d)`` and the local kernel, after the checks."""
         if start is not None:
             rows = self._given(start, target)
-            check_values(target, rows[:_CHECKED])
+            self._run.notes += check_values(target, rows[:_CHECKED])
             points = starts.spread_out(target, rows, n_chains, generator)
         elif target.prior is None:
             points = starts.without_prior(target, n_chains, generator)
         else:
             drawn = target.prior.sample(_CHECKED, generator).double()
-            check_values(target, drawn)
+            self._run.notes += check_values(target, drawn)
             kernel = self._local_kernel(target, drawn)
             return starts.from_prior(target, n_chains, generator, kernel), kernel
         return points, self._local_kernel(target, points)
@@ -199,22 +199,40 @@ class FlowSampler(BaseEstimator):
         return rows
 
     def _local_kernel(self, target: Target, points: Tensor) -> Kernel:
-        """The kernel given; else one that follows gradients where there are any and columns enough, its gradient checked."""
+        """The kernel given; else one that follows gradients where there are any and columns enough, its gradient checked.
+
+        A wrong gradient is an error of the user's whether it is used or not: where it is not, it is noted.
+        """
         if self.kernel is not None:
-            return self.kernel
+            return as_kernel(self.kernel)
         with torch.no_grad():
             points = points[torch.isfinite(target.log_prob(points))]
-        if target.features <= _RANDOM_WALK or not len(points) or not has_gradient(target, points[:1]):
+        if not len(points) or not has_gradient(target, points[:1]):
             return RandomWalk()
         space = unconstrained(target, points)
-        check_gradient(space, space.from_user(points[:_GRADIENTS_CHECKED]), rtol=_GRADIENT_TOLERANCE)
-        return HMC(check=False)
+        try:
+            check_gradient(space, space.from_user(points[:_GRADIENTS_CHECKED]), rtol=_GRADIENT_TOLERANCE)
+        except ValueError as error:
+            if target.features > _RANDOM_WALK:
+                raise
+            self._run.notes.append(f"random walks, which use no gradient, were run; {str(error)[0].lower()}{str(error)[1:]}")
+        return RandomWalk() if target.features <= _RANDOM_WALK else HMC(check=False)
 
     def _judge(self) -> None:
-        self.chains_, self.report_ = judged(self._run)
+        self._chains, self._report = judged(self._run)
         self._evidence: Evidence | None = None
 
     # --- Answers -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def chains_(self) -> Chains:
+        check_is_fitted(self, "_chains")
+        return self._chains
+
+    @property
+    def report_(self) -> SamplerReport:
+        check_is_fitted(self, "_chains")
+        return self._report
 
     @property
     def proposal_(self) -> FlowProposal | None:
@@ -266,17 +284,19 @@ class FlowSampler(BaseEstimator):
         return self._evidence
 
     def _compute_evidence(self) -> Evidence:
-        run, chains = self._run, self.chains_
-        draws, log_p = chains.samples, chains.log_posterior
+        run = self._run
+        # In the target's own parameters, where it is a density: those of the chains may be others (a unit cube's are).
+        draws, log_p = run.points()
         step = max(1, draws.shape[0] * draws.shape[1] // _EVIDENCE_DRAWS)
-        kept = Chains(draws[:, ::step], chains.names, None if log_p is None else log_p[:, ::step])
+        kept = Chains(draws[:, ::step].numpy(), run.target.names, log_p[:, ::step].numpy())
 
         def log_posterior(x: np.ndarray) -> np.ndarray:
             with torch.no_grad():
-                return run.target.log_prob(torch.as_tensor(x)).numpy()
+                # Where it has no value there is no density, as in the chains, whose verdict tells how often.
+                return run.target.log_prob(torch.as_tensor(x)).nan_to_num(-math.inf, -math.inf, -math.inf).numpy()
 
         seeds = torch.randint(2**31, (2,), generator=run.generator).tolist()
-        return evidence(
+        found = evidence(
             kept,
             log_posterior,
             prior=self.target_.prior,
@@ -285,6 +305,7 @@ class FlowSampler(BaseEstimator):
             max_evaluations=_EVIDENCE_BUDGET,
             random_state=seeds[1],
         )
+        return with_chains_verdict(found, run, self.report_.reliability)
 
     def _judge_costs(self) -> None:
         evidence_before = self._evidence
@@ -292,7 +313,10 @@ class FlowSampler(BaseEstimator):
         self._evidence = evidence_before
 
     def log_prob(self, X: Any) -> np.ndarray:
-        """Natural log of the density at rows ``X (n, d)``, ``(n,)``, normalised by :meth:`evidence`; -inf outside the support."""
+        """Natural log of the density at rows ``X (n, d)``, ``(n,)``, normalised by :meth:`evidence`; -inf outside the support.
+
+        Rows are in the parameters of the target: of :func:`sbi_flows.targets.from_dynesty`, points of the unit cube.
+        """
         check_is_fitted(self, "chains_")
         rows = as_float(X, "X").double()
         with torch.no_grad():

@@ -8,7 +8,7 @@ from sbi_flows.samplers.emcee_runner import run_emcee
 from sbi_flows.samplers.gradients import GradientState
 from sbi_flows.samplers.hmc import HMC
 from sbi_flows.samplers.independent import IndependentMetropolis, IndependentState
-from sbi_flows.samplers.kernel import Info, Kernel, metropolis
+from sbi_flows.samplers.kernel import Info, Kernel, as_kernel, metropolis
 from sbi_flows.samplers.mala import MALA
 from sbi_flows.samplers.mixed import Mixed, MixedState
 from sbi_flows.samplers.nuts import NUTS
@@ -44,6 +44,7 @@ __all__ = [
     "Stretch",
     "StretchState",
     "anneal",
+    "as_kernel",
     "convergence",
     "diffusion_sampler",
     "judge",

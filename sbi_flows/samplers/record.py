@@ -139,8 +139,7 @@ def remarks(stats: Mapping[str, np.ndarray], n_invalid: int, n_steps: int, ensem
     reasons: list[str] = []
     notes: list[str] = []
     means = stats["acceptance"].mean(axis=1)
-    valid = float(means.mean()) * n_steps / max(n_steps - n_invalid, 1)
-    missing, holes = told(n_invalid, n_steps, acceptance=min(valid, 1.0))
+    missing, holes = hole_remarks(stats, n_invalid, n_steps)
     stuck = int((means < _ACCEPTED).sum())
     if stuck:
         reasons.append(
@@ -155,6 +154,12 @@ def remarks(stats: Mapping[str, np.ndarray], n_invalid: int, n_steps: int, ensem
     if ensemble:
         notes.append("the chains are walkers of one ensemble, not independent: R-hat and effective sizes are those of chains that were")
     return [*missing, *reasons, *more], [*holes, *notes, *remarks_on_length]
+
+
+def hole_remarks(stats: Mapping[str, np.ndarray], n_invalid: int, n_steps: int) -> tuple[list[str], list[str]]:
+    """Those of :func:`remarks` on proposals at which the target had no value."""
+    valid = float(np.mean(stats["acceptance"])) * n_steps / max(n_steps - n_invalid, 1)
+    return told(n_invalid, n_steps, acceptance=min(valid, 1.0))
 
 
 def _trajectories(stats: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from sbi_flows.bijections.support import ColumnSupport
 
 LogDensity = Callable[[Tensor], Tensor]
+HAS_NO_GRADIENT = "has no gradient"
 
 
 def where_inside(function: LogDensity, x: Tensor, rows: Tensor | None, name: str) -> Tensor:
@@ -50,7 +51,7 @@ def _evaluated(function: LogDensity, x: Tensor, name: str) -> Tensor:
 def no_gradient(name: str) -> str:
     """What to do about a function that autograd cannot see through."""
     return (
-        f"{name} has no gradient: write it in torch, or pass from_numpy(function, grad=...). "
+        f"{name} {HAS_NO_GRADIENT}: write it in torch, or pass from_numpy(function, grad=...). "
         "Random walks and flow proposals need none."
     )
 
