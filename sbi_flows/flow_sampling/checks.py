@@ -29,7 +29,8 @@ def check_values(target: Target, points: Tensor) -> list[str]:
         ) from error
     no_value = torch.isnan(values) | (values == torch.inf)
     if bool(no_value.all()):
-        raise ValueError(f"The density is NaN or +inf at all of {len(points)} points, e.g. at {_place(target, points[0])}: look at it there.")
+        at = _place(target, points[0])
+        raise ValueError(f"The density is NaN or +inf at all of {len(points)} points, e.g. at {at}: look at it there.")
     if not bool(no_value.any()):
         return []
     return [
