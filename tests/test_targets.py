@@ -9,6 +9,7 @@ import torch
 from sbi_flows import targets
 from sbi_flows.distributions import BoxUniform, MultivariateNormal, from_pair
 from sbi_flows.flows import nsf
+from sbi_flows.samplers import RandomWalk, run_chains
 from tests.properties import midpoints, randomise
 
 INF = math.inf
@@ -177,3 +178,37 @@ def test_wrong_kinds_are_told():
         targets.from_log_prob(gaussian, 2).log_likelihood(torch.zeros(1, 2))
     with pytest.raises(TypeError, match="function of a tensor"):
         targets.from_log_prob(np.zeros(2), 2)
+
+
+# --- Angles of a posterior --------------------------------------------------------------------------------------------------------
+
+
+def phase_prior():
+    return BoxUniform([0.0, -1.0], [2 * math.pi, 1.0], names=["phase", "r"])
+
+
+@pytest.mark.parametrize("support", [["circular", (-1, 1)], {"phase": "circular"}, [("circular", -math.pi, math.pi), (-1, 1)]])
+def test_a_posterior_may_have_angles(support):
+    """The ends of the prior are one point: the mode at the seam is whole, and its circular mean is that of exp(3 cos)."""
+    target = targets.posterior(lambda x: 3 * torch.cos(x[:, 0]), phase_prior(), support=support)
+    assert target.support == [("circular", 0.0, 2 * math.pi), (-1.0, 1.0)]
+    start = target.prior.sample(40, torch.Generator().manual_seed(0))
+    x = run_chains(RandomWalk(), target, start, n_steps=300, n_warmup=100, random_state=0).samples[..., 0]
+    assert x.min() >= 0 and x.max() < 2 * math.pi
+    # I_1(3) / I_0(3); 500 independent draws of spread .25 at least, 4.5 errors.
+    assert abs(np.cos(x).mean() - 0.8100) < 4.5 * 0.25 / math.sqrt(500)
+    assert (np.diff(x, axis=1) > math.pi).any()  # chains cross the seam
+
+
+@pytest.mark.parametrize(
+    ("support", "message"),
+    [
+        (["circular", (0, 1)], "support of r to be the prior's, \\(-1.0, 1.0\\)"),
+        ([("circular", 0.0, 1.0), (-1, 1)], "support of phase"),
+        (["real", (-1, 1)], "support of phase"),
+        ({"spin": "circular"}, "by name \\(phase, r\\); got spin"),
+    ],
+)
+def test_a_support_that_is_not_the_priors(support, message):
+    with pytest.raises(ValueError, match=message):
+        targets.posterior(gaussian, phase_prior(), support=support)

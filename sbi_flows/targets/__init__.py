@@ -1,16 +1,15 @@
 """What samplers sample: unnormalised log-densities of whole batches, and the ways to make one from another."""
 
 from sbi_flows.targets.adapters import from_bilby, from_cobaya, from_emcee
+from sbi_flows.targets.angles import circular_columns, wrap_angles
 from sbi_flows.targets.base import (
     Target,
     as_target,
-    circular_columns,
     from_log_prob,
     posterior,
     pulled_back,
     tempered,
     unconstrained,
-    wrap_angles,
 )
 from sbi_flows.targets.evaluation import LogDensity
 from sbi_flows.targets.gradient_check import check_gradient

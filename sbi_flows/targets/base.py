@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from sbi_flows._random import torch_generator
-from sbi_flows.bijections.spline import wrap
 from sbi_flows.bijections.support import SupportEntry, parse_support
 from sbi_flows.bijections.unconstrain import LARGEST_QUANTILE, Unconstrain
 from sbi_flows.distributions import Distribution
 from sbi_flows.distributions.base import grammar
 from sbi_flows.flows import Flow
+from sbi_flows.targets.angles import with_angles
 from sbi_flows.targets.evaluation import LogDensity, inside, no_gradient, where_inside
 
 _PRIOR_DRAWS = 1000  # enough to place a half-line's reference distribution, which only has to be of the right order
@@ -67,7 +67,12 @@ class Target(ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
-        """Natural log of the density up to a constant, ``(n,)`` for ``x (n, d)``; -inf outside the support."""
+        """Natural log of the density up to a constant, ``(n,)`` for ``x (n, d)``; -inf outside the support.
+
+        NaN and +inf mean that it could not be computed: every sampler counts such points as density zero, says how many there were, and
+        calls the result NOT RELIABLE where they are more than a few (:mod:`sbi_flows.samplers.unseen`). Only all of the points that a
+        sampler looks at first are an error.
+        """
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """ln L ``(n,)`` of ``x (n, d)`` inside the support, for targets that have a prior."""
@@ -134,8 +139,9 @@ class PosteriorTarget(Target):
 
     prior: Distribution
 
-    def __init__(self, log_likelihood: LogDensity, prior: Distribution, names: Sequence[str] | None):
-        super().__init__(prior.features, names or prior.names, prior.support, prior)
+    def __init__(self, log_likelihood: LogDensity, prior: Distribution, names: Sequence[str] | None, support: Any = None):
+        names = names or prior.names
+        super().__init__(prior.features, names, prior.support if support is None else with_angles(prior, support, names), prior)
         self._likelihood = log_likelihood
 
     def log_likelihood(self, x):
@@ -246,7 +252,9 @@ class PulledBackTarget(Target):
 # --- Ways to make a target ----------------------------------------------------------------------------------------------------
 
 
-def posterior(log_likelihood: LogDensity, prior: Distribution, *, names: Sequence[str] | None = None) -> Target:
+def posterior(
+    log_likelihood: LogDensity, prior: Distribution, *, names: Sequence[str] | None = None, support: Any = None
+) -> Target:
     """The posterior of a likelihood and a prior.
 
     Parameters
@@ -257,10 +265,23 @@ def posterior(log_likelihood: LogDensity, prior: Distribution, *, names: Sequenc
     prior : Distribution
     names : sequence of str, optional
         Those of the prior by default.
+    support : optional
+        The prior's by default. "circular" makes an angle of a column whose prior has two ends, which are then one point; other entries
+        must be the prior's own.
+
+    Raises
+    ------
+    TypeError
+        If the likelihood is no function, or the prior none of ours.
+    ValueError
+        If the support is not that of the prior.
 
     Examples
     --------
     >>> from sbi_flows.distributions import BoxUniform
+    >>> phase = BoxUniform([0.0, -1.0], [2 * math.pi, 1.0])
+    >>> posterior(lambda x: 3 * torch.cos(x[:, 0]), phase, support=["circular", (-1, 1)]).support[0]
+    ('circular', 0.0, 6.283185307179586)
     >>> target = posterior(lambda x: -0.5 * x.square().sum(-1), BoxUniform([-5.0], [5.0], names=["mu"]))
     >>> target.log_prob(torch.tensor([[0.0], [6.0]], dtype=torch.float64))
     tensor([-2.3026,    -inf], dtype=torch.float64)
@@ -272,7 +293,7 @@ def posterior(log_likelihood: LogDensity, prior: Distribution, *, names: Sequenc
             f"Expected a prior of sbi_flows.distributions; got a {type(prior).__name__}. "
             "Convert others with from_scipy, from_torch or from_pair."
         )
-    return PosteriorTarget(log_likelihood, prior, names)
+    return PosteriorTarget(log_likelihood, prior, names, support)
 
 
 def from_log_prob(
@@ -375,16 +396,3 @@ def as_target(target: Any) -> Target:
         f"Expected target to be a Target; got a {kind}. Make one with targets.from_log_prob(function, features), or with "
         "targets.posterior(log_likelihood, prior)."
     )
-
-
-# --- Angles -------------------------------------------------------------------------------------------------------------------
-
-
-def circular_columns(target: Target) -> Tensor:
-    """Which columns are angles, ``(d,)`` bool. Kernels see them on [-pi, pi) (:func:`unconstrained`)."""
-    return torch.tensor([column.kind == "circular" for column in target._columns])
-
-
-def wrap_angles(x: Tensor, circular: Tensor) -> Tensor:
-    """``x (n, d)`` with its ``circular`` columns brought back to [-pi, pi)."""
-    return torch.where(circular, wrap(x), x) if bool(circular.any()) else x
