@@ -11,7 +11,7 @@ from sbi_flows import Chains, Evidence, Reliability, WeightedSamples, compare_mo
 from sbi_flows.inference import ModelProbabilities
 from sbi_flows.physics.pta import embedded_free_spectrum, pta_target
 from sbi_flows.physics.pta.figures import spectrum_figure
-from sbi_flows.plots import COLOURS, corner, evidence_bars, save_figure
+from sbi_flows.plots import COLOURS, corner, evidence_bars, save_figure, traces
 from sbi_flows.plots.marginals import _Column, _smoothing_kernel
 
 RNG = np.random.default_rng(0)
@@ -180,3 +180,63 @@ def test_evidence_bars_draw_what_a_classifier_says():
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"write a\.png to; .*nowhere does not exist"):
         save_figure(corner(RNG.normal(size=(50, 1))), tmp_path / "nowhere" / "a.png")
+
+
+# --- Traces -----------------------------------------------------------------------------------------------------------------------
+
+
+def some_chains(n_chains=20, n_draws=50, d=3, verdict=None):
+    rng = np.random.default_rng(0)
+    return Chains(rng.normal(size=(n_chains, n_draws, d)), tuple(f"p{j}" for j in range(d)), reliability=verdict)
+
+
+def test_traces_show_all_chains_or_say_how_many():
+    figure = traces(some_chains(verdict=Reliability.from_reasons(["too short"])))
+    left = [axis for axis in figure.axes if axis.get_ylabel()]
+    assert [axis.get_ylabel() for axis in left] == ["p0", "p1", "p2"] and all(len(axis.lines) == 20 for axis in left)
+    assert figure.get_suptitle() == "NOT RELIABLE: all 20 chains"
+    few = traces(some_chains(), ["p1"], most_chains=8)
+    assert "8 of 20 chains, 1 of 3 parameters" in few.get_suptitle() and len(few.axes[0].lines) == 8
+    apart = some_chains(d=9)
+    apart.samples[:10, :, 7] += 5
+    worst = traces(apart, most_parameters=2)
+    assert "2 of 9 parameters, those of the largest R-hat" in worst.get_suptitle() and "p7" in [axis.get_ylabel() for axis in worst.axes]
+    assert "one in 2 is shown" in traces(some_chains(2, 3000, 1)).axes[0].get_xlabel()
+
+
+def test_traces_of_something_else():
+    with pytest.raises(TypeError, match="make Chains"):
+        traces(np.zeros((2, 10, 1)))
+    with pytest.raises(ValueError, match="among p0, p1, p2; got mass"):
+        traces(some_chains(), ["mass"])
+
+
+# --- Corner figures of separate modes ---------------------------------------------------------------------------------------------
+
+
+def modes_of(centres, n=2000, width=0.5):
+    rng = np.random.default_rng(0)
+    return np.concatenate([rng.normal(size=(n, 2)) * width + centre for centre in centres])
+
+
+@pytest.mark.parametrize("ess", [4000.0, 30.0])
+def test_contours_do_not_bridge_modes(ess):
+    """Two modes on the diagonal, 17 widths apart: the smoothing is as wide as a mode and not as the way between them."""
+    rows = modes_of([(3, 3), (-3, -3)])
+    columns = tuple(_Column.read(rows[:, j], None, 40) for j in range(2))
+    kernel = _smoothing_kernel(rows, columns, ess)
+    x = (np.arange(kernel.shape[0]) - kernel.shape[0] // 2) * (columns[0].edges[1] - columns[0].edges[0])
+    assert np.sqrt(kernel.sum(1) @ x**2) < 0.45
+    along = np.einsum("ab,a,b->", kernel, x, x) / (kernel.sum(1) @ x**2)
+    assert abs(along) < 0.1  # round, as the modes are
+
+
+def test_axes_hold_the_whole_of_every_mode():
+    rows = modes_of([(5, 5), (5, -5), (-5, 5), (-5, -5)])
+    axis = corner(rows).axes[0]
+    low, high = axis.get_xlim()
+    assert ((rows[:, 0] > low) & (rows[:, 0] < high)).mean() > 0.999
+    assert low < -5 - 3 * 0.5 and high > 5 + 3 * 0.5
+    hard = np.random.default_rng(0).uniform(size=(5000, 2))
+    low, high = corner(hard).axes[0].get_xlim()
+    assert low >= 0 and high <= 1

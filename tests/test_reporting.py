@@ -106,7 +106,7 @@ def said(result, tmp_path):
 
 def test_what_is_known_is_said(tmp_path):
     text = said(RESULTS["chains"](), tmp_path)
-    for known in ("not judged", "123 456", "17", "emcee 3.1.6", "Foreman-Mackey", "R-hat", "mass", "torch", "sbi_flows 0."):
+    for known in ("judged here", "123 456", "17", "emcee 3.1.6", "Foreman-Mackey", "R-hat", "mass", "torch", "sbi_flows 0."):
         assert known in text
     text = said(sampler_report(), tmp_path)
     for known in ("13 345", "two modes lie apart", "training", "0.6", "NUTS", "1234"):
@@ -118,7 +118,7 @@ def test_what_is_known_is_said(tmp_path):
 
 def test_a_fitted_sampler_is_told_of_with_its_seed(tmp_path):
     sampler = FlowSampler(lambda x: -0.5 * x.square().sum(-1), [(0, 1)], random_state=4321)
-    sampler.report_, sampler.chains_ = sampler_report(), chains()
+    sampler._report, sampler._chains = sampler_report(), chains()
     text = said(sampler, tmp_path)
     for known in ("4321", "13 345", "two modes lie apart", "mass", "Gabri", "Hoffman & Gelman"):
         assert known in text or known.replace("4321", "4 321") in text
@@ -141,3 +141,20 @@ def test_wrong_input_is_told(tmp_path):
     with pytest.raises(ValueError, match="call fit first"):
         report(FlowSampler(lambda x: -x.square().sum(-1), [(0, 1)]), tmp_path / "page.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bare_chains_are_judged_on_their_page(tmp_path):
+    """An array as Chains, in two modes that no chain leaves: not "not judged" beside its R-hat."""
+    rng = np.random.default_rng(0)
+    apart = np.concatenate([rng.normal(size=(4, 100, 1)) + 6, rng.normal(size=(4, 100, 1)) - 6])
+    text = report(Chains(apart, ("mass",)), tmp_path / "apart.html").read_text()
+    assert "NOT RELIABLE" in text and "chains disagree about 1 of 1 parameters" in text and "not judged" not in text
+
+
+def test_the_text_of_a_page_does_not_run_together(tmp_path):
+    """With the tags taken out, no two entries of a list, a table or a box touch."""
+    chains = Chains(np.random.default_rng(0).normal(size=(4, 500, 2)), ("mass", "spin"), reliability=Reliability(True, (), ("a note",)))
+    text = report(chains, tmp_path / "page.html").read_text()
+    assert not re.findall(r"</(?:li|td|th|strong|p|h1|h2|h3|figcaption|div)><(?:li|td|th|ul|p|table|figure|figcaption|div)", text)
+    plain = re.sub(r"<[^>]+>", "", text.split("<body>")[1])
+    assert "note: a note" in plain and re.search(r"mass -?0\.", plain)

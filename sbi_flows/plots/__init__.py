@@ -11,7 +11,7 @@ from sbi_flows.plots.calibration import (
     rank_histograms,
 )
 from sbi_flows.plots.canvas import COLOURS, GREY, new_figure, save_figure
-from sbi_flows.plots.chains import compare_chains
+from sbi_flows.plots.chains import compare_chains, traces
 from sbi_flows.plots.evidences import evidence_bars
 from sbi_flows.plots.marginals import corner
 
@@ -31,4 +31,5 @@ __all__ = [
     "rank_ecdf",
     "rank_histograms",
     "save_figure",
+    "traces",
 ]

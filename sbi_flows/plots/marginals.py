@@ -24,6 +24,7 @@ _SHADES = (1 - (1 - _PAINT[0]) * (1 - _PAINT[1]), _PAINT[0])
 _MOST_VALUES = 30
 _REPEATS = 10
 _MOST_TICKS = 6
+_EMPTY = 0.02  # share of the fullest cell's draws up to which a cell is empty space between modes
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class _Column:
         """From the draws of all sets."""
         values = np.unique(x)
         if len(values) > _MOST_VALUES or len(x) < _REPEATS * len(values):
-            low, high = np.quantile(x, [0.002, 0.998]) if ends is None else ends
+            low, high = _reached(x) if ends is None else ends
             edges = np.linspace(low, high, bins + 1)
             return cls((float(low), float(high)), edges, np.column_stack([edges[:-1], edges[1:]]), discrete=False)
         gap = float(np.diff(values).min()) if len(values) > 1 else 1.0
@@ -61,6 +62,13 @@ class _Column:
         low, high = (values[0] - 0.6 * gap, values[-1] + 0.6 * gap) if ends is None else ends
         # An axis that ends on a value must not cut its bar in half.
         return cls((float(min(low, spans[0, 0])), float(max(high, spans[-1, 1]))), edges, spans, discrete=True)
+
+
+def _reached(x: np.ndarray) -> tuple[float, float]:
+    """Ends of an axis: beyond nearly all draws by a twelfth of their range, so that no mode is cut, and never beyond the last one."""
+    low, high = np.quantile(x, [0.002, 0.998])
+    margin = (high - low) / 12
+    return max(float(x.min()), low - margin), min(float(x.max()), high + margin)
 
 
 def corner(
@@ -87,7 +95,7 @@ def corner(
     truth : sequence of float (d,), or mapping from the draws' names, optional
         Parameters to mark in black, such as those of a test; NaN, or a name left out, for one not known.
     ranges : sequence of (low, high), optional
-        By default the pooled 0.2-99.8 % range of each column.
+        By default the pooled 0.2-99.8 % range of each column, and a twelfth more on both sides where draws are.
     title : str, optional
     bins : int
         Along each axis.
@@ -249,10 +257,11 @@ def _runs(inside: np.ndarray, column: _Column) -> list[tuple[float, float]]:
 
 
 def _smoothing_kernel(pair: np.ndarray, columns: tuple[_Column, _Column], ess: float) -> np.ndarray:
-    """A normal distribution on the cells, with the shape of the draws and the width of Scott's rule for their number.
+    """A normal distribution on the cells, with the shape of the draws within a mode and the width of Scott's rule for their number.
 
-    Its shape follows their correlation, so a thin ridge is smoothed along and not across. The width is a fifth below the rule's, which
-    is meant for one normal mode: posteriors bend and split. Discrete values are not mixed.
+    Its shape follows their correlation, so a thin ridge is smoothed along and not across; by the correlation of all draws, separate modes
+    would be drawn out towards each other. The width is a fifth below the rule's, which is meant for one normal mode: posteriors bend and
+    split. Discrete values are not mixed.
     """
     smooth = np.array([not column.discrete for column in columns])
     inside = np.all([(x >= c.edges[0]) & (x <= c.edges[-1]) for x, c in zip(pair.T, columns, strict=True)], axis=0)
@@ -261,13 +270,31 @@ def _smoothing_kernel(pair: np.ndarray, columns: tuple[_Column, _Column], ess: f
     per_cell = np.array([column.edges[1] - column.edges[0] for column in columns])
     scale = 0.8 * max(ess, 1.0) ** (-1 / (4 + smooth.sum()))
     # A third of a cell at least, below which cells would stand out one by one.
-    covariance = scale**2 * np.cov((pair[inside] / per_cell).T) + np.eye(2) / 3
+    rows = pair[inside] / per_cell
+    covariance = scale**2 * (_covariance_within_modes(rows) if smooth.all() else np.cov(rows.T)) + np.eye(2) / 3
     if not smooth.all():
         covariance = np.diag(np.diag(covariance))
     half = np.where(smooth, np.ceil(3 * np.sqrt(np.diag(covariance).max(where=smooth, initial=0))), 0).astype(int)
     offsets = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in half], indexing="ij"), axis=-1)
     kernel = np.exp(-0.5 * np.einsum("abi,ij,abj->ab", offsets, np.linalg.inv(covariance), offsets))
     return kernel / kernel.sum()
+
+
+def _covariance_within_modes(rows: np.ndarray) -> np.ndarray:
+    """Of rows ``(n, 2)`` about the means of the islands that they form on a coarse grid; a row in a nearly empty cell has no say."""
+    from scipy.ndimage import label
+
+    bins = int(np.clip(np.sqrt(len(rows) / 10), 4, 20))
+    counts, *edges = np.histogram2d(rows[:, 0], rows[:, 1], bins=bins)
+    islands, n_islands = label(counts > _EMPTY * counts.max(), structure=np.ones((3, 3)))
+    place = [np.clip(np.searchsorted(edge, x, side="right") - 1, 0, bins - 1) for edge, x in zip(edges, rows.T, strict=True)]
+    island = islands[place[0], place[1]]
+    total, n = np.zeros((2, 2)), 0
+    for k in range(1, n_islands + 1):
+        part = rows[island == k]
+        if len(part) > 2:
+            total, n = total + len(part) * np.cov(part.T), n + len(part)
+    return total / n if n else np.cov(rows.T)
 
 
 def _mark(axis: Axes, x: float, y: float | None) -> None:

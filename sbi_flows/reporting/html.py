@@ -25,7 +25,7 @@ h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 .verdict { border-left: 6px solid; padding: .7rem 1rem; margin: .6rem 0 1rem; }
 .verdict.good { border-color: var(--good); background: var(--good-back); }
 .verdict.bad { border-color: var(--bad); background: var(--bad-back); }
-.verdict strong { font-size: 1.1rem; } .good strong { color: var(--good); } .bad strong { color: var(--bad); }
+.verdict p { margin: 0; } .verdict strong { font-size: 1.1rem; } .good strong { color: var(--good); } .bad strong { color: var(--bad); }
 .verdict ul { margin: .4rem 0 0; padding-left: 1.2rem; } .note { color: var(--soft); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
@@ -62,32 +62,35 @@ def paragraph(text: str) -> str:
 
 
 def bullets(items: Iterable[str]) -> str:
-    rows = "".join(f"<li>{escape(item)}</li>" for item in items)
-    return f"<ul>{rows}</ul>" if rows else ""
+    rows = "\n".join(f"<li>{escape(item)}</li>" for item in items)
+    return f"<ul>\n{rows}\n</ul>" if rows else ""
 
 
 def verdict(words: str, reliability: Reliability) -> str:
     """The box at the top: the words, the reasons, and the notes."""
     items = [f"<li>{escape(reason)}</li>" for reason in reliability.reasons]
-    items += [f'<li class="note">{escape(note)}</li>' for note in reliability.notes]
-    listed = f"<ul>{''.join(items)}</ul>" if items else ""
-    return f'<div class="verdict {"good" if reliability.ok else "bad"}"><strong>{escape(words)}</strong>{listed}</div>'
+    items += [f'<li class="note">note: {escape(note)}</li>' for note in reliability.notes]
+    listed = "<ul>\n{}\n</ul>\n".format("\n".join(items)) if items else ""
+    return f'<div class="verdict {"good" if reliability.ok else "bad"}">\n<p><strong>{escape(words)}</strong></p>\n{listed}</div>'
 
 
 def table(frame: pandas.DataFrame, corner: str = "") -> str:
     """A data frame with its index as the first column."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in (corner or frame.index.name or "", *frame.columns))
-    body = "".join(
-        f"<tr><td>{escape(label)}</td>{''.join(f'<td>{escape(number(value))}</td>' for value in row)}</tr>"
-        for label, row in zip(frame.index, frame.itertuples(index=False, name=None), strict=True)
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    head = _row("th", (corner or frame.index.name or "", *frame.columns))
+    rows = zip(frame.index, frame.itertuples(index=False, name=None), strict=True)
+    body = "\n".join(_row("td", (label, *map(number, row))) for label, row in rows)
+    return f'<div class="scroll"><table>\n<thead>\n{head}\n</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
+
+
+def _row(cell: str, values: Iterable[Any]) -> str:
+    """A space between cells, so that text taken out of the page does not run together."""
+    return "<tr>{}</tr>".format(" ".join(f"<{cell}>{escape(value)}</{cell}>" for value in values))
 
 
 def facts(entries: Mapping[str, Any]) -> str:
     """Names and values, one a row."""
-    rows = "".join(f'<tr><td>{escape(name)}</td><td class="words">{escape(number(value))}</td></tr>' for name, value in entries.items())
-    return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
+    rows = [f'<tr><td>{escape(name)}:</td> <td class="words">{escape(number(value))}</td></tr>' for name, value in entries.items()]
+    return '<div class="scroll"><table>\n<tbody>\n{}\n</tbody>\n</table></div>'.format("\n".join(rows))
 
 
 def number(value: Any) -> str:
@@ -111,5 +114,5 @@ def picture(figure: Figure, caption: str) -> str:
     figure.savefig(buffer, format="png", dpi=110)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+        f'<figure>\n<img src="data:image/png;base64,{data}" alt="{escape(caption)}">\n<figcaption>{escape(caption)}</figcaption>\n</figure>'
     )

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_IN_CORNER = 6
-_MOST_TRACES = 4
-_TRACED_CHAINS = 8
-_UNJUDGED = Reliability(True, (), ("nobody has looked at whether this can be believed",))
+_UNJUDGED = "judged here, by R-hat and effective sizes of what was given: nothing is known of how the draws were made"
 _WORDS_OF_INFO = {
     "sampler": "sampler",
     "random_state": "random_state (the seed)",
@@ -91,9 +89,10 @@ def _chains(chains: Chains) -> list[Section]:
     means = {f"mean {name.replace('_', ' ')} a draw": float(np.mean(values)) for name, values in chains.stats.items()}
     parts = [html.facts({**known, **means}), html.heading("Parameters", 3), html.table(summary)]
     parts += [*_corner(chains.samples.reshape(-1, chains.features), chains.names, float(np.nan_to_num(judged.ess_bulk).min()))]
-    parts.append(html.picture(_traces(chains, judged.rhat), "Traces of the parameters of the largest R-hat"))
-    verdict = chains.reliability or _UNJUDGED
-    words = "not judged" if chains.reliability is None else "reliable" if verdict.ok else "NOT RELIABLE"
+    own = judged.reliability
+    verdict = chains.reliability or Reliability.from_reasons(own.reasons, [*own.notes, _UNJUDGED])
+    parts.append(html.picture(plots.traces(replace(chains, reliability=verdict)), "Traces of the chains, and what each drew"))
+    words = "reliable" if verdict.ok else "NOT RELIABLE"
     return [Section("Chains", words, verdict, parts, (_ARVIZ, *_cited(chains.info)))]
 
 
@@ -270,19 +269,6 @@ def _corner(rows: np.ndarray, names: tuple[str, ...], ess: float) -> list[str]:
     figure = plots.corner({"draws": rows[:, moving]}, shown, ess={"draws": max(ess, 1.0)})
     more = f" of the first {len(moving)} of {rows.shape[1]} parameters" if len(moving) < rows.shape[1] else ""
     return [html.picture(figure, f"Marginals{more}; contours hold 68 % and 95 % of the draws")]
-
-
-def _traces(chains: Chains, rhat: np.ndarray) -> Figure:
-    worst = np.argsort(-np.nan_to_num(rhat, nan=np.inf), kind="stable")[:_MOST_TRACES]
-    figure = plots.new_figure(8.0, 1.5 * len(worst) + 0.5)
-    axes = figure.subplots(len(worst), 1, squeeze=False, sharex=True).ravel()
-    for axis, j in zip(axes, sorted(worst), strict=True):
-        for k, trace in enumerate(chains.samples[:_TRACED_CHAINS, :, j]):
-            axis.plot(trace, linewidth=0.6, alpha=0.8, color=plots.COLOURS[k % len(plots.COLOURS)])
-        axis.set_ylabel(chains.names[j])
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xlabel(f"draw (of {min(len(chains.samples), _TRACED_CHAINS)} of {len(chains.samples)} chains)")
-    return figure
 
 
 def _losses(history: FitHistory) -> Figure:

@@ -53,7 +53,7 @@ def _joined(name: str, entry: Any, asked: ColumnSupport, own: ColumnSupport) -> 
         return ("circular", own.low, own.high)
     if (asked.kind, asked.low, asked.high) != (own.kind, own.low, own.high):
         raise ValueError(
-            f"Expected the support of {name} to be the prior's, {grammar(own)!r}, or 'circular' where that has two ends; got {entry!r}. Change "
-            "the prior."
+            f"Expected the support of {name} to be the prior's, {grammar(own)!r}, or 'circular' where that has two ends; got {entry!r}. "
+            "Change the prior."
         )
     return grammar(own)
