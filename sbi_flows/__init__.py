@@ -48,6 +48,7 @@ _PUBLIC = {
     "compare_chains": "diagnostics",
     "report": "reporting",
     "load_chains": "chain_files",
+    "save_chains": "chain_files",
     "diagnose": "diagnostics",
     "sbc": "diagnostics",
     "expected_coverage": "diagnostics",

@@ -148,13 +148,13 @@ class Chains:
         return frame if self.weights is None else frame.assign(weight=self.weights[drawn])
 
     def to_arviz(self) -> arviz.InferenceData:
-        """ArviZ object with one variable a parameter and derived quantity; ``sample_stats`` holds ``lp``, where known, ``log_likelihood``,
-        ``weight`` and ``stats``. What ArviZ has no place for is an attribute of ``posterior``, so that
+        """ArviZ object with one variable a parameter and derived quantity; ``sample_stats`` holds ``lp``, ``log_likelihood_sum`` and
+        ``weight``, where known, and ``stats``. What ArviZ has no place for is an attribute of ``posterior``, so that
         :func:`sbi_flows.load_chains` reads the same chains back."""
         import arviz as az
 
         posterior = {name: self.samples[..., i] for i, name in enumerate(self.names)} | dict(self.derived)
-        known = {"lp": self.log_posterior, "log_likelihood": self.log_likelihood, "weight": self.weights}
+        known = {"lp": self.log_posterior, "log_likelihood_sum": self.log_likelihood, "weight": self.weights}
         stats = {name: values for name, values in known.items() if values is not None} | dict(self.stats)
         groups: dict[str, Any] = {"posterior": posterior, "sample_stats": stats} if stats else {"posterior": posterior}
         with warnings.catch_warnings():

@@ -1,5 +1,7 @@
 """Chains that somebody else ran: files in, other packages' objects and files out."""
 
+from sbi_flows.chain_files.exports import as_chains, to_anesthetic, to_chainconsumer, to_corner, to_getdist
 from sbi_flows.chain_files.load import load_chains
+from sbi_flows.chain_files.save import save_chains
 
-__all__ = ["load_chains"]
+__all__ = ["as_chains", "load_chains", "save_chains", "to_anesthetic", "to_chainconsumer", "to_corner", "to_getdist"]

@@ -6,16 +6,34 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sbi_flows._validation import choose
-from sbi_flows.chain_files import emcee_file, getdist_text, ptmcmc
+from sbi_flows.chain_files import (
+    arviz_file,
+    bilby_result,
+    dynesty_results,
+    emcee_file,
+    getdist_text,
+    hdf5,
+    montepython,
+    nested_text,
+    ptmcmc,
+    tables,
+)
 from sbi_flows.chain_files.reading import Reading
 
 Reader = Callable[[Path], Reading]
 
 READERS: dict[str, Reader] = {
     "ptmcmc": ptmcmc.read,
+    "la_forge": hdf5.read_la_forge,
     "getdist": getdist_text.read,
     "cobaya": getdist_text.read,
+    "montepython": montepython.read,
     "emcee": emcee_file.read,
+    "dynesty": dynesty_results.read,
+    "nested": nested_text.read,
+    "bilby": bilby_result.read,
+    "arviz": arviz_file.read,
+    "table": tables.read,
 }
 
 
@@ -38,35 +56,31 @@ def reader(path: Path, format: str | None = None) -> Reader:
 
 
 def _found(path: Path) -> str | None:
-    if ptmcmc.recognise(path):
-        return "ptmcmc"
-    if getdist_text.recognise(path):
-        return "getdist"
-    if path.is_file() and _is_hdf5(path):
-        return _in_hdf5(path)
-    return None
+    beside = (("ptmcmc", ptmcmc), ("montepython", montepython), ("nested", nested_text), ("getdist", getdist_text))
+    for name, module in beside:
+        if module.recognise(path):
+            return name
+    if not path.is_file():
+        return None
+    if hdf5.is_hdf5(path):
+        return hdf5.kind(path)
+    return _BY_SUFFIX.get(path.suffix)
 
 
-def _is_hdf5(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
-
-
-def _in_hdf5(path: Path) -> str | None:
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            return "emcee" if emcee_file.runs(file) else None
-    except OSError as error:
-        raise ValueError(f"{path} is a damaged or truncated HDF5 file ({error}). Restore it from a copy.") from None
+_BY_SUFFIX = {
+    ".json": "bilby",
+    ".nc": "arviz",
+    ".netcdf": "arviz",
+    **dict.fromkeys(dynesty_results.SUFFIXES, "dynesty"),
+    **dict.fromkeys(tables.SUFFIXES, "table"),
+}
 
 
 def _unknown(path: Path) -> Exception:
     if path.is_dir():
         return ValueError(
-            f"Expected chains in the folder {path}; it holds no chain_1.txt. For other formats give the file, or the root that the "
-            "names of the chain files begin with."
+            f"Expected chains in the folder {path}; it holds no chain_1.txt and no log.param. For other formats give the file, or the "
+            "root that the names of the chain files begin with."
         )
     if not path.exists():
         near = f"{path.name}.1.txt or {path.name}_1.txt"

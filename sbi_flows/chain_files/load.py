@@ -88,11 +88,15 @@ def load_chains(
     if log_column is not None:
         choose("log_column", log_column, MEANINGS)
     reading = formats.reader(path, format)(path)
+    return _without_burn_in(assemble(reading, log_column, parameters), burn)
+
+
+def assemble(reading: Reading, log_column: str | None = None, parameters: Sequence[str] | None = None) -> Chains:
+    """A reading as ``Chains``, checked, and its meanings settled."""
     _check_lengths(reading)
-    _check_finite(reading)
-    reading_columns = _columns(reading, log_column)
-    chains = _record(reading, reading_columns, _sampled(reading, parameters))
-    return _without_burn_in(chains, burn)
+    names = _sampled(reading, parameters)
+    _check_finite(reading, [list(reading.names).index(name) for name in names])
+    return _record(reading, _columns(reading, log_column), names)
 
 
 def _sampled(reading: Reading, parameters: Sequence[str] | None) -> list[str]:
@@ -114,16 +118,17 @@ def _check_lengths(reading: Reading) -> None:
             raise ValueError(f"Expected one {name} a draw in {reading.files[0]}; there are more or fewer. The file is damaged.")
 
 
-def _check_finite(reading: Reading) -> None:
-    for chain, x in enumerate(reading.samples):
+def _check_finite(reading: Reading, sampled: list[int]) -> None:
+    for chain, table in enumerate(reading.samples):
+        x = table[:, sampled]
         wrong = ~np.isfinite(x).all(axis=1)
         if wrong.any():
             row = int(np.argmax(wrong))
-            column = reading.names[int(np.argmax(~np.isfinite(x[row])))]
+            column = reading.names[sampled[int(np.argmax(~np.isfinite(x[row])))]]
             file = reading.files[chain] if len(reading.files) > chain else reading.files[0]
             raise ValueError(
                 f"{int(wrong.sum())} of {len(wrong)} draws in {file} hold NaN or infinity (first: row {row + 1}, column {column}). Remove "
-                "those rows, or mend what wrote them; a derived quantity can be dropped from the file."
+                "those rows, or mend what wrote them."
             )
         weights = reading.columns.get("weight")
         if weights is not None and not (np.isfinite(weights[chain]).all() and weights[chain].min() >= 0 and weights[chain].sum() > 0):

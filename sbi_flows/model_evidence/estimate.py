@@ -14,7 +14,8 @@ from sbi_flows.distributions import as_prior
 from sbi_flows.model_evidence import checks, methods
 from sbi_flows.model_evidence.density import FittedDensity, cross_fit, user_density
 from sbi_flows.model_evidence.inputs import Draws, LogPosterior, evaluate, read_draws
-from sbi_flows.results import Evidence, Reliability
+from sbi_flows.model_evidence.nested import N_LIVE, nested_evidence
+from sbi_flows.results import Chains, Evidence, Reliability
 
 LEAST_EVALUATIONS = 4000
 METHODS = ("auto", "bridge", "harmonic", "importance")
@@ -60,7 +61,8 @@ def evidence(
         One entry a column, as for :class:`sbi_flows.FlowDensity`: "real", ``(low, high)``, "circular"; by default the
         prior's, else the bounds of ``Chains``, else real.
     method : {"auto", "bridge", "harmonic", "importance"}
-        The estimator to report; all that are possible are computed and shown.
+        The estimator to report; all that are possible are computed and shown. Chains of nested sampling, which hold ``n_live``, carry
+        their own evidence: without a ``log_posterior``, "auto" sums their volumes and tests them.
     max_evaluations : int, at least 4000
         Budget of log-posterior evaluations beyond one a draw. Half serves the estimators (at most four a draw), the rest the search for
         missed modes.
@@ -100,6 +102,8 @@ def evidence(
         raise ValueError(f"Expected method to be one of {', '.join(METHODS)}; got {method!r}.")
     if max_evaluations < LEAST_EVALUATIONS:
         raise ValueError(f"Expected max_evaluations of at least {LEAST_EVALUATIONS}; got {max_evaluations}.")
+    if log_posterior is None and method == "auto" and isinstance(samples, Chains) and N_LIVE in samples.stats:
+        return nested_evidence(samples, random_state)
     if prior is not None:
         prior = as_prior(prior)
     generator = torch_generator(seed_from(random_state))

@@ -59,3 +59,53 @@ def write_emcee(path: Path, n_walkers=8, n_steps=300):
     sampler.random_state = np.random.RandomState(0).get_state()
     sampler.run_mcmc(np.random.default_rng(0).normal(size=(n_walkers, 2)), n_steps)
     return sampler
+
+
+def write_montepython(folder: Path, lengths=(300, 200)):
+    folder.mkdir(exist_ok=True)
+    for number, n in enumerate(lengths, start=1):
+        x, log_l, _ = draws(n, seed=number)
+        np.savetxt(folder / f"2026-01-01_1000__{number}.txt", np.column_stack([np.ones(n), -log_l, x, x[:, 0] + 1]))
+    (folder / "log.param").write_text(
+        "#-----CLASS 3.0 -----\ndata.experiments=['fake']\n"
+        "data.parameters['nuisance'] = [0.0, -5, 5.0, 0.1, 1, 'nuisance']\n"
+        "data.parameters['omega_b'] = [2.2, -5, 5, 0.02, 0.01, 'cosmo']\n"
+        "data.parameters['fixed'] = [2.2, None, None, 0, 1, 'cosmo']\n"
+        "data.parameters['H0'] = [0, None, None, 0, 1, 'derived']\n"
+        "data.cosmo_arguments['k_pivot'] = 0.05\n"
+    )
+    return folder
+
+
+def nested_run(n_live=100, n_dead=1200, shrink=1.0, seed=0):
+    """Nested sampling of a standard normal in the box by exact draws from each contour: rows ``(x, y, ln L, ln L at birth)``.
+
+    With ``shrink`` below one new points come from a smaller circle than they should.
+    """
+    rng = np.random.default_rng(seed)
+
+    def log_l(x):
+        return -0.5 * (x**2).sum(axis=-1) - np.log(2 * np.pi)
+
+    live = rng.uniform(-5, 5, size=(n_live, 2))
+    birth = np.full(n_live, -1e30)
+    values, dead = log_l(live), []
+    for _ in range(n_dead):
+        worst = int(np.argmin(values))
+        dead.append([*live[worst], values[worst], birth[worst]])
+        radius = np.sqrt(-2 * (values[worst] + np.log(2 * np.pi)))
+        while True:
+            new = rng.uniform(-1, 1, size=2) * min(radius, 5.0) * shrink
+            if log_l(new) > values[worst]:
+                break
+        birth[worst], live[worst], values[worst] = values[worst], new, log_l(new)
+    order = np.argsort(values)
+    return np.array(dead), np.column_stack([live, values, birth])[order]
+
+
+def write_polychord(root: Path, **run):
+    dead, live = nested_run(**run)
+    np.savetxt(f"{root}_dead-birth.txt", dead)
+    np.savetxt(f"{root}_phys_live-birth.txt", live)
+    Path(f"{root}.paramnames").write_text("a  \\alpha\nb\n")
+    return root

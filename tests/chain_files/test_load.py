@@ -174,7 +174,7 @@ def test_hot_chains_are_refused(tmp_path):
 def test_what_is_no_chain(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file or folder, and no nothing\.1\.txt"):
         load_chains(tmp_path / "nothing")
-    with pytest.raises(ValueError, match=r"no chain_1\.txt"):
+    with pytest.raises(ValueError, match=r"no chain_1\.txt and no log\.param"):
         load_chains(tmp_path)
     (tmp_path / "a.xyz").write_text("hello")
     with pytest.raises(ValueError, match="no known format"):
