@@ -17,6 +17,8 @@ _LAYOUTS = {
     "multinest": (("dead-birth.txt", (-4, -3)), ("phys_live-birth.txt", (-3, -2))),
 }
 
+_FROM_THE_PRIOR = -1e29  # PolyChord and MultiNest write -1e30 and below for a birth without contour
+
 
 def find(path: Path) -> tuple[Path, str] | None:
     """Root and layout; ``path`` may be the file of the dead points or the root."""
@@ -55,13 +57,13 @@ def read(path: Path) -> Reading:
     # PolyChord lists points that died last in both files.
     points = np.unique(np.concatenate(parts), axis=0)
     points = points[np.argsort(points[:, -2], kind="stable")]
-    log_l, birth = points[:, -2], points[:, -1]
+    log_l, birth = points[:, -2], np.where(points[:, -1] <= _FROM_THE_PRIOR, -np.inf, points[:, -1])
     n_live = live_points(log_l, birth)
     if n_live.min() < 1:
         row = int(np.argmin(n_live)) + 1
         raise ValueError(f"Births and deaths in {root.name} do not match: no point is alive at death {row}. The files are damaged.")
     weights = log_weights(log_l, n_live)
-    notes = [] if len(files) > 1 else ["the file of the last live points is absent: ln Z is right only if the sampler wrote them among the dead ones"]
+    absent = "the file of the last live points is absent: ln Z is right only if the sampler wrote them among the dead ones"
     return Reading(
         format="nested",
         files=files,
@@ -77,7 +79,7 @@ def read(path: Path) -> Reading:
         bounds=read_ranges(root.with_name(root.name + ".ranges")),
         labels=labels,
         independent=True,
-        notes=notes,
+        notes=[] if len(files) > 1 else [absent],
         info={"sampler": layout},
     )
 
