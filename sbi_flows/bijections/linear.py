@@ -109,7 +109,8 @@ class Whiten(Boundary):
     columns : sequence of int, optional
         The columns whitened; the others pass unchanged. All by default.
     method : str
-        "whiten" (unit covariance), "standard" (unit variances only) or "none".
+        "whiten" (unit covariance), "standard" (unit variances only), "isotropic" (one scale for all columns and no shift, so that
+        symmetries stay; without context) or "none".
     context : int
         Columns of the context.
     """
@@ -123,8 +124,8 @@ class Whiten(Boundary):
 
     def __init__(self, features: int, columns: Sequence[int] | None = None, method: str = "whiten", context: int = 0):
         super().__init__()
-        if method not in ("whiten", "standard", "none"):
-            raise ValueError(f"Expected scaling 'whiten', 'standard' or 'none'; got {method!r}.")
+        if method not in ("whiten", "standard", "isotropic", "none"):
+            raise ValueError(f"Expected scaling 'whiten', 'standard', 'isotropic' or 'none'; got {method!r}.")
         self.method = method
         self._columns = list(range(features)) if columns is None else list(columns)
         self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
@@ -156,7 +157,10 @@ class Whiten(Boundary):
             low, high = context.amin(0), context.amax(0)
             self.context_ends.copy_(torch.stack([2 * low - high, 2 * high - low])[..., None])
             some = some - self._explained(context).mT[:, self._columns]
-        own_mean, own_root = moments(some, weights, correlated=self.method == "whiten")
+        if self.method == "isotropic":
+            own_mean, own_root = isotropic_moments(some, weights)
+        else:
+            own_mean, own_root = moments(some, weights, correlated=self.method == "whiten")
         index = torch.tensor(self._columns, device=x.device)
         mean[index] = own_mean
         root[index[:, None], index] = own_root
@@ -179,6 +183,14 @@ class Whiten(Boundary):
             return torch.zeros_like(self.mean)[:, None]
         low, high = self.context_ends
         return self.slope @ torch.minimum(torch.maximum(context.double().mT, low), high)
+
+
+def isotropic_moments(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Zeros ``(d,)`` and the root of the mean square of all columns times the unit matrix."""
+    w = torch.full((len(x),), 1.0 / len(x), dtype=x.dtype, device=x.device) if weights is None else weights.to(x) / weights.to(x).sum()
+    scale = (w @ x.square()).mean().sqrt()
+    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    return torch.zeros_like(x[0]), torch.where(scale > 0, scale, 1.0) * eye
 
 
 def moments(x: Tensor, weights: Tensor | None, correlated: bool) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from sbi_flows._random import rand, randn
 from sbi_flows.nn import ResidualNet
 
 _TIME_WAVES = 3
+TIME_FEATURES = 2 + 2 * _TIME_WAVES
 
 
 class Conditions(NamedTuple):
@@ -106,7 +107,7 @@ class VelocityNet(nn.Module):
         self.in_weight = normal(blocks * first, features, fan_in=max(n_real, 1)) if n_real else None
         self.mid_weight = normal(blocks, second, first, fan_in=first)
         self.out_weight = nn.Parameter(torch.zeros(features, blocks * second))
-        self.time_weight = normal(embedding, 2 + 2 * _TIME_WAVES, fan_in=2 + 2 * _TIME_WAVES)
+        self.time_weight = normal(embedding, TIME_FEATURES, fan_in=TIME_FEATURES)
         self.time_bias = nn.Parameter(torch.zeros(embedding, 1))
         self.time_out = normal(embedding, embedding, fan_in=embedding)
         self.context_net = ResidualNet(0, embedding, (first, first), context, generator) if context else None
@@ -151,13 +152,13 @@ class VelocityNet(nn.Module):
         """
         shift1, gain1, shift2, gain2, slope, offset = self._parts(modulation)
         first = self._split(shift1 + conditions.in_weight @ x)
-        h, h_slope = _silu_and_slope(first[0])
+        h, h_slope = silu_and_slope(first[0])
         if self.waves:
             h = torch.cat([h, torch.sin(first[1])], dim=1)
             h_slope = torch.cat([h_slope, torch.cos(first[1])], dim=1)
         gain = self._units(gain1, 0)
         second = shift2 + self._mix(self.mid_weight, h * gain)
-        g, g_slope = _silu_and_slope(second)
+        g, g_slope = silu_and_slope(second)
         products = [m for m in (None if conditions.real is None else factor * conditions.real, conditions.circular) if m is not None]
         jacobian = self._mix(products[0] if len(products) == 1 else products[0] + products[1], h_slope * gain)
         divergence = (g_slope * gain2 * jacobian).sum(0) + factor * slope.sum(0)
@@ -173,11 +174,7 @@ class VelocityNet(nn.Module):
 
     def embed_times(self, t: Tensor) -> Tensor:
         """``t`` () or (k,) to ``(e, 1)`` or ``(e, k)``."""
-        t = t.reshape(1, -1)
-        waves = [f(math.pi * k * t) for k in range(1, _TIME_WAVES + 1) for f in (torch.cos, torch.sin)]
-        # The logarithm resolves the end, where sharp densities come to be.
-        features = torch.cat([2 * t - 1, torch.log(1.02 - t), *waves])
-        return self.time_out @ silu(torch.addmm(self.time_bias, self.time_weight, features))
+        return self.time_out @ silu(torch.addmm(self.time_bias, self.time_weight, time_features(t)))
 
     def _modulation(self, embedded: Tensor, conditions: Conditions) -> Tensor:
         """Shifts and gains of all units and columns, ``(units, n)`` or ``(units, 1)``."""
@@ -203,7 +200,15 @@ class VelocityNet(nn.Module):
         return (matrices @ units).flatten(0, 1)
 
 
-def _silu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+def time_features(t: Tensor) -> Tensor:
+    """Smooth functions of ``t`` () or (k,) in [0, 1], ``(TIME_FEATURES, k)``."""
+    t = t.reshape(1, -1)
+    waves = [f(math.pi * k * t) for k in range(1, _TIME_WAVES + 1) for f in (torch.cos, torch.sin)]
+    # The logarithm resolves the end, where sharp densities come to be.
+    return torch.cat([2 * t - 1, torch.log(1.02 - t), *waves])
+
+
+def silu_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
     gate = torch.sigmoid(x)
     value = x * gate
     return value, gate + value * (1 - gate)

@@ -5,6 +5,7 @@ from sbi_flows.flows.continuous import cnf
 from sbi_flows.flows.discrete import maf, nsf, realnvp
 from sbi_flows.flows.mean import MeanFlow, mean_flow
 from sbi_flows.flows.mixed import MixedDensity, MixedFlow, mixed
+from sbi_flows.flows.particles import particle_flow
 from sbi_flows.flows.registry import ARCHITECTURES, build
 from sbi_flows.flows.together import Together, can_go_together
 
@@ -22,5 +23,6 @@ __all__ = [
     "mean_flow",
     "mixed",
     "nsf",
+    "particle_flow",
     "realnvp",
 ]

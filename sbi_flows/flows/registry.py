@@ -11,6 +11,7 @@ from sbi_flows.flows.continuous import cnf
 from sbi_flows.flows.discrete import maf, nsf, realnvp
 from sbi_flows.flows.mean import mean_flow
 from sbi_flows.flows.mixed import mixed
+from sbi_flows.flows.particles import particle_flow
 
 ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "realnvp": realnvp,
@@ -19,6 +20,7 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "cnf": cnf,
     "mixed": mixed,
     "mean_flow": mean_flow,
+    "particle_flow": particle_flow,
 }
 
 

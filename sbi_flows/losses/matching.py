@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sbi_flows._random import rand
 from sbi_flows.bijections.spline import wrap
+from sbi_flows.losses.alignment import aligned
 from sbi_flows.losses.base import Batch
 from sbi_flows.losses.couplings import Coupling, matched
 
@@ -51,6 +52,8 @@ def flow_matching(
     data = inner.to_unconstrained(batch.x, context)
     t = stratified_times(data, generator, time_exponent)
     noise = inner.base.sample(len(data), generator).to(data)
+    if coupling is None and inner.spec.get("coupling") == "aligned":
+        coupling = aligned(inner.continuous.net)
     noise, weights = matched(inner, noise, data, context, coupling, generator)
     point, velocity = on_path(inner.continuous, t, data, noise)
     losses = (inner.velocity(t, point, context) - velocity).square().mean(-1)

@@ -30,6 +30,8 @@ class Energy(ABC):
         configurations with zero mean: :class:`sbi_flows.bijections.mean_free.MeanFree` gives them coordinates.
     permuted : tuple of tuple of int
         Groups of particles that are alike; empty for all.
+    periodic : bool
+        Whether coordinates live on a torus; :meth:`wrapped` brings them back into its cell.
     """
 
     features: int
@@ -38,6 +40,7 @@ class Energy(ABC):
     particles: tuple[int, int] | None = None
     symmetries: tuple[str, ...] = ()
     permuted: tuple[tuple[int, ...], ...] = ()
+    periodic: bool = False
 
     @abstractmethod
     def energy(self, x: Tensor) -> Tensor:
@@ -71,6 +74,10 @@ class Energy(ABC):
     def force(self, x: Tensor) -> Tensor:
         """``-dU/dx / kT`` ``(n, features)``."""
         return self.energy_and_force(x)[1]
+
+    def wrapped(self, x: Tensor) -> Tensor:
+        """The same configurations inside the periodic box: here as they are."""
+        return x
 
     def start(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` configurations of finite energy to start chains from, float64."""
