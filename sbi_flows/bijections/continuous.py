@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from sbi_flows.bijections.base import Bijection
 from sbi_flows.bijections.paths import PATHS
 from sbi_flows.bijections.spline import wrap
 from sbi_flows.bijections.training_solve import TrainingSolution, solve_for_training
-from sbi_flows.bijections.velocity import Conditions, VelocityNet
+from sbi_flows.bijections.velocity import VelocityField
 from sbi_flows.nn import transforms_active
 from sbi_flows.ode import ORDER8, RowSolution, State, integrate, solve_rows, stage_times
 
@@ -30,7 +31,7 @@ class Continuous(Bijection):
 
     Parameters
     ----------
-    net : VelocityNet
+    net : VelocityNet or ParticleNet
     circular : sequence of int
         The columns that are angles.
     path : {"straight", "variance-preserving"}
@@ -53,7 +54,7 @@ class Continuous(Bijection):
 
     def __init__(
         self,
-        net: VelocityNet,
+        net: VelocityField,
         circular: Sequence[int] = (),
         *,
         path: str = "straight",
@@ -93,17 +94,17 @@ class Continuous(Bijection):
         real = self.net.is_real
         return drift * real, 1 + real * (gain - 1), 1 + real * (scale - 1)
 
-    def _slopes(self, t: Tensor, conditions: Conditions, like: Tensor) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
+    def _slopes(self, t: Tensor, conditions: Any, like: Tensor) -> Callable[[int, Tensor], tuple[Tensor, Tensor]]:
         """For times ``t (k,)``, a function of their number and of ``x (d, n)``: velocity and divergence."""
         numbers = list(zip(*(part.tolist() for part in self.path.preconditioning(t.double().cpu())), strict=True))
         modulation = self.net.modulations(t.to(like), conditions)
         return lambda k, x: self._slope_at(numbers[k], modulation(k), x, conditions)
 
-    def _slope(self, t: Tensor, x: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+    def _slope(self, t: Tensor, x: Tensor, conditions: Any) -> tuple[Tensor, Tensor]:
         """Velocity and divergence of ``x (d, n)`` at one time ``t`` (), differentiable in it."""
         return self._slope_at(self.path.preconditioning(t), self.net.modulations(t.reshape(1), conditions)(0), x, conditions)
 
-    def _slope_at(self, numbers, modulation: Tensor, x: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+    def _slope_at(self, numbers, modulation: Tensor, x: Tensor, conditions: Any) -> tuple[Tensor, Tensor]:
         drift, gain, scale = numbers
         drift_each, gain_each, scale_each = self._of_columns(*numbers) if self.circular else numbers
         net, divergence = self.net.with_divergence(modulation, scale_each * x, conditions, gain * scale)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,21 @@ class Conditions(NamedTuple):
         if rows is None or self.context is None or self.context.shape[-1] == 1:
             return self
         return self._replace(context=self.context.index_select(-1, rows))
+
+
+class VelocityField(Protocol):
+    """What :class:`sbi_flows.bijections.continuous.Continuous` asks of a network; see the methods of :class:`VelocityNet`."""
+
+    features: int
+    is_real: Tensor
+
+    def conditions(self, context: Tensor | None, divergence: bool = False) -> Any: ...
+
+    def modulations(self, t: Tensor, conditions: Any) -> Callable[[int], Tensor]: ...
+
+    def with_divergence(self, modulation: Tensor, x: Tensor, conditions: Any, factor: Tensor | float) -> tuple[Tensor, Tensor]: ...
+
+    def __call__(self, t: Tensor, x: Tensor, conditions: Any) -> Tensor: ...
 
 
 class VelocityNet(nn.Module):
