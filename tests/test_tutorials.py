@@ -104,6 +104,9 @@ def test_u1_topology(tmp_path, capsys):
     said = capsys.readouterr().out
     # Both runs are judged, and stand beside the exact values.
     assert "NOT RELIABLE" in said.split("The flow")[0] and "0.89993" in said and "with flow proposals" in said
+    # In so small a run no susceptibility can be believed, and the table says so.
+    table = said.split("verdict on the charge")[1]
+    assert table.count("NOT RELIABLE") == 2 and "its errors above mean nothing" in table
     assert (tmp_path / "u1_topology.png").stat().st_size > 5000
 
 
@@ -114,6 +117,7 @@ def test_separated_modes(tmp_path, capsys):
     said = capsys.readouterr().out
     nuts, ours = said.split("FlowSampler: masses")
     assert "NOT RELIABLE" in nuts and "R-hat" in nuts
+    assert "does not connect 4 modes" in ours and "masses of the 4 modes" in ours and "]   ok" not in nuts and "(HMC)   ok" in ours
     found = np.array(ours[ours.index("[") + 1 : ours.index("]")].split(), dtype=float)
     np.testing.assert_allclose(found, module.MASSES.numpy(), atol=4.5 * np.sqrt(0.25 / 400))
     assert (tmp_path / "separated_modes.png").stat().st_size > 5000

@@ -3,8 +3,8 @@
     python tutorials/separated_modes.py figures/
 
 Four bumps with masses .4, .3, .2, .1, ten widths apart, in eight parameters. A chain that follows gradients stays in the bump it came to,
-so the masses it reports are those of its starting points. Chains that differ give it away: R-hat. ``FlowSampler`` sees that the local
-kernel does not connect the modes, trains a flow in each, and lets chains jump.
+so the masses it reports are those of its starting points. Chains that differ give it away: R-hat. ``FlowSampler``, given a kernel of the same
+kind, sees that it does not connect the modes, fits a flow to each, and lets chains jump.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import torch
 
 from sbi_flows import FlowSampler, plots, run_chains
 from sbi_flows.distributions import BoxUniform
-from sbi_flows.samplers import NUTS
+from sbi_flows.samplers import HMC, NUTS
 from sbi_flows.targets import posterior
 
 MASSES = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
@@ -46,8 +46,8 @@ def main(folder: Path, n_effective: int = 4000) -> None:
     print(f"NUTS alone: masses {np.round(masses(nuts.samples), 3)}, exactly {MASSES.tolist()}")
     print(f"    and its verdict: {nuts.reliability}")
 
-    # The same likelihood and prior, and no start.
-    sampler = FlowSampler(log_likelihood, prior, method="mixed", n_effective=n_effective, random_state=0).fit()
+    # The same likelihood and prior, no start, and a local kernel that follows gradients as NUTS does.
+    sampler = FlowSampler(log_likelihood, prior, kernel=HMC(), n_effective=n_effective, random_state=0).fit()
     print(f"FlowSampler: masses {np.round(masses(sampler.chains_.samples), 3)}")
     print(sampler.report_)
 
@@ -55,7 +55,8 @@ def main(folder: Path, n_effective: int = 4000) -> None:
     shown = {"NUTS alone": nuts.samples, "FlowSampler": sampler.chains_.samples}
     for axis, (name, rows) in zip(figure.subplots(1, 2), shown.items(), strict=True):
         axis.scatter(*rows.reshape(-1, FEATURES)[::4, :2].T, s=2, alpha=0.3, linewidths=0)
-        axis.set(title=f"{name}: {np.round(masses(rows), 2)}", xlim=(-10, 10), ylim=(-10, 10), aspect="equal")
+        shares = ", ".join(f"{mass:.2f}" for mass in masses(rows))
+        axis.set(title=f"{name}\nmasses {shares}", xlabel="x0", ylabel="x1", xlim=(-10, 10), ylim=(-10, 10), aspect="equal")
     print(plots.save_figure(figure, folder / "separated_modes.png"))
 
 

@@ -58,13 +58,16 @@ def main(folder: Path, size: int = 8, beta: float = 7.0, n_training: int = 600, 
 def report(theory: U1, runs: dict) -> None:
     """Both runs beside the exact values."""
     exact = exact_plaquette(theory.size, theory.beta), exact_susceptibility(theory.size, theory.beta)
-    print(f"{'':20s} {'plaquette':>20s} {'susceptibility':>20s} {'changes of charge':>20s}")
+    print(f"{'':20s} {'plaquette':>20s} {'susceptibility':>20s} {'changes of charge':>20s}   verdict on the charge")
     print(f"{'exact':20s} {exact[0]:20.5f} {exact[1]:20.5f}")
     for name, run in runs.items():
         charge = run.observables["charge"]
         plaquette, chi = run.estimate("plaquette"), susceptibility(charge, theory.volume)
         numbers = (f"{estimate.value:.5f} +- {estimate.error:.5f}" for estimate in (plaquette, chi))
-        print(f"{name:20s}", *(f"{text:>20s}" for text in numbers), f"{int((np.diff(charge, axis=1) != 0).sum()):20d}")
+        verdict = "ok" if chi.reliability.ok else "NOT RELIABLE"
+        print(f"{name:20s}", *(f"{text:>20s}" for text in numbers), f"{int((np.diff(charge, axis=1) != 0).sum()):20d}   {verdict}")
+    if not any(susceptibility(run.observables["charge"], theory.volume).reliability.ok for run in runs.values()):
+        print("No run is long enough to tell the susceptibility: its errors above mean nothing. With --quick that is so; leave it out.")
 
 
 def histories(runs: dict):
@@ -73,7 +76,8 @@ def histories(runs: dict):
     axes = figure.subplots(len(runs), 1, sharex=True, sharey=True)
     for axis, (name, run), colour in zip(axes, runs.items(), plots.COLOURS, strict=False):
         axis.step(np.arange(run.acceptance.shape[1]), run.observables["charge"][0], color=colour, linewidth=0.8, where="mid")
-        axis.set(title=name, ylabel="charge Q", ylim=(-2.5, 2.5))
+        verdict = "reliable" if run.estimate("charge").reliability.ok else "NOT RELIABLE"
+        axis.set(title=f"{name}: charge of the first chain, {verdict}", ylabel="charge Q", ylim=(-2.5, 2.5))
     axes[-1].set_xlabel("step")
     return figure
 
@@ -81,7 +85,7 @@ def histories(runs: dict):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the figure goes")
-    parser.add_argument("--quick", action="store_true", help="a small lattice and a short training, to see that all runs")
+    parser.add_argument("--quick", action="store_true", help="a small lattice, too short to show anything: to see that all runs")
     arguments = parser.parse_args()
     quick = {"size": 4, "beta": 5.0, "n_training": 60, "n_steps": 60} if arguments.quick else {}
     main(arguments.folder, **quick)

@@ -11,6 +11,9 @@ import numpy as np
 from sbi_flows.model_evidence.inputs import unpack
 from sbi_flows.results import Chains, WeightedSamples
 
+_SHARED = 0.05  # of the distinct draws
+_FEW_VALUES = 200
+
 
 def read_chains(source: Any, name: str) -> tuple[Chains, tuple[str, ...]]:
     """``Chains``, arrays ``(chain, draw, d)`` or ``(n, d)``, a list of chains, ArviZ, an emcee sampler, a DataFrame (which may have columns
@@ -109,6 +112,24 @@ def cut_angles(a: Chains, b: Chains, periods: Mapping[str, float]) -> tuple[Chai
         for each in samples:
             each[..., j] = middle + (each[..., j] - middle + period / 2) % period - period / 2
     return replace(a, samples=samples[0]), replace(b, samples=samples[1])
+
+
+def constants(a: Chains, b: Chains) -> np.ndarray:
+    """Which parameters are one and the same number in all draws of both, ``(d,)`` bool."""
+    rows = np.concatenate([each.samples.reshape(-1, each.features) for each in (a, b)])
+    return np.ptp(rows, axis=0) == 0
+
+
+def same_draws(a: Chains, b: Chains, labels: tuple[str, str]) -> list[str]:
+    """A note where draws of one are draws of the other: such sets agree whatever they are."""
+    rows = [np.unique(each.samples.reshape(-1, each.features), axis=0) for each in (a, b)]
+    both = len(rows[0]) + len(rows[1]) - len(np.unique(np.concatenate(rows), axis=0))
+    share = both / min(map(len, rows))
+    # Parameters that take a few values repeat by chance, with other draws than these few.
+    if share < _SHARED or min(map(len, rows)) < _FEW_VALUES:
+        return []
+    which = "all" if share == 1 else f"{share:.0%} of the"
+    return [f"{which} draws of one are draws of the other too: {labels[0]} and {labels[1]} are no independent runs, and agreement shows nothing"]
 
 
 def _take(chains: Chains, columns: Any, names: tuple[str, ...]) -> Chains:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from sbi_flows._random import RandomState, numpy_generator
 from sbi_flows._validation import positive
-from sbi_flows.diagnostics.chain_input import common_columns, cut_angles, has_names, read_chains
+from sbi_flows.diagnostics.chain_input import common_columns, constants, cut_angles, has_names, read_chains, same_draws
 from sbi_flows.diagnostics.classifiers import C2ST, c2st
 from sbi_flows.diagnostics.distances import BINS, hellinger, hellinger_floor, hellinger_joint
 from sbi_flows.diagnostics.ranks import FALSE_ALARM
@@ -49,7 +49,8 @@ class ChainComparison:
         One row a run: ``ess`` (the smallest bulk ESS), ``n_evaluations, n_gradients, seconds``, ``ess_per_evaluation,
         ess_per_gradient, ess_per_second``, NaN where not known.
     hellinger_joint, hellinger_joint_floor : float
-        By distances to neighbours, and what two halves of one sample show.
+        By distances to neighbours, and what two halves of one sample show; NaN, as ``c2st`` is None, where independent draws are too few
+        for it, which a note then says. Parameters that are the same number in all draws of both are left out.
     c2st : C2ST or None
         Of draws thinned to independence; None where these are too few.
     p_value : float
@@ -84,12 +85,13 @@ class ChainComparison:
 
     def __repr__(self) -> str:
         columns = ["hellinger", "hellinger_floor", "ks_p", "mean_shift", "sd_shift"]
-        head = f"ChainComparison({' and '.join(self.labels)}: p{p_text(self.p_value)})   {self.verdict}"
+        p = "p not known" if math.isnan(self.p_value) else f"p{p_text(self.p_value)}"
+        head = f"ChainComparison({' and '.join(self.labels)}: {p})   {self.verdict}"
         said = [*self.reliability.reasons, *(f"note: {note}" for note in self.reliability.notes)]
         rows = self.table[columns].to_string(float_format=lambda v: f"{v:.3g}").splitlines()
         joint = f"joint Hellinger {self.hellinger_joint:.3f} (floor {self.hellinger_joint_floor:.3f})"
-        accuracy = "" if self.c2st is None else f", C2ST {self.c2st.accuracy:.3f}"
-        return "\n    ".join([head, *said, *rows, joint + accuracy])
+        last = "joint Hellinger and C2ST: not computed" if self.c2st is None else f"{joint}, C2ST {self.c2st.accuracy:.3f}"
+        return "\n    ".join([head, *said, *rows, last])
 
 
 def compare_chains(
@@ -190,7 +192,7 @@ def compare_chains(
         runs[0],
         runs[1],
         labels,
-        Reliability.from_reasons(reasons, [*notes, *_caveats(runs, table, classified, labels)]),
+        Reliability.from_reasons(reasons, [*notes, *_caveats(runs, judged, table, classified, labels)]),
         differs,
     )
 
@@ -297,13 +299,18 @@ def _joint(
     runs: list[Chains], judged: list[Convergence], classifier: str, max_rows: int, false_alarm: float, rng: np.random.Generator
 ) -> tuple[float, float, C2ST | None]:
     """Joint Hellinger distance, its floor, and the classifier's test, of thinned draws in equal number."""
-    smallest = (min(float(np.nan_to_num(each.ess_bulk).min()), run.samples[..., 0].size) for each, run in zip(judged, runs, strict=True))
-    n = int(min(_SPACING * min(smallest), max_rows))
+    moving = ~constants(*runs)
+    n = int(min(_SPACING * min(_worth(run, each, moving) for run, each in zip(runs, judged, strict=True)), max_rows))
     if n < _LEAST_ROWS:
         return math.nan, math.nan, None
-    thinned = [_spaced(run, n) for run in runs]
+    thinned = [_spaced(run, n)[:, moving] for run in runs]
     distance, floor = hellinger_joint(*thinned, random_state=rng)
     return distance, floor, c2st(*thinned, classifier=classifier, false_alarm=false_alarm, random_state=rng)
+
+
+def _worth(run: Chains, judged: Convergence, moving: np.ndarray) -> float:
+    """Independent draws by the slowest of the parameters that move; none where all stand still, or it is not known."""
+    return min(float(np.nan_to_num(judged.ess_bulk[moving]).min(initial=np.inf if moving.any() else 0.0)), run.samples[..., 0].size)
 
 
 def _spaced(run: Chains, n: int) -> np.ndarray:
@@ -347,8 +354,10 @@ def _difference(table: pandas.DataFrame, classified: C2ST | None, p_value: float
     )
 
 
-def _caveats(runs: list[Chains], table: pandas.DataFrame, classified: C2ST | None, labels: tuple[str, str]) -> list[str]:
-    said = []
+def _caveats(
+    runs: list[Chains], judged: list[Convergence], table: pandas.DataFrame, classified: C2ST | None, labels: tuple[str, str]
+) -> list[str]:
+    said = same_draws(runs[0], runs[1], labels)
     for run, label in zip(runs, labels, strict=True):
         if run.ensemble:
             said.append(f"{label} is an ensemble, whose walkers depend on each other: R-hat is no proof, and effective sizes are too high")
@@ -362,5 +371,7 @@ def _caveats(runs: list[Chains], table: pandas.DataFrame, classified: C2ST | Non
             f"fewer than {ENOUGH} independent draws in {' and '.join(few)}: compare each Hellinger distance with its floor, not with zero"
         )
     if classified is None:
-        said.append("too few independent draws for the joint checks")
+        moving = ~constants(*runs)
+        worth = (f"{_worth(run, each, moving):.0f} in {label}" for run, each, label in zip(runs, judged, labels, strict=True))
+        said.append(f"too few independent draws for the joint checks: {' and '.join(worth)}, of each {_LEAST_ROWS / _SPACING:.0f} are needed")
     return said

@@ -105,7 +105,8 @@ class SamplerReport:
         lines += [f"    because {reason}" for reason in self.reasons]
         lines.append(f"    {self.n_chains} chains of {self.n_draws} draws, worth {self.ess:.0f} independent ones")
         if not np.isnan(self.flow_acceptance):
-            lines.append(f"    flow proposals accepted: {self.flow_acceptance:.0%} (flow trained for {self.training_steps} steps)")
+            steps = f"trained for {self.training_steps} steps" if self.training_steps else "of normals fitted to the draws: no training needed"
+            lines.append(f"    flow proposals accepted: {self.flow_acceptance:.0%} (flow {steps})")
         if self.modes is not None:
             lines.append(f"    masses of the {len(self.modes.mass)} modes: {self.modes}")
         lines.append(f"    {self.n_evaluations} evaluations of the density, {self.n_gradients} of them with gradient:")

@@ -165,3 +165,36 @@ def test_figure_has_a_panel_a_parameter_up_to_sixteen(rng):
     with pytest.raises(TypeError, match="compare_chains draws ChainComparison; got ndarray"):
         plots.compare_chains(np.zeros(3))
     assert isinstance(comparison, ChainComparison)
+
+
+# --- Where there is little to compare ---------------------------------------------------------------------------------------------
+
+
+def test_few_draws_are_told_in_numbers():
+    rng = np.random.default_rng(0)
+    found = compare_chains(rng.normal(size=(4, 10, 2)), rng.normal(size=(4, 500, 2)), random_state=0)
+    (note,) = [note for note in found.reliability.notes if "joint checks" in note]
+    assert "of each 100 are needed" in note and "in a and" in note
+    assert "nan" not in repr(found).splitlines()[-1] and "not computed" in repr(found)
+
+
+def test_a_p_value_that_is_not_known_is_not_small():
+    found = compare_chains(np.ones((4, 100, 1)), 2 * np.ones((4, 100, 1)), random_state=0)
+    assert "p not known" in repr(found) and found.verdict == "CANNOT BE COMPARED"
+
+
+def test_chains_compared_with_themselves():
+    draws = np.random.default_rng(0).normal(size=(4, 500, 2))
+    found = compare_chains(draws, draws[::-1], random_state=0)
+    assert any("all draws of one are draws of the other" in note for note in found.reliability.notes)
+    weighted = WeightedSamples(np.random.default_rng(1).normal(size=(4000, 2)), np.zeros(4000), ("a", "b"))
+    other = compare_chains(Chains(draws, ("a", "b")), weighted, random_state=0)
+    assert not any("draws of the other" in note for note in other.reliability.notes) and np.isfinite(other.hellinger_joint)
+
+
+def test_a_constant_does_not_hide_the_other_parameters():
+    rng = np.random.default_rng(0)
+    constant = np.ones((4, 500, 1))
+    a, b = (np.concatenate([rng.normal(shift, 1, size=(4, 500, 2)), constant], axis=2) for shift in (0.0, 1.0))
+    found = compare_chains(a, b, random_state=0)
+    assert np.isfinite(found.hellinger_joint) and found.c2st is not None and found.verdict == "DIFFER"

@@ -256,3 +256,15 @@ def test_a_theory_is_a_target(name):
     torch.testing.assert_close((value, gradient), by_autograd, rtol=0, atol=1e-12)
     chains = run_chains(RandomWalk(), target, rows, n_steps=3, n_warmup=1, random_state=0)
     assert chains.samples.shape == (3, 3, theory.features)
+
+
+def test_a_charge_that_is_frozen_in_some_chains_is_told():
+    """Forty changes in all, but in 12 of 16 chains none: what these show is where they started."""
+    charge = np.zeros((16, 200))
+    for k in range(4):
+        charge[k, 5::20] = 1
+    assert np.count_nonzero(np.diff(charge, axis=1)) >= 40
+    verdict = susceptibility(charge, 64).reliability
+    assert any("in 12 of 16 chains it never changed" in reason for reason in verdict.reasons)
+    free = np.random.default_rng(0).integers(-1, 2, size=(16, 200))
+    assert susceptibility(free, 64).reliability.ok

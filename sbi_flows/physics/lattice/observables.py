@@ -11,6 +11,7 @@ from sbi_flows.results import Reliability
 _S = 1.5  # how many times longer the slowest mode is taken to be than the integrated time, in choosing the window
 _SHORTEST = 50  # a chain of fewer integrated times than this knows neither its error nor its time
 _FEWEST = 30  # changes of a series, all chains together, below which its time is known to worse than a fifth
+_FROZEN = 0.25  # share of chains that never change above which their mean is that of the starts
 _BLOCKS = 100  # of the jackknife, all chains together
 
 
@@ -158,4 +159,7 @@ def _verdict(series: np.ndarray, tau: float, found: bool) -> Reliability:
     changes = int((np.diff(series, axis=1) != 0).sum())
     if changes < _FEWEST:
         reasons.append(f"it changed only {changes} times in {series.size} draws, too rarely to know its time or its error: run longer")
+    frozen = int((np.ptp(series, axis=1) == 0).sum())
+    if frozen > _FROZEN * len(series):
+        reasons.append(f"in {frozen} of {len(series)} chains it never changed: they show where they started, and no error bar covers that")
     return Reliability.from_reasons(reasons)
