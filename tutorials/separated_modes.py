@@ -3,8 +3,8 @@
     python tutorials/separated_modes.py figures/
 
 Four bumps with masses .4, .3, .2, .1, ten widths apart, in eight parameters. A chain that follows gradients stays in the bump it came to,
-so the masses it reports are those of its starting points. Chains that differ give it away: R-hat. ``FlowSampler``, given a kernel of the same
-kind, sees that it does not connect the modes, fits a flow to each, and lets chains jump.
+so the masses it reports are those of its starting points. Chains that differ give it away: R-hat. ``FlowSampler``, given a kernel of the
+same kind, sees that it does not connect the modes, fits a flow to each, and lets chains jump.
 """
 
 import argparse

@@ -129,7 +129,8 @@ def same_draws(a: Chains, b: Chains, labels: tuple[str, str]) -> list[str]:
     if share < _SHARED or min(map(len, rows)) < _FEW_VALUES:
         return []
     which = "all" if share == 1 else f"{share:.0%} of the"
-    return [f"{which} draws of one are draws of the other too: {labels[0]} and {labels[1]} are no independent runs, and agreement shows nothing"]
+    pair = " and ".join(labels)
+    return [f"{which} draws of one are draws of the other too: {pair} are no independent runs, and agreement shows nothing"]
 
 
 def _take(chains: Chains, columns: Any, names: tuple[str, ...]) -> Chains:

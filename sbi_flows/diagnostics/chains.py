@@ -373,5 +373,6 @@ def _caveats(
     if classified is None:
         moving = ~constants(*runs)
         worth = (f"{_worth(run, each, moving):.0f} in {label}" for run, each, label in zip(runs, judged, labels, strict=True))
-        said.append(f"too few independent draws for the joint checks: {' and '.join(worth)}, of each {_LEAST_ROWS / _SPACING:.0f} are needed")
+        needed = f"of each {_LEAST_ROWS / _SPACING:.0f} are needed"
+        said.append(f"too few independent draws for the joint checks: {' and '.join(worth)}, {needed}")
     return said

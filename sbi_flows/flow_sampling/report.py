@@ -105,7 +105,8 @@ class SamplerReport:
         lines += [f"    because {reason}" for reason in self.reasons]
         lines.append(f"    {self.n_chains} chains of {self.n_draws} draws, worth {self.ess:.0f} independent ones")
         if not np.isnan(self.flow_acceptance):
-            steps = f"trained for {self.training_steps} steps" if self.training_steps else "of normals fitted to the draws: no training needed"
+            n_steps = self.training_steps
+            steps = f"trained for {n_steps} steps" if n_steps else "of normals fitted to the draws: no training needed"
             lines.append(f"    flow proposals accepted: {self.flow_acceptance:.0%} (flow {steps})")
         if self.modes is not None:
             lines.append(f"    masses of the {len(self.modes.mass)} modes: {self.modes}")
