@@ -10,6 +10,7 @@ from torch import nn
 
 from sbi_flows.embeddings import Embedding, ShapedEmbedding, build_embedding, choose_embedding, is_curve
 from sbi_flows.inference.observations import Observations
+from sbi_flows.inference.relevance import idle_columns
 from sbi_flows.inference.trials import Trials, find_trials
 
 
@@ -33,7 +34,7 @@ def read_observations(
     estimators_own : str, nn.Module, dict or None
         The estimator's own parameter ``embedding``, which stands where ``embedding`` is "auto".
     theta : ndarray (n, d), optional
-        Parameters of the simulations: with them, exchangeable trials are looked for among few columns that "auto" would pass on.
+        Parameters of the simulations: with them, idle columns and exchangeable trials are looked for among those that "auto" would pass on.
     from_prior : bool
         Whether these are draws of one prior. If not, as in rounds, columns passed on get no map that they do not need given theta.
 
@@ -68,9 +69,11 @@ def read_observations(
         return observations, ShapedEmbedding(embedding, shape, observations.missing)
     spec, notes = choose_embedding(shape, embedding, x=x)
     if spec is None:
-        repeats = None if theta is None else find_trials(theta, x.reshape(len(x), -1))
-        if repeats is not None or not is_curve(x.reshape(len(x), -1)):
-            return _few_columns(x, names, repeats, given), None
+        flat = x.reshape(len(x), -1)
+        idle = np.zeros(flat.shape[1], dtype=bool) if theta is None else idle_columns(theta, flat)
+        repeats = None if theta is None else find_trials(theta, flat[:, ~idle])
+        if repeats is not None or not is_curve(flat):
+            return _few_columns(x, names, repeats, idle, given), None
         spec = dict(build_embedding({"embedding": "spectrum", "shape": shape}).spec)
         notes = (f"x: {shape[0]} columns are read as a curve, since neighbours are alike; pass embedding=None if they are none",)
     observations = _laid_out(build_embedding(spec)).fit(x, names)
@@ -78,11 +81,14 @@ def read_observations(
     return observations, {**spec, "missing": observations.missing}
 
 
-def _few_columns(x: np.ndarray, names: Sequence[str] | None, repeats: Trials | None, given: np.ndarray | None) -> Observations:
-    observations = Observations(repeats=repeats).fit(x, names, given=given)
+def _few_columns(
+    x: np.ndarray, names: Sequence[str] | None, repeats: Trials | None, idle: np.ndarray, given: np.ndarray | None
+) -> Observations:
+    observations = Observations(repeats=repeats, idle=np.flatnonzero(idle)).fit(x, names, given=given)
     if repeats is not None:
         k, p = repeats.columns.shape
-        which = "; ".join(", ".join(map(str, trial)) for trial in repeats.columns[:4]) + ("; ..." if k > 4 else "")
+        columns = np.flatnonzero(~idle)[repeats.columns]
+        which = "; ".join(", ".join(map(str, trial)) for trial in columns[:4]) + ("; ..." if k > 4 else "")
         note = (
             f"x: columns are read as {k} exchangeable trials of {p} values each ({which}), since nothing tells one from another: what they "
             "hold is used without their order. Pass embedding=None if the order means something"

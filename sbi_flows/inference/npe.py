@@ -152,7 +152,7 @@ class NPE(BaseEstimator):
         again = hasattr(self, "history_")
         estimator = self.estimator_.set_params(warm_start=True) if again else self._prepare(theta, x)
         new = read_simulations(theta, in_order(x, self._x_names, "x"), self.prior_, self.theta_names_, from_prior=from_prior)
-        outgrown = self.observations_.outgrown_by(new.x) if again else ""
+        outgrown = self.observations_.outgrown_by(new.x, new.theta) if again else ""
         simulations = new if self._simulations is None else self._simulations.followed_by(new)
         if again and not outgrown:
             observations = self.observations_

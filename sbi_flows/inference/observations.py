@@ -10,6 +10,7 @@ import numpy as np
 
 from sbi_flows._validation import as_float
 from sbi_flows.inference.maps import LINEAR, ROOT, STAGE_PARTS, Stage, choose_stage
+from sbi_flows.inference.relevance import idle_columns
 from sbi_flows.inference.start import straight
 from sbi_flows.inference.trials import Trials
 
@@ -28,8 +29,8 @@ class Observations:
     by likelihood, and standardised: the result does not depend on units, and a column of Cauchy noise does no harm. Counts and other
     amounts that can be zero get a square root where they are skewed, which makes the noise of counts even. Missing values
     (NaN) become 0, with a column of zeros and ones for each column that misses some. Columns that are the same in all simulations, or
-    missing in all, are left out. An embedding network that needs the layout of the data takes these rows: with ``keep_layout`` no column
-    is left out, so that the first c columns are x flattened.
+    missing in all, are left out, and ``idle`` ones. An embedding network that needs the layout of the data takes these rows: with
+    ``keep_layout`` no column is left out, so that the first c columns are x flattened.
 
     Parameters
     ----------
@@ -40,7 +41,10 @@ class Observations:
         Whether the first axis holds exchangeable trials: they share one map, an observation may have fewer than the simulations, and any of
         them may be missing where some were.
     repeats : Trials, optional
-        Columns that are exchangeable trials: the rows are then made of summaries without the trials' order.
+        Columns that are exchangeable trials, counted among those that are not idle: the rows are then made of summaries without the
+        trials' order.
+    idle : sequence of int
+        Columns that have nothing to do with theta, which are left out.
 
     Attributes
     ----------
@@ -63,12 +67,19 @@ class Observations:
     notes: tuple[str, ...]
 
     def __init__(
-        self, keep_layout: bool = False, shared: Sequence[int] = (), trials: bool = False, *, repeats: Trials | None = None
+        self,
+        keep_layout: bool = False,
+        shared: Sequence[int] = (),
+        trials: bool = False,
+        *,
+        repeats: Trials | None = None,
+        idle: Sequence[int] = (),
     ):
         self.shared = tuple(sorted({*shared, 0} if trials else shared))
         self.keep_layout = keep_layout or bool(self.shared)
         self.trials = trials
         self.repeats = repeats
+        self.idle = list(map(int, idle))
 
     # --- Fitting -----------------------------------------------------------------------------------------------------------
 
@@ -107,7 +118,8 @@ class Observations:
                 "learned from them. Does the simulator use its parameters?"
             )
         self._constant = np.where(constant, low, np.nan)
-        self._kept = np.flatnonzero(~constant | self.keep_layout)
+        idle = np.isin(np.arange(len(constant)), self.idle)
+        self._kept = np.flatnonzero(~constant & ~idle | self.keep_layout)
         self._absent = np.flatnonzero(absent)
         self.notes = self._describe(constant, missing)
         values = self._pooled(np.where(constant, 0.0, flat)[:, self._kept])
@@ -130,8 +142,11 @@ class Observations:
         self._trial_range = None if counts is None else (int(counts.min()), int(counts.max()))
         self._most_missing = int(missing.sum(axis=1).max())
         if self.repeats is not None:
-            self._of_summaries = Observations().fit(self.repeats.summaries(flat))
+            self._of_summaries = Observations().fit(self.repeats.summaries(self._used(flat)))
         return self
+
+    def _used(self, flat: np.ndarray) -> np.ndarray:
+        return np.delete(flat, self.idle, axis=1)
 
     def _groups(self) -> np.ndarray:
         """For each column the number of the map that it shares with others."""
@@ -172,6 +187,11 @@ class Observations:
         if len(self._masked):
             share = missing[:, self._masked].mean(axis=0).max()
             notes.append(f"x: {self._labels(self._masked)} missing in up to {share:.1%} of the simulations; a mask tells the network")
+        if self.idle:
+            notes.append(
+                f"x: {self._labels(np.array(self.idle))} left out, as nothing there goes with theta, nor with columns that do; pass "
+                "embedding=None to use them all the same"
+            )
         return tuple(notes)
 
     # --- Use ---------------------------------------------------------------------------------------------------------------
@@ -207,13 +227,18 @@ class Observations:
         gaps = self._gaps(self._in_shape(x, "x")[0].reshape(len(x), -1))
         return np.logical_not(gaps.any(axis=1))
 
-    def outgrown_by(self, x: np.ndarray) -> str:
-        """What further simulations ``(n, *event_shape)`` show that was left out as it never changed, in words; nothing for ""."""
+    def outgrown_by(self, x: np.ndarray, theta: np.ndarray | None = None) -> str:
+        """What further simulations ``(n, *event_shape)`` show that was left out, in words; nothing for "".
+
+        Given their parameters, columns that had nothing to do with these are looked at again.
+        """
         flat = self._in_shape(x, "x")[0].reshape(len(x), -1)
         gaps, moved = self._gaps(flat).any(axis=0), self._moved(flat).any(axis=0)
         told = [f"{self._labels(np.flatnonzero(gaps))} missing for the first time"] if gaps.any() else []
         if moved.any():
             told.append(f"{self._labels(np.flatnonzero(moved))} no longer the same in all simulations")
+        if self.idle and theta is not None and len(awake := np.setdiff1d(self.idle, np.flatnonzero(idle_columns(theta, flat)))):
+            told.append(f"{self._labels(awake)} found to tell of theta")
         return " and ".join(told)
 
     def _gaps(self, flat: np.ndarray) -> np.ndarray:
@@ -269,7 +294,7 @@ class Observations:
         """``(n, *event_shape)`` to ``(n, k)``, finite."""
         flat = x.reshape(len(x), -1)
         if self.repeats is not None:
-            return self._of_summaries.transform(self.repeats.summaries(flat))
+            return self._of_summaries.transform(self.repeats.summaries(self._used(flat)))
         values = self._map(flat)
         return np.hstack([np.where(np.isnan(values), 0.0, values), np.isnan(flat[:, self._masked])])
 
@@ -348,6 +373,7 @@ class Observations:
             "keep_layout": self.keep_layout,
             "shared": list(self.shared),
             "trials": self.trials,
+            "idle": self.idle,
             "repeats": None if self.repeats is None else [self.repeats.to_data(), self._of_summaries.to_data()],
             "trial_range": self._trial_range,
             "most_missing": self._most_missing,
@@ -366,7 +392,7 @@ class Observations:
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Observations:
         """What :meth:`to_data` wrote."""
-        observations = cls(keep_layout=data["keep_layout"], shared=data.get("shared", ()), trials=data.get("trials", False))
+        observations = cls(keep_layout=data["keep_layout"], shared=data.get("shared", ()), trials=data.get("trials", False), idle=data.get("idle", ()))
         observations.event_shape, observations.names = tuple(data["event_shape"]), data["names"]
         observations._group = observations._groups()
         observations._most_missing = data["most_missing"]
