@@ -39,23 +39,36 @@ class Together(nn.Module):
             path, _, own = name.removeprefix("bijection.").rpartition(".")
             self.bijection.get_submodule(path)._parameters[own] = stacked
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """``x (members, n, d)``, or ``(n, d)`` for rows that all members share, to ``(members, n)``; context likewise."""
-        if torch.is_grad_enabled():
-            return self._log_prob(x, context)
-        size = max(1, rows_at_once(x) // self.members)
-        return torch.cat([self._log_prob(*rows) for rows in _pieces(x, context, size)], dim=1)
+    def entered(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What training leaves as it is, done once for all its rows ``(n, d)``.
 
-    def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        Returns
+        -------
+        rows : Tensor (n, d + 1)
+            What the trainable bijections see, and beside it the log-determinant of what came before: -inf outside the support.
+        context : Tensor (n, c) or None
+            As they see it.
+        """
         (flow,) = self._common
-        outside, y, log_boundary, given = flow.enter(_flat(x), None if context is None else _flat(context))
-        y = y.view(x.shape).expand(self.members, -1, -1)
-        if given is not None and context is not None:
-            given = given.view(context.shape).expand(self.members, -1, -1)
+        with torch.no_grad():
+            outside, y, log_boundary, given = flow.enter(x, context)
+        log_boundary = torch.where(outside, -math.inf, log_boundary)
+        return torch.cat([y, log_boundary[:, None].to(y.dtype)], dim=1), given
+
+    def log_prob(self, rows: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(members, n)`` of rows as :meth:`entered` makes them, ``(members, n, d + 1)`` or ``(n, d + 1)`` shared by all members."""
+        if torch.is_grad_enabled():
+            return self._log_prob(rows, context)
+        size = max(1, rows_at_once(rows) // self.members)
+        return torch.cat([self._log_prob(*piece) for piece in _pieces(rows, context, size)], dim=1)
+
+    def _log_prob(self, rows: Tensor, context: Tensor | None) -> Tensor:
+        columns = rows.expand(self.members, -1, -1).mT.contiguous()
+        y, log_boundary = columns[:, :-1].mT, columns[:, -1]
+        given = None if context is None else context.expand(self.members, -1, -1)
         z, log_det = self.bijection.forward_and_log_det(y, given)
-        log_base = flow.base.log_prob(_flat(z)).view(log_det.shape)
-        rows = x.shape[:-1]
-        return torch.where(outside.view(rows), -math.inf, log_base + log_boundary.view(rows) + log_det).to(x.dtype)
+        log_base = self._common[0].base.log_prob(_flat(z)).view(log_det.shape)
+        return (log_base + log_boundary + log_det).to(y.dtype)
 
 
 def _flat(x: Tensor) -> Tensor:

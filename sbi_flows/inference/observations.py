@@ -392,7 +392,8 @@ class Observations:
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Observations:
         """What :meth:`to_data` wrote."""
-        observations = cls(keep_layout=data["keep_layout"], shared=data.get("shared", ()), trials=data.get("trials", False), idle=data.get("idle", ()))
+        shared, trials, idle = data.get("shared", ()), data.get("trials", False), data.get("idle", ())
+        observations = cls(keep_layout=data["keep_layout"], shared=shared, trials=trials, idle=idle)
         observations.event_shape, observations.names = tuple(data["event_shape"]), data["names"]
         observations._group = observations._groups()
         observations._most_missing = data["most_missing"]
@@ -404,6 +405,6 @@ class Observations:
         observations._low, observations._high = np.array(data["low"]), np.array(data["high"])
         observations._stages = [Stage(**{name: np.array(stage[name]) for name in STAGE_PARTS}) for stage in data["stages"]]
         if data.get("repeats") is not None:
-            trials, of_summaries = data["repeats"]
-            observations.repeats, observations._of_summaries = Trials.from_data(trials), cls.from_data(of_summaries)
+            repeats, of_summaries = data["repeats"]
+            observations.repeats, observations._of_summaries = Trials.from_data(repeats), cls.from_data(of_summaries)
         return observations

@@ -17,14 +17,14 @@ _WAVES, _WAVES_IN_PRODUCTS = 5, 2
 def idle_columns(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Which columns of ``x (n, c)`` show no dependence on theta, nor on columns that do, ``(c,)`` bool.
 
-    Waves (cosines of 1 to 5 half periods over its ranks) of each column are correlated with waves of each parameter and of every other column, and
-    with products of the two. Columns are kept that go with a parameter, with a product of a parameter and another column, or with a column that is
-    kept: a channel that measures the noise of another one tells nothing of theta by itself. The others are left out, unless all of them together
-    explain some of a parameter or of a product of two of them (the F test of a linear regression on their normal scores): that many traces
-    too weak to be seen one by one do not add up.
+    Waves (cosines of 1 to 5 half periods over its ranks) of each column are correlated with waves of each parameter and of every
+    other column, and with products of the two. Columns are kept that go with a parameter, with a product of a parameter and another
+    column, or with a column that is kept: a channel that measures the noise of another one tells nothing of theta by itself. The others are
+    left out, unless all of them together explain some of a parameter or of a product of two of them (the F test of a linear
+    regression on their normal scores): many traces too weak to be seen one by one may add up.
 
-    That any column of noise is kept has a probability of about 1 %. A column is left out by mistake where each of those correlations is below 6 / sqrt(n):
-    then it alone tells less than some 18 / n nats.
+    That any column of noise is kept has a probability of about 1 %. A column is left out by mistake where each of those correlations
+    is below some 6 / sqrt(n): then it alone tells less than about 18 / n nats.
 
     Parameters
     ----------

@@ -184,8 +184,9 @@ class _Fit:
     """One run of the loop: the stacked flows, the optimiser, the source and the state between epochs."""
 
     def __init__(self, flows, source: BatchSource, loss: Loss, settings: dict, generator: torch.Generator, saver: Checkpoint | None):
-        self.source, self.loss, self.settings, self.generator, self.saver = source, loss, settings, generator, saver
+        self.loss, self.settings, self.generator, self.saver = loss, settings, generator, saver
         self.stack = StackedFlows(flows, loss)
+        self.source = self.stack.entering(source)
         self.optimizer = AdamW(self.stack.values, settings["weight_decay"])
         self.state = FitState.start(self.stack.values)
         self.average = self.stack.values.detach().clone()

@@ -12,6 +12,8 @@ from torch import Tensor
 from sbi_flows._validation import as_float
 from sbi_flows.losses import Batch
 
+_ROWS_TO_MAP = 2**16
+
 
 class BatchSource(Protocol):
     """What the training loop needs of its data.
@@ -101,6 +103,16 @@ class ArraySource:
         moved.context = None if self.context is None else self.context.to(device, dtype)
         moved.weights = None if self.weights is None else self.weights.to(device, dtype)
         moved.train_rows, moved.validation_rows = self.train_rows.to(device), self.validation_rows.to(device)
+        return moved
+
+    def mapped(self, function: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]) -> ArraySource:
+        """The same rows after ``function(x, context)``, which treats each by itself."""
+        moved = ArraySource.__new__(ArraySource)
+        moved.__dict__.update(self.__dict__)
+        contexts = [None] * len(self.x) if self.context is None else self.context.split(_ROWS_TO_MAP)
+        parts = [function(*part) for part in zip(self.x.split(_ROWS_TO_MAP), contexts, strict=False)]
+        moved.x = torch.cat([x for x, _ in parts])
+        moved.context = None if self.context is None else torch.cat([context for _, context in parts if context is not None])
         return moved
 
     def epoch(self, members: int, n_steps: int, generator: torch.Generator) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from sbi_flows.flows import Flow, Together, can_go_together
 from sbi_flows.losses import Batch, Loss, nll
+from sbi_flows.training.sources import ArraySource, BatchSource
 
 # On a CPU vmap costs more for two members than calling them in turn, and less from three on (benchmarks/ensembles.py).
 _FEW_FOR_VMAP_ON_CPU = 2
@@ -48,6 +49,7 @@ class StackedFlows:
         self.gradient = torch.zeros_like(self.values)
         self.members = len(self.flows)
         self._loss = loss
+        self._entered = False
         self._leaves = self._prepare()
 
     def losses(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -56,7 +58,8 @@ class StackedFlows:
         Rows of ``batch`` are shared by all members, or have a leading axis of members (which one flow alone has not).
         """
         if self.how == "together":
-            return self._loss(self._together, batch, generator)
+            rows, context = (batch.x, batch.context) if self._entered else self._entering(batch.x, batch.context)
+            return -self._together.log_prob(rows, context)
         if self.how == "in turn":
             own = _split(batch, self.members) if batch.x.dim() > 2 else [batch] * self.members
             return torch.stack([self._loss(flow, rows, generator) for flow, rows in zip(self.flows, own, strict=True)])
@@ -64,6 +67,15 @@ class StackedFlows:
         call = vmap(self._member_loss, in_dims=(0, 0, axes, None), randomness="different")
         parameters = dict(zip(self._keys, self._leaves, strict=True))
         return call(parameters, self._constants, tuple(batch), generator)
+
+    def entering(self, source: BatchSource) -> BatchSource:
+        """``source`` with supports and standardisation applied to its rows once for all, where it keeps them and members go together."""
+        self._entered = self.how == "together" and isinstance(source, ArraySource)
+        return source.mapped(self._together.entered) if self._entered and isinstance(source, ArraySource) else source
+
+    def _entering(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        rows, given = self._together.entered(x.flatten(0, -2), None if context is None else context.flatten(0, -2))
+        return rows.view(*x.shape[:-1], -1), None if given is None else given.view(*x.shape[:-1], -1)
 
     def multiply_adds(self, batch: Batch) -> int:
         """The size of one evaluation of ``batch`` by all members, roughly: one multiply-add a row and parameter."""
@@ -146,7 +158,7 @@ class StackedFlows:
     def _prepare(self) -> list[Tensor]:
         """Choose how members are called; their parameters, which gradients are taken for."""
         few = _FEW_FOR_VMAP_ON_CPU if self.values.device.type == "cpu" else 1
-        if self.members > 1 and self._loss is nll and can_go_together(self.flows):
+        if self._loss is nll and can_go_together(self.flows):
             self.how = "together"
             leaves = [nn.Parameter(view) for view in self._views(self.values)]
             self._together = Together(cast(list[Flow], self.flows), dict(zip(self._names, leaves, strict=True)))
