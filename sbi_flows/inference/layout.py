@@ -84,7 +84,7 @@ def read_observations(
 def _few_columns(
     x: np.ndarray, names: Sequence[str] | None, repeats: Trials | None, idle: np.ndarray, given: np.ndarray | None
 ) -> Observations:
-    observations = Observations(repeats=repeats, idle=np.flatnonzero(idle)).fit(x, names, given=given)
+    observations = Observations(repeats=repeats, idle=np.flatnonzero(idle).tolist()).fit(x, names, given=given)
     if repeats is not None:
         k, p = repeats.columns.shape
         columns = np.flatnonzero(~idle)[repeats.columns]

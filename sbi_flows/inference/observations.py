@@ -79,7 +79,7 @@ class Observations:
         self.keep_layout = keep_layout or bool(self.shared)
         self.trials = trials
         self.repeats = repeats
-        self.idle = list(map(int, idle))
+        self.idle = list(idle)
 
     # --- Fitting -----------------------------------------------------------------------------------------------------------
 
