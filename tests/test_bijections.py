@@ -21,6 +21,7 @@ from sbi_flows.bijections.autoregressive import Autoregressive
 from sbi_flows.bijections.base import Chain
 from sbi_flows.bijections.coupling import Coupling
 from sbi_flows.bijections.linear import LULinear, Permutation, Whiten, moments
+from sbi_flows.bijections.smooth import SmoothCircle
 from sbi_flows.bijections.spline import CircularSpline, Spline, wrap
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.bijections.unconstrain import Unconstrain
@@ -42,6 +43,8 @@ BIJECTIONS = {
     "spline-autoregressive-narrow": lambda d, c: Autoregressive(Spline(bins=3), d, c, hidden=(2, 3, 3)),
     "circular-coupling": lambda d, c: Coupling(CircularSpline(bins=8), d, c),
     "circular-autoregressive": lambda d, c: Autoregressive(CircularSpline(bins=8), d, c),
+    "smooth-circular-coupling": lambda d, c: Coupling(SmoothCircle(4), d, c),
+    "smooth-circular-autoregressive": lambda d, c: Autoregressive(SmoothCircle(3), d, c),
     "mixed-coupling": lambda d, c: Coupling(mixed(d), d, c),
     "mixed-autoregressive": lambda d, c: Autoregressive(mixed(d), d, c, order=range(d - 1, -1, -1)),
     "lu": lambda d, c: LULinear(d),

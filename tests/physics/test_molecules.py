@@ -10,8 +10,11 @@ from scipy.integrate import dblquad
 from sbi_flows.physics.molecules import (
     DoubleWellParticles,
     GaussianMixture,
+    HarmonicCrystal,
+    KobAndersen,
     LennardJones,
     ManyWell,
+    check_symmetries,
     double_well,
     dw4,
     gmm9,
@@ -29,6 +32,8 @@ ENERGIES = {
     "LJ13": lj13,
     "LJ13 once": lambda: lj13("once"),
     "LJ55": lj55,
+    "harmonic crystal": lambda: HarmonicCrystal((3, 4), spring=2.5, pin=0.7),
+    "Kob-Andersen": lambda: KobAndersen(32),
 }
 every = pytest.mark.parametrize("name", ENERGIES)
 
@@ -94,6 +99,41 @@ def test_clusters_do_not_depend_on_place_direction_and_order(make):
     torch.testing.assert_close(energy(moved), energy(x), rtol=1e-10, atol=1e-9)
 
 
+def test_free_energy_of_the_crystal_is_the_determinant():
+    for cells in ((3, 4), (3, 3, 3)):
+        energy = HarmonicCrystal(cells, spring=2.5, pin=0.7)
+        zero = torch.zeros(energy.features, dtype=torch.float64)
+        hessian = torch.autograd.functional.hessian(lambda x, energy=energy: energy(x[None])[0], zero)
+        log_z = 0.5 * energy.features * math.log(2 * math.pi) - 0.5 * torch.linalg.slogdet(hessian)[1]
+        assert energy.log_z == pytest.approx(log_z.item(), abs=1e-10)
+
+
+def test_draws_of_the_crystal_have_its_covariance():
+    """Mean energy of n draws is features / 2, its variance features / 2. 5 sigma: false alarm 1e-6."""
+    energy = HarmonicCrystal((3, 4), spring=2.5, pin=0.7)
+    value = energy(energy.sample(4000, torch.Generator().manual_seed(0)))
+    assert abs(value.mean() - energy.features / 2) < 5 * math.sqrt(energy.features / 2 / 4000)
+    assert value.var() == pytest.approx(energy.features / 2, rel=0.2)
+
+
+def test_the_liquid_is_periodic_and_continuous_at_the_cutoff():
+    energy = KobAndersen(32)
+    x = rows(energy)
+    shifted = x.clone()
+    shifted[:, 5] += energy.side
+    torch.testing.assert_close(energy(shifted), energy(x), rtol=1e-10, atol=1e-8)
+    assert energy.wrapped(shifted).abs().max() <= energy.side / 2
+    check_symmetries(energy, x, energy.particles, energy.symmetries, permuted=energy.permuted)
+    with pytest.raises(ValueError, match="permutations"):
+        check_symmetries(energy, x, energy.particles, ["permutations"])
+    two = torch.full((201, 64), 0.0, dtype=torch.float64)
+    two[:] = x[0]
+    two[:, 0] += torch.linspace(0, 0.4, 201, dtype=torch.float64)
+    force = energy.force(two)
+    step = (force[1:] - force[:-1]).abs().amax()
+    assert torch.isfinite(force).all() and step < 0.2 * force.abs().amax()
+
+
 def test_the_two_pair_conventions_differ_by_the_pairs():
     x = rows(lj13())
     trap = 0.5 * (x.unflatten(1, (13, 3)) - x.unflatten(1, (13, 3)).mean(1, keepdim=True)).square().sum((1, 2))
@@ -119,6 +159,9 @@ def test_the_published_sample_of_lj13_counts_pairs_twice(full_data):
         (lambda: GaussianMixture([[0.0]], -1.0), "variance"),
         (lambda: LennardJones(13, pairs="both"), "pairs"),
         (lambda: DoubleWellParticles(0), "particles"),
+        (lambda: HarmonicCrystal((2, 3)), "3 cells"),
+        (lambda: HarmonicCrystal((3, 3), pin=0.0), "pin"),
+        (lambda: KobAndersen(10), "30 particles"),
         (lambda: lj13()(torch.zeros(39)), r"x\[None\]"),
         (lambda: lj13()(torch.zeros(2, 40)), r"\(n, 39\)"),
     ],

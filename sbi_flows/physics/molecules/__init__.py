@@ -2,7 +2,9 @@
 
 from sbi_flows.physics.molecules.checks import check_force, check_symmetries
 from sbi_flows.physics.molecules.clusters import Cluster, DoubleWellParticles, LennardJones, dw4, lj13, lj55
+from sbi_flows.physics.molecules.crystal import HarmonicCrystal
 from sbi_flows.physics.molecules.energy import SYMMETRIES, Energy
+from sbi_flows.physics.molecules.liquid import KobAndersen
 from sbi_flows.physics.molecules.mean_free import MeanFreeEnergy
 from sbi_flows.physics.molecules.mixtures import GaussianMixture, gmm9, gmm40
 from sbi_flows.physics.molecules.reference import Reference, load_reference, reference_samples, save_reference
@@ -14,6 +16,8 @@ __all__ = [
     "DoubleWellParticles",
     "Energy",
     "GaussianMixture",
+    "HarmonicCrystal",
+    "KobAndersen",
     "LennardJones",
     "ManyWell",
     "MeanFreeEnergy",
