@@ -12,6 +12,7 @@ from sbi_flows import __version__
 from sbi_flows.cli.app import app, main
 from sbi_flows.cli.pta import _with_error
 from sbi_flows.physics.pta import embedded_free_spectrum
+from sbi_flows.plots import corner
 
 
 def run_main(monkeypatch, capsys, *arguments):
@@ -73,13 +74,23 @@ def test_an_output_that_is_a_file(monkeypatch, capsys, tmp_path):
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_other_data_run_quickly_with_fewer_bins_than_14(monkeypatch, capsys, tmp_path, folder):
-    arguments = ("--data", folder, "--models", "smbhb", "--quick", "--n-jobs", "1", "--output", tmp_path / "out")
+@pytest.mark.parametrize(("sampler", "told"), [("emcee", "emcee"), ("flow", "FlowSampler")])
+def test_other_data_run_quickly_with_fewer_bins_than_14(monkeypatch, capsys, tmp_path, folder, sampler, told):
+    made = []
+
+    def seen(sets, labels, **how):
+        made.append(list(sets))
+        return corner(sets, labels, **how)
+
+    monkeypatch.setattr("sbi_flows.physics.pta.pipeline.corner", seen)
+    arguments = ("--data", folder, "--models", "smbhb", "--quick", "--n-jobs", "1", "--output", tmp_path / "out", "--sampler", sampler)
     code, out, _ = run_main(monkeypatch, capsys, "pta", "compare", *arguments)
     assert code == 0
     assert "6 bins of 14.6 years" in out
     assert re.search(r"smbhb +-[.0-9]+±[.0-9]*[1-9] +reference ", out)
     assert "floor: what two samples of one distribution show" in out
+    # The footnote and the figure name what was run.
+    assert f"those of the\n{told} chains" in out and made == [[told, "flow fitted to them"]]
     assert "1 model finished" in out
     assert (tmp_path / "out" / "comparison.csv").is_file()
 

@@ -79,7 +79,7 @@ def compare(
             board.stop()
             console.print(f"\nStopped. Finished models are in {output}; the same command goes on from there.", style="yellow")
             raise typer.Exit(130) from None
-    _print_table(console, result)
+    _print_table(console, result, sampler)
     for name, reason in result.skipped.items():
         console.print(f"Skipped {name}: {reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     finished, seconds = len(result.results), time.perf_counter() - began
@@ -90,9 +90,10 @@ def compare(
 
 
 _LEGEND = """ln Z ± one standard error; ln B = ln Z - ln Z of the reference, smbhb.
-H: Hellinger distance (0 to 1) of the flow's marginals from MCMC's, mean and
-largest over the parameters. floor: what two samples of one distribution show;
-an H near it is as good as it can be. s: seconds."""
+H: Hellinger distance (0 to 1) of the flow's marginals from those of the
+{sampler} chains it was fitted to, mean and largest over the
+parameters. floor: what two samples of one distribution show; an H near it is
+as good as it can be. s: seconds."""
 
 
 class _Board:
@@ -129,9 +130,10 @@ class _Board:
         self._console.print(f"{model}: {stage}", highlight=False)
 
 
-def _print_table(console: Console, result) -> None:
+def _print_table(console: Console, result, sampler: str) -> None:
     """One line a model, best first; it fits 80 columns, so reasons follow below."""
     from sbi_flows.physics.pta.compare import REFERENCE
+    from sbi_flows.physics.pta.pipeline import SAMPLERS
 
     years = result.data.span / (365.25 * 86400)
     n_bins = len(result.data.frequencies)
@@ -155,7 +157,7 @@ def _print_table(console: Console, result) -> None:
         )
     if ranked:
         console.print(table)
-        console.print(_LEGEND, style="dim", highlight=False)
+        console.print(_LEGEND.format(sampler=SAMPLERS[sampler]), style="dim", highlight=False)
     for record in ranked:
         for reason in record["reasons"]:
             console.print(f"{record['model']}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)

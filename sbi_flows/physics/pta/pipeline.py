@@ -33,6 +33,9 @@ from sbi_flows.results import Evidence
 
 LAYOUT = 2  # raise when result.json changes meaning: older results are then computed anew
 
+# What draws the posterior, by the name of the job's setting and by that of figures and footnotes.
+SAMPLERS = {"emcee": "emcee", "flow": "FlowSampler"}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -108,7 +111,7 @@ class ModelResult:
     reliable : bool
     reasons : list of str
     hellinger_mean, hellinger_max, hellinger_floor : float
-        Over the parameters' marginals, flow against MCMC; the floor is what two samples of one distribution show.
+        Over the parameters' marginals, flow against the sampler's chains; the floor is what two samples of one distribution show.
     seconds : float
     n_evaluations : int
         Of the log-posterior, by the sampler and, with ``sampler="flow"``, by the evidence too.
@@ -159,7 +162,7 @@ def run_model(job: Job, stage: Callable[[str], None]) -> ModelResult:
     stage("writing")
     summary = _summary(job, target, reference, result, distances, len(flow_draws), time.perf_counter() - began)
     if job.folder is not None:
-        _write(job.folder, target, reference, draws, flow_draws, summary)
+        _write(job, job.folder, target, reference, draws, flow_draws, summary)
     return summary
 
 
@@ -217,7 +220,7 @@ def _summary(
     draws = reference.chains.samples.reshape(-1, target.features)
     with torch.inference_mode():
         log10_rho = target.log10_rho(torch.from_numpy(draws)).numpy()
-    reasons = [*(f"MCMC: {reason}" for reason in reference.reliability.reasons), *result.reliability.reasons]
+    reasons = [*(f"{SAMPLERS[job.sampler]}: {reason}" for reason in reference.reliability.reasons), *result.reliability.reasons]
     return ModelResult(
         model=job.model,
         settings=job.settings,
@@ -241,7 +244,9 @@ def _summary(
     )
 
 
-def _write(folder: Path, target: FreeSpectrumTarget, reference: ReferenceRun, draws, flow_draws, summary: ModelResult) -> None:
+def _write(
+    job: Job, folder: Path, target: FreeSpectrumTarget, reference: ReferenceRun, draws, flow_draws, summary: ModelResult
+) -> None:
     """Chains and figure first, ``result.json`` last: where it stands, the model is finished."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").unlink(missing_ok=True)
@@ -263,9 +268,8 @@ def _write(folder: Path, target: FreeSpectrumTarget, reference: ReferenceRun, dr
         partial.replace(folder / "posterior.nc")
     labels = [parameter.label for parameter in target.model.parameters]
     # Both smoothed as the chains need it: what differs is then the draws and not the smoothing.
-    figure = corner(
-        {"MCMC": draws, "flow": flow_draws}, labels, title=target.model.title, ess=dict.fromkeys(("MCMC", "flow"), reference.ess)
-    )
+    sets = {SAMPLERS[job.sampler]: draws, "flow fitted to them": flow_draws}
+    figure = corner(sets, labels, title=target.model.title, ess=dict.fromkeys(sets, reference.ess))
     save_figure(figure, folder / "corner.png")
     write_atomic(folder / "result.json", json.dumps(asdict(summary), indent=1).encode())
 
