@@ -11,6 +11,8 @@ _PUBLIC = {
     "FlowDensity": "estimators",
     "ConditionalFlow": "estimators",
     "RatioClassifier": "estimators",
+    "CountColumn": "flows",
+    "CountDensity": "flows",
     "MixedDensity": "flows",
     "NLE": "inference",
     "NPE": "inference",

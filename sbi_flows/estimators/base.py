@@ -216,12 +216,14 @@ class FlowEstimator(BaseEstimator):
         return EmbeddedFlow(self._build_flow(features, width[1], names, seed), network, context)
 
     def _build_flow(self, features: int, context: int, names: Sequence[str] | None, seed: int) -> Any:
-        if isinstance(self.flow, str | flows.MixedDensity):
+        if isinstance(self.flow, str | flows.MixedDensity | flows.CountDensity):
             support = [column.entry for column in parse_support(self.support, features, names)]
             settings: dict[str, Any] = {"layers": int(self.layers), "hidden": tuple(self.hidden), "support": support}
             settings["generator"] = torch.Generator().manual_seed(seed)
             if isinstance(self.flow, flows.MixedDensity):
                 return self.flow(features, context, **settings)
+            if isinstance(self.flow, flows.CountDensity):
+                return self.flow(features, context, bins=int(self.bins), **settings)
             choose("flow", self.flow, NAMED_FLOWS)
             if self.flow in ("cnf", "score"):
                 path = "straight" if self.flow == "cnf" else "variance-preserving"
@@ -256,7 +258,7 @@ class FlowEstimator(BaseEstimator):
         fraction = self.validation_fraction
         if isinstance(fraction, bool) or not (isinstance(fraction, Real) and 0 <= fraction < 1):
             raise ValueError(f"Expected validation_fraction in [0, 1); got {fraction!r}.")
-        if isinstance(self.flow, str | flows.MixedDensity):
+        if isinstance(self.flow, str | flows.MixedDensity | flows.CountDensity):
             positive("layers", self.layers, integer=True)
             positive("bins", self.bins, integer=True)
             if isinstance(self.hidden, str) or np.ndim(self.hidden) != 1:
@@ -307,7 +309,7 @@ class FlowEstimator(BaseEstimator):
 def _look_at(y: np.ndarray, name: str, names: Sequence[str] | None, density: Any) -> tuple[list[str], list[str]]:
     """Reasons and notes on the columns modelled as continuous."""
     dtype = str(data_dtype(density)).removeprefix("torch.")
-    if not isinstance(density, flows.MixedFlow):
+    if not isinstance(density, flows.MixedFlow | flows.CountFlow):
         return check_modelled(y, name, names, dtype)
     if not density.rest:
         return [], []
@@ -326,7 +328,7 @@ def peak_rate(learning_rate: float | str, density: Any) -> float:
 
 def _support_of(flow: Any) -> tuple[ColumnSupport, ...]:
     """Where the columns of a flow live; a flow that is not ours is taken to live everywhere."""
-    if isinstance(flow, flows.MixedFlow):
+    if isinstance(flow, flows.MixedFlow | flows.CountFlow):
         return flow.columns
     return flow.support.support if isinstance(flow, flows.Flow) else parse_support(None, flow.features)
 

@@ -2,6 +2,7 @@
 
 from sbi_flows.flows.base import Flow
 from sbi_flows.flows.continuous import cnf
+from sbi_flows.flows.counts import CountColumn, CountDensity, CountFlow, counted
 from sbi_flows.flows.discrete import maf, nsf, realnvp
 from sbi_flows.flows.mean import MeanFlow, mean_flow
 from sbi_flows.flows.mixed import MixedDensity, MixedFlow, mixed
@@ -11,6 +12,9 @@ from sbi_flows.flows.together import Together, can_go_together
 
 __all__ = [
     "ARCHITECTURES",
+    "CountColumn",
+    "CountDensity",
+    "CountFlow",
     "Flow",
     "MeanFlow",
     "MixedDensity",
@@ -19,6 +23,7 @@ __all__ = [
     "build",
     "can_go_together",
     "cnf",
+    "counted",
     "maf",
     "mean_flow",
     "mixed",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sbi_flows.flows.continuous import cnf
+from sbi_flows.flows.counts import counted
 from sbi_flows.flows.discrete import maf, nsf, realnvp
 from sbi_flows.flows.mean import mean_flow
 from sbi_flows.flows.mixed import mixed
@@ -19,6 +20,7 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "nsf": nsf,
     "cnf": cnf,
     "mixed": mixed,
+    "counted": counted,
     "mean_flow": mean_flow,
     "particle_flow": particle_flow,
 }

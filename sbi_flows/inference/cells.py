@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CONTINUOUS, UNIT, SQUARE_ROOT, LOGARITHM = "", "unit", "root", "log"
+from sbi_flows.flows.counts import SQUARE_ROOT, UNIT
+
+CONTINUOUS = ""
 # Gauss-Legendre points a column where one or two hold whole numbers; Sobol points in all where more do. The last is the reference.
 _ONE = (1, 3, 8, 64)
 _TWO = (1, 3, 8, 20)

@@ -14,12 +14,15 @@ from sbi_flows._random import RandomState, numpy_generator
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.estimators.files import complete, load_estimator, save_estimator
+from sbi_flows.flows import CountDensity
 from sbi_flows.inference.by_target import TargetEstimator
 from sbi_flows.inference.cells import reasons_against
 from sbi_flows.inference.conditions import Conditions
 from sbi_flows.inference.modelled import Modelled
 from sbi_flows.inference.settings import own_copy
 from sbi_flows.inference.simulations import Simulations
+
+_WITH_COUNTS = ("nsf", "maf", "realnvp")  # the flows that go with probabilities of whole numbers
 
 
 class NLE(TargetEstimator):
@@ -141,14 +144,19 @@ class NLE(TargetEstimator):
         estimator = own_copy(unfitted, ConditionalFlow, "estimator", self.random_state)
         estimator.target_called = "x"
         given = self._conditions(torch.from_numpy(simulations.theta)).numpy()
-        self.modelled_ = Modelled().fit(simulations.x, given, x_names, plain=estimator.support is not None)
+        plain, named = estimator.support is not None, estimator.flow in _WITH_COUNTS if isinstance(estimator.flow, str) else False
+        self.modelled_ = Modelled().fit(simulations.x, given, x_names, plain=plain, probabilities=named)
         self.observations_ = self.modelled_.observations
         settings: dict[str, Any] = {"warm_start": True}
         if estimator.support is None:
             settings["support"] = self.modelled_.support
+        if self.modelled_.counts:
+            self._conditions = Conditions(columns, torch.from_numpy(simulations.theta), stretched=True)
+            settings["flow"] = CountDensity(self.modelled_.counts, estimator.flow)
         self._estimator = estimator.set_params(**settings)
 
     def _learn(self, simulations: Simulations):
+        self.modelled_.refuse_impossible(simulations.x)
         # The same noise at every fit: rows that were held out must not return in disguise.
         x = self.modelled_.noisy_rows(simulations.x, numpy_generator(self._estimator.random_state))
         theta = self._conditions(torch.from_numpy(simulations.theta)).numpy()

@@ -9,7 +9,8 @@ from torch import Tensor
 from sbi_flows.bijections.regression import ridge
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.bijections.unconstrain import Unconstrain
-from sbi_flows.inference.cells import LOGARITHM, SQUARE_ROOT, cell
+from sbi_flows.flows.counts import LOGARITHM, SQUARE_ROOT
+from sbi_flows.inference.cells import cell
 
 # A map must make x this many nats a row more probable, or the column is left as it is.
 WORTH = 0.05
