@@ -29,14 +29,17 @@ def bent(flow, seed=0):
 
 @pytest.mark.parametrize("column", [COUNT, CountColumn("log", lowest=0), CountColumn("root", 0, 9), BINARY, SIGNED, CountColumn("unit", 3)])
 def test_probabilities_sum_to_one(column):
-    flow = bent(counted(1, counts={0: column}, hidden=(8,))) if column in (COUNT, BINARY, SIGNED) else counted(1, counts={0: column})
+    flow = counted(1, counts={0: column}, hidden=(8,), generator=torch.Generator().manual_seed(0))
+    if column in (COUNT, BINARY, SIGNED):
+        flow = bent(flow)
     numbers = torch.arange(-20_000.0, 20_000).double()[:, None]
     assert flow.log_prob(numbers).exp().sum().item() == pytest.approx(1.0, abs=1e-9 if column.scale != "log" else 1e-3)
     assert torch.isneginf(flow.log_prob(numbers[:3] + 0.5)).all()
 
 
 def test_columns_together_sum_and_integrate_to_one():
-    flow = counted(3, 2, counts={0: COUNT, 2: BINARY}, support=["real", (0, 1), "real"], hidden=(8,), layers=1)
+    generator = torch.Generator().manual_seed(0)
+    flow = counted(3, 2, counts={0: COUNT, 2: BINARY}, support=["real", (0, 1), "real"], hidden=(8,), layers=1, generator=generator)
     for i, parameter in enumerate(flow.parameters()):
         parameter.data = parameter.data.double() + 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)).double()
     flow = flow.double()
@@ -47,12 +50,12 @@ def test_columns_together_sum_and_integrate_to_one():
     for k, m in itertools.product(range(60), range(2)):
         x = torch.stack([torch.full_like(y, k), y, torch.full_like(y, m)], dim=1)
         total += (flow.log_prob(x, context.expand(len(x), -1)).exp() * jacobian).sum().item()
-    assert total == pytest.approx(1.0, abs=1e-4)
+    assert total == pytest.approx(1.0, abs=1e-3)  # of which 3e-4 is the grid
 
 
 def test_draws_have_the_stated_frequencies():
     """Cells of two columns against their probabilities: chi squared, false alarm 1e-4."""
-    flow = bent(counted(2, 1, counts={0: COUNT, 1: BINARY}, hidden=(8,)))
+    flow = bent(counted(2, 1, counts={0: COUNT, 1: BINARY}, hidden=(8,), generator=torch.Generator().manual_seed(0)))
     context = torch.full((1, 1), 0.4, dtype=torch.float64)
     cells = torch.tensor(list(itertools.product(range(1, 6), range(2))), dtype=torch.float64)
     expected = flow.log_prob(cells, context.expand(len(cells), -1)).exp().detach().numpy()
