@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 from rich.console import Console
@@ -19,23 +20,31 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-_EXAMPLES = {
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "evidence": chains.evidence,
+    "compare": chains.compare,
+    "diagnose": chains.diagnose,
+    "fit": flows.fit,
+    "sample": flows.sample,
+    "density": flows.density,
+    "doctor": doctor.doctor,
+}
+EXAMPLES = {
     "evidence": (
-        chains.evidence,
         "sbi-flows evidence chains/ --burn 0.25",
         "sbi-flows evidence cobaya/run --burn 0.3 --json",
         "sbi-flows evidence run.h5 --burn 2000 --bounds gamma=0:7",
         "sbi-flows evidence montepython/run --log-column likelihood --flat-prior",
     ),
-    "compare": (chains.compare, "sbi-flows compare smbhb/ strings/ --burn 0.25", "sbi-flows compare lcdm w0wa --names LCDM,w0waCDM --json"),
-    "diagnose": (chains.diagnose, "sbi-flows diagnose cobaya/run --burn 0.3", "sbi-flows diagnose run1/ run2/ --burn 0.25"),
-    "fit": (flows.fit, "sbi-flows fit draws.csv -o draws.safetensors --bounds mass=0:", "sbi-flows fit chains/ --burn 0.25 --json"),
-    "sample": (flows.sample, "sbi-flows sample draws.safetensors -n 10000 -o more.csv"),
-    "density": (flows.density, "sbi-flows density draws.safetensors points.csv > log_prob.csv"),
-    "doctor": (doctor.doctor, "sbi-flows doctor --json"),
+    "compare": ("sbi-flows compare smbhb/ strings/ --burn 0.25", "sbi-flows compare lcdm w0wa --names LCDM,w0waCDM --json"),
+    "diagnose": ("sbi-flows diagnose cobaya/run --burn 0.3", "sbi-flows diagnose run1/ run2/ --burn 0.25"),
+    "fit": ("sbi-flows fit draws.csv -o draws.safetensors --bounds mass=0:", "sbi-flows fit chains/ --burn 0.25 --json"),
+    "sample": ("sbi-flows sample draws.safetensors -n 10000 -o more.csv",),
+    "density": ("sbi-flows density draws.safetensors points.csv > log_prob.csv",),
+    "doctor": ("sbi-flows doctor --json",),
 }
-for _name, (_command, *_calls) in _EXAMPLES.items():
-    app.command(_name, epilog="  \n".join(["Examples:  ", *_calls, "", STATUS]))(_command)
+for _name, _command in _COMMANDS.items():
+    app.command(_name, epilog="  \n".join(["Examples:  ", *EXAMPLES[_name], "", STATUS]))(_command)
 app.add_typer(pta.app, name="pta")
 app.add_typer(data.app, name="datasets")
 

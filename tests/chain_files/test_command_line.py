@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sbi_flows.cli.app import _EXAMPLES, app, main
+from sbi_flows.cli.app import EXAMPLES, app, main
 from tests.chain_files import files
 
 WIDE = {"COLUMNS": "200"}
@@ -243,7 +243,7 @@ def test_doctor(monkeypatch, capsys):
     assert "pip install spam-and-eggs" in out
 
 
-@pytest.mark.parametrize("command", _EXAMPLES)
+@pytest.mark.parametrize("command", EXAMPLES)
 def test_help_has_examples_and_the_exit_status(command):
     shown = CliRunner().invoke(app, [command, "--help"], env=WIDE).output
     assert f"sbi-flows {command}" in shown
