@@ -54,8 +54,8 @@ class NPE(BaseEstimator):
         missing, to ``(n, k)``. None passes the columns on. Where "auto" would pass them on too, columns that are exchangeable trials are
         found and used without their order.
     quality : {"default", "high"}
-        Of the default estimator, whose length and members a short trial fit settles. "high" takes two to four times as long: more
-        members where simulations are scarce, larger flows and longer fits where they are not.
+        Of the default estimator, whose length and members a short trial fit settles. "high" takes two to five times as long: more
+        members where simulations are very scarce, larger flows where they are not.
     random_state : int, generator or None
         Seeds the fit; None leaves the estimator's own.
 
