@@ -1,4 +1,4 @@
-"""Smooth transformers: exact slopes and inverses, gradients of the inverse of first and second order, and no kinks where splines have them."""
+"""Smooth transformers: slopes, inverses, their gradients of two orders, and no kinks where splines have them."""
 
 import math
 
@@ -108,7 +108,11 @@ def test_a_torus_flow_in_a_coupling_has_second_derivatives():
 
 @pytest.mark.parametrize(
     ("call", "match"),
-    [(lambda: SmoothCircle(1), "2 components"), (lambda: SmoothInterval(1.0, 0.0), "low < high"), (lambda: SmoothInterval(0, math.inf), "finite")],
+    [
+        (lambda: SmoothCircle(1), "2 components"),
+        (lambda: SmoothInterval(1.0, 0.0), "low < high"),
+        (lambda: SmoothInterval(0.0, math.inf), "finite"),
+    ],
 )
 def test_messages(call, match):
     with pytest.raises(ValueError, match=match):

@@ -8,6 +8,7 @@ from sbi_flows.flows.mean import MeanFlow, mean_flow
 from sbi_flows.flows.mixed import MixedDensity, MixedFlow, mixed
 from sbi_flows.flows.particles import particle_flow
 from sbi_flows.flows.registry import ARCHITECTURES, build
+from sbi_flows.flows.rigid import rigid_flow
 from sbi_flows.flows.together import Together, can_go_together
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "nsf",
     "particle_flow",
     "realnvp",
+    "rigid_flow",
 ]

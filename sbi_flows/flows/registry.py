@@ -13,6 +13,7 @@ from sbi_flows.flows.discrete import maf, nsf, realnvp
 from sbi_flows.flows.mean import mean_flow
 from sbi_flows.flows.mixed import mixed
 from sbi_flows.flows.particles import particle_flow
+from sbi_flows.flows.rigid import rigid_flow
 
 ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "realnvp": realnvp,
@@ -23,6 +24,7 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "counted": counted,
     "mean_flow": mean_flow,
     "particle_flow": particle_flow,
+    "rigid_flow": rigid_flow,
 }
 
 

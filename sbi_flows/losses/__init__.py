@@ -8,6 +8,7 @@ from sbi_flows.losses.known_density import known_density
 from sbi_flows.losses.likelihood import nll, nll_through_solver
 from sbi_flows.losses.matching import denoising_score_matching, flow_matching
 from sbi_flows.losses.ratio import balanced, contrastive
+from sbi_flows.losses.rigid import rigid_flow_matching
 from sbi_flows.losses.variational import reverse_kl
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "nll",
     "nll_through_solver",
     "reverse_kl",
+    "rigid_flow_matching",
 ]

@@ -8,6 +8,7 @@ from sbi_flows.physics.molecules.liquid import KobAndersen
 from sbi_flows.physics.molecules.mean_free import MeanFreeEnergy
 from sbi_flows.physics.molecules.mixtures import GaussianMixture, gmm9, gmm40
 from sbi_flows.physics.molecules.reference import Reference, load_reference, reference_samples, save_reference
+from sbi_flows.physics.molecules.rigid import Ice, RigidBodies, Tetrahedron
 from sbi_flows.physics.molecules.wells import ManyWell, double_well
 
 __all__ = [
@@ -17,11 +18,14 @@ __all__ = [
     "Energy",
     "GaussianMixture",
     "HarmonicCrystal",
+    "Ice",
     "KobAndersen",
     "LennardJones",
     "ManyWell",
     "MeanFreeEnergy",
     "Reference",
+    "RigidBodies",
+    "Tetrahedron",
     "check_force",
     "check_symmetries",
     "double_well",

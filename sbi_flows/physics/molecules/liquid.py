@@ -1,4 +1,4 @@
-"""A liquid of two kinds of discs in a periodic box, which supercools instead of crystallising: Kob and Andersen's mixture in two dimensions."""
+"""A liquid of two kinds of discs in a periodic box, which supercools: Kob and Andersen's mixture."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class KobAndersen(Energy):
         if self.side < 2 * _CUTOFF * max(_DIAMETER):
             least = math.ceil(density * (2 * _CUTOFF * max(_DIAMETER)) ** dimensions)
             raise ValueError(
-                f"Expected a box of at least twice the cutoff, 5 diameters; {particles} particles at density {density} give {self.side:.3g}. "
-                f"Take {least} particles or more."
+                f"Expected a box of at least twice the cutoff, 5 diameters; {particles} particles at density {density} give "
+                f"{self.side:.3g}. Take {least} particles or more."
             )
         self.particles, self.features = (int(particles), int(dimensions)), particles * dimensions
         self.density, self.temperature = float(density), float(temperature)

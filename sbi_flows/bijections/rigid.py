@@ -1,0 +1,214 @@
+"""A continuous flow of rigid bodies: positions, and orientations as unit quaternions, with an exact divergence.
+
+The network sees rotation matrices, which do not tell q from -q, and gives each body a velocity and an angular velocity in its own frame;
+quaternions move by ``dq/dt = q (0, rate) / 2``. So the flow is one of rotations: it takes -q to minus where it takes q, on the sphere it
+never leaves. The divergence is the sum of derivatives of each rate along its own turn, six tangents a body through the network, because
+turns about the axes of a body keep the volume of the rotation group.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from sbi_flows._random import randn
+from sbi_flows._validation import positive
+from sbi_flows.bijections.base import Bijection
+from sbi_flows.bijections.quaternions import multiply, to_matrix
+from sbi_flows.bijections.velocity import TIME_FEATURES, silu_and_slope, time_features
+from sbi_flows.nn import transforms_active
+from sbi_flows.ode import ORDER8, RowSolution, State, integrate, solve_rows
+
+_UNIT = 1e-3  # how far from one the length of a quaternion may be
+
+
+class RigidContinuous(Bijection):
+    """The flow of bodies from data at t = 1 to noise at t = 0; rows are ``(x, y, z, qw, qx, qy, qz)`` a body, or ``(qw, ...)`` alone.
+
+    Densities are with respect to volume, for positions, and to the area of the unit sphere in four dimensions (``2 pi^2`` in all), for
+    quaternions: q and -q each hold half of the mass.
+
+    Parameters
+    ----------
+    bodies : int
+    positions : bool
+        Whether bodies have positions besides orientations.
+    length : float
+        Typical spread of positions, by which they are divided.
+    hidden : (int, int)
+    steps : int
+        Of the integration, each of 11 evaluations.
+    tolerance : float or None
+        Rows whose error of the log-density is above it, in nats, get more steps.
+    generator : torch.Generator, optional
+
+    References
+    ----------
+    Koehler, Invernizzi, de Haan & Noe 2023, "Rigid body flows for sampling molecular crystal structures", arXiv:2301.11355; Chen & Lipman
+    2024, "Flow matching on general geometries", arXiv:2302.03660; Falorsi & Forre 2020, arXiv:2006.06663 (divergence on Lie groups).
+    """
+
+    def __init__(
+        self,
+        bodies: int = 1,
+        *,
+        positions: bool = True,
+        length: float = 1.0,
+        hidden: Sequence[int] = (128, 128),
+        steps: int = 4,
+        tolerance: float | None = 1e-2,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        positive("bodies", bodies, integer=True)
+        positive("length", length)
+        positive("steps", steps, integer=True)
+        if len(hidden) != 2 or min(hidden) < 1:
+            raise ValueError(f"Expected two hidden layers, of positive width, such as hidden=(128, 128); got {tuple(hidden)}.")
+        self.bodies, self.places, self.length = int(bodies), 3 if positions else 0, float(length)
+        self.width = self.places + 4
+        self.features = bodies * self.width
+        self.steps, self.tolerance = int(steps), tolerance
+        first, second = hidden
+        seen, moves = bodies * (self.places + 9), bodies * (self.places + 3)
+
+        def normal(*shape: int, fan_in: int) -> nn.Parameter:
+            return nn.Parameter(randn(shape, generator, dtype=torch.get_default_dtype(), device="cpu") / math.sqrt(fan_in))
+
+        self.in_weight = normal(first, seen, fan_in=seen)
+        self.mid_weight = normal(second, first, fan_in=first)
+        self.out_weight = nn.Parameter(torch.zeros(moves, second))
+        self._sizes = [first, first, second, second, moves]
+        self.time_weight = normal(64, TIME_FEATURES, fan_in=TIME_FEATURES)
+        self.time_bias = nn.Parameter(torch.zeros(64, 1))
+        self.film_weight = normal(sum(self._sizes), 64, fan_in=64)
+        self.film_bias = nn.Parameter(0.5 * randn((sum(self._sizes), 1), generator, dtype=torch.get_default_dtype(), device="cpu"))
+        with torch.no_grad():
+            self.film_weight[-moves:] = 0
+            self.film_bias[-moves:] = 0
+
+    # --- The field ---------------------------------------------------------------------------------------------------------
+
+    def rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """At times ``t`` () or (n,) and rows ``x (n, features)``, velocities ``(bodies, 0 or 3, n)`` and rates ``(bodies, 3, n)``.
+
+        Positions, and so velocities, are in units of ``length``.
+        """
+        place, turn = self._split(x.mT)
+        shift1, gain1, shift2, gain2, offset = self._modulation(t.to(x))
+        h = silu(self.in_weight @ _seen(place, to_matrix(turn.movedim(1, 0))) + shift1) * gain1
+        h = silu(self.mid_weight @ h + shift2) * gain2
+        return self._moves(self.out_weight @ h + offset)
+
+    def _slope(self, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Time derivative of ``x (features, n)`` and the divergence ``(n,)``."""
+        place, turn = self._split(x)
+        matrix = to_matrix(turn.movedim(1, 0))
+        shift1, gain1, shift2, gain2, offset = self._modulation(torch.tensor(t, dtype=x.dtype, device=x.device))
+        h, slope1 = silu_and_slope(self.in_weight @ _seen(place, matrix) + shift1)
+        g, slope2 = silu_and_slope(self.mid_weight @ (h * gain1) + shift2)
+        velocity, rate = self._moves(self.out_weight @ (g * gain2) + offset)
+        # (units, moves, n): how hidden units change along each move.
+        tangent = _product(self.in_weight, self._moved(matrix)) * (slope1 * gain1)[:, None]
+        tangent = _product(self.mid_weight, tangent) * (slope2 * gain2)[:, None]
+        divergence = torch.einsum("ah,han->n", self.out_weight, tangent)
+        spin = multiply(turn.movedim(1, 0), torch.cat([torch.zeros_like(rate[:, :1]), rate], 1).movedim(1, 0)).movedim(0, 1)
+        return torch.cat([velocity, 0.5 * spin], 1).flatten(0, 1), divergence
+
+    def _moved(self, matrix: Tensor) -> Tensor:
+        """Derivative of what the network sees along each move, ``(seen, moves, n)``: places along axes, matrices along turns."""
+        bodies, places, n = self.bodies, self.places, matrix.shape[-1]
+        out = matrix.new_zeros(bodies, places + 9, bodies, places + 3, n)
+        # d(R)/d(turn about own axis a) = R times the cross product with a: column b of R [a]x.
+        turned = torch.einsum("ijbn,jka->ikabn", matrix, _CROSS.to(matrix))
+        for b in range(bodies):
+            for i in range(places):
+                out[b, i, b, i] = 1.0
+            out[b, places:, b, places:] = turned[:, :, :, b].flatten(0, 1)
+        return out.flatten(2, 3).flatten(0, 1)
+
+    def _moves(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        each = flat.unflatten(0, (self.bodies, self.places + 3))
+        return each[:, : self.places], each[:, self.places :]
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        each = x.unflatten(0, (self.bodies, self.width))
+        return each[:, : self.places], each[:, self.places :]
+
+    def _modulation(self, t: Tensor) -> list[Tensor]:
+        embedded = silu(torch.addmm(self.time_bias, self.time_weight, time_features(t)))
+        shift1, gain1, shift2, gain2, offset = torch.addmm(self.film_bias, self.film_weight, embedded).split(self._sizes)
+        return [shift1, 1 + gain1, shift2, 1 + gain2, offset]
+
+    # --- The map -----------------------------------------------------------------------------------------------------------
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Rows with positions in units of ``length`` and quaternions of length one."""
+        place, turn = self._split(x.mT)
+        norm = turn.square().sum(1, keepdim=True).sqrt()
+        if not transforms_active() and bool(((norm - 1).abs() > _UNIT).any()):
+            raise ValueError(
+                f"Expected unit quaternions; got lengths from {float(norm.min()):.4g} to {float(norm.max()):.4g}. Rows are "
+                f"{'x, y, z, ' if self.places else ''}qw, qx, qy, qz a body: divide each quaternion by its length."
+            )
+        return torch.cat([place / self.length, turn / norm], 1).flatten(0, 1).mT
+
+    def forward_and_log_det(self, x, context=None):
+        return self.forward_with_error(x, context)[:2]
+
+    def forward_with_error(self, x, context=None):
+        z, log_det, error = self._map(self.scaled(x), 1.0, 0.0)
+        return z, log_det - self._log_length, error
+
+    def inverse_and_log_det(self, z, context=None):
+        x, log_det, _ = self._map(z, 0.0, 1.0)
+        place, turn = self._split(x.mT)
+        return torch.cat([self.length * place, turn], 1).flatten(0, 1).mT, log_det + self._log_length
+
+    @property
+    def _log_length(self) -> float:
+        return self.bodies * self.places * math.log(self.length)
+
+    def _map(self, x: Tensor, start: float, end: float) -> tuple[Tensor, Tensor, Tensor]:
+        state = (x.mT, x.new_zeros(len(x)))
+
+        def solve(rows: Tensor | None, n_steps: int) -> State:
+            some = state if rows is None else tuple(part.index_select(-1, rows) for part in state)
+            times = [start + (end - start) * i / n_steps for i in range(n_steps + 1)]
+            return integrate(lambda t, s: self._slope(t, s[0]), some, times, ORDER8)
+
+        if self.tolerance is None or transforms_active():
+            solution = RowSolution(solve(None, self.steps), x.new_zeros(len(x)))
+        else:
+            solution = solve_rows(solve, _distance, self.steps, self.tolerance)
+        end_row, log_det = solution.state
+        place, turn = self._split(end_row)
+        turn = turn / turn.square().sum(1, keepdim=True).sqrt()
+        return torch.cat([place, turn], 1).flatten(0, 1).mT, log_det, solution.error
+
+
+def _distance(a: State, b: State) -> Tensor:
+    return (a[1] - b[1]).abs() + 0.5 * (a[0].square() - b[0].square()).sum(0).abs() + (a[0] - b[0]).square().sum(0).sqrt()
+
+
+def _seen(place: Tensor, matrix: Tensor) -> Tensor:
+    """``(bodies, 0 or 3, n)`` and ``(3, 3, bodies, n)`` to ``(seen, n)``."""
+    return torch.cat([place, matrix.flatten(0, 1).movedim(0, 1)], 1).flatten(0, 1)
+
+
+def _product(weight: Tensor, tangent: Tensor) -> Tensor:
+    return (weight @ tangent.flatten(1)).unflatten(1, tangent.shape[1:])
+
+
+# [a]x for the three axes a: (3, 3, axis).
+_CROSS = torch.tensor(
+    [
+        [[0.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]],
+        [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]],
+        [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
+    ]
+)
