@@ -55,6 +55,14 @@ class Chains:
         LaTeX without dollar signs, of parameters and derived quantities.
     derived : mapping of str to ndarray (chain, draw)
         Quantities computed from the parameters, which no density of the parameters may hold.
+
+    Examples
+    --------
+    >>> chains = Chains(np.random.default_rng(0).normal(size=(4, 500, 2)), ("a", "b"), bounds={"a": (-9.0, 9.0)})
+    >>> chains
+    Chains(4 chains of 500 draws: a, b)
+    >>> chains.to_dataframe().shape, chains.support
+    ((2000, 2), [(-9.0, 9.0), 'real'])
     """
 
     samples: np.ndarray

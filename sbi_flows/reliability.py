@@ -18,6 +18,12 @@ class Reliability:
         Why not, and what to do about it; empty when ``ok``.
     notes : tuple of str
         Treatments a reader should know of that do not spoil the result (rows dropped, duplicates found).
+
+    Examples
+    --------
+    >>> print(Reliability.from_reasons(["a mode is missing: sample more"]))
+    NOT RELIABLE
+        a mode is missing: sample more
     """
 
     ok: bool

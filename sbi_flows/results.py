@@ -41,6 +41,13 @@ class WeightedSamples:
         The verdict on what they were drawn from, which is part of their own: weights cannot tell of what was never drawn.
     info : mapping of str to str or number
         As in :class:`Chains`.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).normal(size=(5000, 1))
+    >>> moved = WeightedSamples(x, 0.5 * x[:, 0] - 0.125, ("a",))       # weights of a normal of mean 1/2, normalised
+    >>> moved.reliability.ok, bool(abs(moved.log_z) < 5 * moved.log_z_err)
+    (True, True)
     """
 
     samples: np.ndarray
@@ -136,6 +143,15 @@ class SMCResult:
     n_evaluations : int
         Rows at which the likelihood was evaluated, in all.
     reliability : Reliability
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> row = pd.DataFrame({"log_z": [-18.22], "log_z_err": [0.03], "ess": [0.9], "pareto_k": [0.2]}, index=["bridge"])
+    >>> result = Evidence(-18.22, 0.03, "bridge", 0.9, 0.2, Reliability(True), row)
+    >>> draws = WeightedSamples(np.zeros((500, 1)), np.zeros(500), ("a",))
+    >>> SMCResult(draws, result, np.array([0.1, 1.0]), np.array([0.4, 0.3]), 4000, Reliability(True))
+    SMCResult(log_z=-18.22 +- 0.03, bridge, 2 temperatures, 4000 evaluations)   ok
     """
 
     samples: WeightedSamples
@@ -171,6 +187,15 @@ class TemperedChains:
     n_evaluations : int
         Rows at which the likelihood was evaluated, in all.
     reliability : Reliability
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> row = pd.DataFrame({"log_z": [-18.22], "log_z_err": [0.03], "ess": [0.9], "pareto_k": [0.2]}, index=["bridge"])
+    >>> result = Evidence(-18.22, 0.03, "bridge", 0.9, 0.2, Reliability(True), row)
+    >>> chains = Chains(np.zeros((4, 500, 1)), ("a",))
+    >>> TemperedChains(chains, result, np.array([0.0, 0.1, 1.0]), np.array([0.5, 0.4]), 6000, Reliability(True))
+    TemperedChains(log_z=-18.22 +- 0.03, 4 ladders of 3 powers, 500 draws, 6000 evaluations)   ok
     """
 
     chains: Chains
@@ -207,6 +232,13 @@ class FitHistory:
     reliability : Reliability
     loss : str
         What was minimised: "nll" in nats, "flow_matching", ... Losses of different names do not compare.
+
+    Examples
+    --------
+    >>> losses = np.array([[2.0], [1.5]])
+    >>> history = FitHistory(losses, losses + 0.1, np.array([0.01, 0.01]), np.array([1]), 20, 0, 0.5, "max_epochs", Reliability(True))
+    >>> float(history.to_dataframe()["validation_loss"].min())
+    1.6
     """
 
     train_loss: np.ndarray
@@ -257,6 +289,15 @@ class Evidence:
         Parameter names.
     info : mapping of str to str or number
         As in :class:`Chains`, of the run that the evidence comes from.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> row = pd.DataFrame({"log_z": [-18.22], "log_z_err": [0.03], "ess": [0.9], "pareto_k": [0.2]}, index=["bridge"])
+    >>> result = Evidence(-18.22, 0.03, "bridge", 0.9, 0.2, Reliability(True), row)
+    >>> result
+    Evidence(log_z=-18.22 +- 0.03, bridge)   ok
+        bridge -18.22 +- 0.03 (k=0.20, ess=90%)
     """
 
     log_z: float

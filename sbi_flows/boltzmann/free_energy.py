@@ -27,6 +27,13 @@ class FreeEnergy:
     reliability : Reliability
     by_method : pandas.DataFrame
         One row an estimator: ``value, error, ess, pareto_k``; ess is a share of the draws.
+
+    Examples
+    --------
+    >>> row = pd.DataFrame({"value": [1.5], "error": [0.01], "ess": [0.8], "pareto_k": [0.1]}, index=["bridge"])
+    >>> FreeEnergy(1.5, 0.01, "bridge", Reliability(True), row)
+    FreeEnergy(1.5000 +- 0.01 kT, bridge)   ok
+        bridge 1.5000 +- 0.01
     """
 
     value: float

@@ -51,7 +51,19 @@ def read(path: Path) -> Reading:
     return _read_cobaya(root, files) if header_names(files[0])[:2] == COBAYA_START else _read_getdist(root, files)
 
 
+def _refuse_nested(root: Path, file: Path) -> None:
+    """PolyChord and MultiNest write tables that look the same but hold -2 ln likelihood."""
+    marks = (".stats", "_equal_weights.txt", "stats.dat", "ev.dat", "post_equal_weights.dat")
+    found = next((root.name + mark for mark in marks if root.with_name(root.name + mark).is_file()), None)
+    if found is not None:
+        raise ValueError(
+            f"{file} is of a nested sampler ({found} lies beside it): its second column is -2 ln likelihood. Read the files of dead "
+            f"points, {root.name}_dead-birth.txt (PolyChord) or {root.name}dead-birth.txt (MultiNest), which hold more."
+        )
+
+
 def _read_getdist(root: Path, files: list[Path]) -> Reading:
+    _refuse_nested(root, files[0])
     names, derived, labels = read_paramnames(_beside(root, ".paramnames"))
     tables = [read_table(file) for file in files]
     for file, table in zip(files, tables, strict=True):
@@ -121,7 +133,7 @@ def _read_cobaya(root: Path, files: list[Path]) -> Reading:
     wrong = next((file for file, table in zip(files, tables, strict=True) if table.shape[1] != len(header)), None)
     if wrong is not None:
         raise ValueError(f"The header of {wrong} names {len(header)} columns, but its rows are longer or shorter. Write it again.")
-    params = _cobaya_params(root)
+    params, sampler = _cobaya_input(root)
     sampled = [name for name, entry in params.items() if isinstance(entry, dict) and "prior" in entry]
     absent = [name for name in sampled if name not in header]
     if absent:
@@ -142,10 +154,13 @@ def _read_cobaya(root: Path, files: list[Path]) -> Reading:
         derived=[name for name in kept if name not in sampled],
         bounds={name: ends for name in sampled if (ends := _prior_ends(params[name]["prior"])) is not None},
         labels=labels,
+        independent=sampler == "polychord",
+        info={"sampler": sampler},
     )
 
 
-def _cobaya_params(root: Path) -> dict[str, Any]:
+def _cobaya_input(root: Path) -> tuple[dict[str, Any], str]:
+    """The block ``params`` and the name of the sampler."""
     candidates = [_beside(root, suffix) for suffix in (".updated.yaml", ".input.yaml")]
     path = next((file for file in candidates if file.is_file()), None)
     if path is None:
@@ -170,7 +185,8 @@ def _cobaya_params(root: Path) -> dict[str, Any]:
     params = content.get("params") if isinstance(content, dict) else None
     if not isinstance(params, dict):
         raise ValueError(f"Expected a block 'params' in {path}; there is none.")
-    return params
+    sampler = content.get("sampler")
+    return params, next(iter(sampler), "") if isinstance(sampler, dict) else str(sampler or "")
 
 
 def _prior_ends(prior: Any) -> tuple[float, float] | None:

@@ -87,7 +87,14 @@ def load_chains(
     path = Path(path).expanduser()
     if log_column is not None:
         choose("log_column", log_column, MEANINGS)
-    reading = formats.reader(path, format)(path)
+    if path.name in ("", ".."):
+        path = path.resolve()  # "." has no name that others could begin with
+    read = formats.reader(path, format)
+    try:
+        reading = read(path)
+    except (KeyError, IndexError) as error:
+        layout = f"the layout of {format}" if format else "the layout its marks promise"
+        raise ValueError(f"{path} is not in {layout}: {error} is missing. Is it whole, and is --format right?") from None
     return _without_burn_in(assemble(reading, log_column, parameters), burn)
 
 

@@ -189,6 +189,10 @@ def joint_c2st(
     >>> theta = rng.normal(size=(500, 1))
     >>> joint_c2st(Prior(), theta, theta + rng.normal(size=(500, 1)), random_state=0).reliability.ok
     False
+
+    References
+    ----------
+    Lopez-Paz & Oquab 2017, "Revisiting classifier two-sample tests", arXiv:1610.06545; Linhart et al. 2023, arXiv:2306.03580.
     """
     rng = numpy_generator(random_state)
     posterior = posterior_draws(as_posterior_estimator(estimator), theta, x, MOMENT_DRAWS + 2, random_state=rng)

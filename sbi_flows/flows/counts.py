@@ -42,6 +42,11 @@ class CountColumn:
         unit of the root, whatever their rate; the logarithm is for numbers over many orders of magnitude. Both are for numbers from zero.
     lowest, highest : int or None
         Ends beyond which no number lies; their cells reach to infinity, so that probabilities sum to one.
+
+    Examples
+    --------
+    >>> CountColumn("root", lowest=0)
+    CountColumn(scale='root', lowest=0, highest=None)
     """
 
     scale: str = UNIT
@@ -331,6 +336,11 @@ class CountDensity:
     --------
     >>> CountDensity({0: CountColumn("root", lowest=0)})(2, 5).context_features
     5
+
+    References
+    ----------
+    Salimans, Karpathy, Chen & Kingma 2017, "PixelCNN++: improving the PixelCNN with discretized logistic mixture likelihood and other
+    modifications", arXiv:1701.05517.
     """
 
     counts: Mapping[int, CountColumn]

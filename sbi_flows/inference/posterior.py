@@ -53,6 +53,17 @@ class Posterior(ABC):
         Number of parameters, d.
     n_observations : int or None
         m for a batch; None for a single observation, whose results have no leading axis.
+
+    Examples
+    --------
+    >>> from sbi_flows import ConditionalFlow, NPE
+    >>> from sbi_flows.distributions import BoxUniform
+    >>> theta = np.random.default_rng(0).uniform(-1, 1, size=(500, 1))
+    >>> x = theta + 0.1 * np.random.default_rng(1).normal(size=theta.shape)
+    >>> npe = NPE(BoxUniform([-1.0], [1.0]), ConditionalFlow(layers=1, max_epochs=3), random_state=0).fit(theta, x)
+    >>> posterior = npe.posterior([0.3])
+    >>> posterior.sample(100).shape, posterior.log_prob([[0.3]]).shape
+    ((100, 1), (1,))
     """
 
     def __init__(

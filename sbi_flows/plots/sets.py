@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sbi_flows.results import WeightedSamples
+from sbi_flows.results import Chains, WeightedSamples
 
 _RESAMPLED = 10_000
 
@@ -46,6 +46,8 @@ def _read(draws: Any) -> DrawSet:
             f"Expected the posterior of one observation; this one holds {n_observations}. Draw one, posterior[0], or several in "
             'one figure: {"first": posterior[0], "second": posterior[1]}.'
         )
+    if isinstance(draws, Chains):
+        draws = draws.unweighted(0)
     if hasattr(draws, "to_dataframe"):
         # A posterior makes its draws now; chains bring theirs.
         draws = draws.to_dataframe()

@@ -80,6 +80,7 @@ def sections_of(result: Any) -> list[Section]:
 
 
 def _chains(chains: Chains) -> list[Section]:
+    chains = chains.unweighted(0).rectangular()
     judged = convergence(chains.samples, chains.names)
     summary = _summary(chains.to_dataframe(), None).assign(
         **{"R-hat": judged.rhat, "ESS bulk": judged.ess_bulk, "ESS tail": judged.ess_tail}

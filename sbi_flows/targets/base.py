@@ -47,6 +47,13 @@ class Target(ABC):
     prior : Distribution or None
     same_parameters : bool
         Whether :meth:`recorded` changes nothing, so that densities of points are densities of what results show.
+
+    Examples
+    --------
+    >>> from sbi_flows.targets import from_log_prob
+    >>> target = from_log_prob(lambda x: -0.5 * x.square().sum(1), 2, names=["a", "b"], support=[(0, torch.inf), "real"])
+    >>> target.log_prob(torch.tensor([[1.0, 1.0], [-1.0, 1.0]]))
+    tensor([-1., -inf], dtype=torch.float64)
     """
 
     same_parameters = True

@@ -164,6 +164,29 @@ def test_sidecars_of_another_run(tmp_path):
         load_chains(tmp_path)
 
 
+def test_tables_of_nested_samplers_are_not_taken_for_getdists(tmp_path):
+    files.write_getdist(tmp_path / "run")
+    (tmp_path / "run.stats").write_text("Evidence estimates:\n")
+    with pytest.raises(ValueError, match=r"second column is -2 ln likelihood"):
+        load_chains(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["ptmcmc", "la_forge", "emcee", "bilby", "getdist"])
+def test_a_format_that_the_files_are_not_in(tmp_path, name):
+    import h5py
+
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["spam"] = [1.0]
+    with pytest.raises(ValueError, match="is not in the layout of"):
+        load_chains(tmp_path / "other.h5", format=name)
+
+
+def test_the_folder_one_is_in(tmp_path, monkeypatch):
+    files.write_ptmcmc(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert load_chains(".").names == ("gamma", "log10_A")
+
+
 def test_hot_chains_are_refused(tmp_path):
     folder = files.write_ptmcmc(tmp_path)
     (folder / "chain_1.txt").rename(folder / "chain_2.5.txt")
