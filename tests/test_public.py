@@ -13,15 +13,18 @@ from sbi_flows import _PUBLIC
 
 # Names of no method of anybody's: records, and what only carries data from one place to another.
 NO_SOURCE = {
-    "Chains", "CountColumn", "Evidence", "FitHistory", "FreeEnergy", "MixedDensity", "Posterior", "Reliability", "SMCResult", "Target", "TemperedChains",
-    "WeightedSamples", "load_chains", "report", "run_chains", "save_chains", "simulate",
+    "Chains", "CountColumn", "Evidence", "FitHistory", "FreeEnergy", "MixedDensity", "Posterior", "Reliability", "SMCResult", "Target",
+    "TemperedChains", "WeightedSamples", "load_chains", "report", "run_chains", "save_chains", "simulate",
 }  # fmt: skip
-# Examples of more than about two seconds.
-SLOW: set[str] = set()
+# Examples measured to take less than a second of processor time; the others run with -m slow until they have been measured too.
+QUICK = {
+    "Chains", "ConditionalFlow", "CountColumn", "CountDensity", "Evidence", "FitHistory", "FlowDensity", "FreeEnergy", "MixedDensity",
+    "RatioClassifier", "Reliability", "SMCResult", "Target", "TemperedChains", "WeightedSamples", "load_chains", "save_chains",
+}  # fmt: skip
 
 
 def example_params():
-    return [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in _PUBLIC]
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in _PUBLIC]
 
 
 @pytest.mark.parametrize("name", _PUBLIC)
