@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -36,6 +36,18 @@ def spline(x: Tensor, params: Tensor, shape: Shape, inverse: bool) -> tuple[Tens
     return _engine(x, params).evaluate(x, params, shape, inverse, keep=False)[:2]
 
 
+def pulled_back(value: Tensor, score: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What weights ``(score, 1)`` on value and log slope of the opposite map become at ``value`` and at the parameters.
+
+    ``value`` is what :func:`spline` returned: the opposite map passes the same point of the same bin, of which everything was saved. None
+    where nothing was, as no gradients were wanted.
+    """
+    node: Any = value.grad_fn
+    if not isinstance(node, _Spline._backward_cls):
+        return None
+    return _backward(score.contiguous(), torch.ones_like(value), node.saved_tensors, node.shape, not node.inverse)
+
+
 @cache
 def _loops() -> ModuleType | None:
     """The compiled engine; None where numba cannot be imported. Imported late: numba takes a third of a second."""
@@ -52,7 +64,7 @@ def _engine(x: Tensor, params: Tensor) -> ModuleType:
     return _spline_tensors
 
 
-def _backward(grad_value: Tensor, grad_log: Tensor, saved: tuple[Tensor, ...], shape: Shape, inverse: bool) -> tuple[Tensor, Tensor]:
+def _backward(grad_value: Tensor, grad_log: Tensor | None, saved: tuple[Tensor, ...], shape: Shape, inverse: bool) -> tuple[Tensor, Tensor]:
     """The gradient by the engine that saved: each saves a number of tensors of its own."""
     engine = _spline_tensors if len(saved) == len(_spline_tensors.Saved._fields) else cast(ModuleType, _loops())
     return engine.backward(grad_value, grad_log, engine.Saved(*saved), shape, inverse)
@@ -63,6 +75,7 @@ class _Spline(torch.autograd.Function):
     def forward(ctx, x, params, shape, inverse):
         value, log_slope, saved = _engine(x, params).evaluate(x, params, shape, inverse, keep=True)
         ctx.shape, ctx.inverse = shape, inverse
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*saved)
         return value, log_slope
 
@@ -70,6 +83,10 @@ class _Spline(torch.autograd.Function):
     def backward(ctx, grad_value, grad_log):
         if torch.is_grad_enabled():
             raise NotImplementedError(NO_SECOND_DERIVATIVES)
+        if grad_value is None:
+            if grad_log is None:
+                return None, None, None, None
+            grad_value = torch.zeros_like(grad_log)
         return *_backward(grad_value, grad_log, ctx.saved_tensors, ctx.shape, ctx.inverse), None, None
 
 

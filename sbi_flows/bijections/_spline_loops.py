@@ -49,9 +49,10 @@ def evaluate(x: Tensor, params: Tensor, shape: Shape, inverse: bool, keep: bool)
     return value.view(whole), log_slope.view(whole), saved
 
 
-def backward(grad_value: Tensor, grad_log: Tensor, saved: Saved, shape: Shape, inverse: bool) -> tuple[Tensor, Tensor]:
+def backward(grad_value: Tensor, grad_log: Tensor | None, saved: Saved, shape: Shape, inverse: bool) -> tuple[Tensor, Tensor]:
     """Gradients with respect to x ``(*s)`` and the parameters ``(n_params, *s)``, given those of value and log slope."""
     n, whole, bins = grad_value.numel(), grad_value.shape, shape.bins
+    grad_log = torch.zeros_like(grad_value) if grad_log is None else grad_log
     g_x, g_params = grad_value.new_empty(n), grad_value.new_empty((shape.n_params, n))
     _gradient(
         grad_value.reshape(n).contiguous().numpy(), grad_log.reshape(n).contiguous().numpy(),

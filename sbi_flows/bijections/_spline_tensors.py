@@ -26,7 +26,7 @@ class Saved(NamedTuple):
     d: Tensor  # (2, n) slopes at the ends of the bin
     ends: Tensor  # (2, n) 1 - xi, xi
     squares: Tensor  # (2, n) their squares
-    scalars: Tensor  # (6, n) s, d0 + d1 - 2 s, t, M, 1 / D, and (forward only) r
+    scalars: Tensor  # (6, n) s, d0 + d1 - 2 s, t, M, 1 / D, r
     passed: Tensor  # (bins - 1, n) one where the bin lies further right, else zero
     bin: Tensor  # (1, n) its index
     inside: Tensor  # (1, n) not in a tail
@@ -100,11 +100,11 @@ def evaluate(x: Tensor, params: Tensor, shape: Shape, inverse: bool, keep: bool)
     torch.addcmul(s, u, t, out=inv_d).reciprocal_()
     ratio = s * inv_d
     log_slope = (m * ratio).mul_(ratio).log_()
+    torch.mul(s, squares[1], out=r).addcmul_(d0, t).mul_(inv_d)
     if inverse:
         value = torch.addcmul(x0, w, xi)
         log_slope.neg_()
     else:
-        torch.mul(s, squares[1], out=r).addcmul_(d0, t).mul_(inv_d)
         value = torch.addcmul(y0, h, r)
     # Beyond the interval the map is the identity: the clipped element sits on an end knot, where the slope is one.
     value = torch.where(inside, value, x)
@@ -176,18 +176,18 @@ def _gradient(gz: Tensor, gl: Tensor, saved: Saved, shape: Shape) -> tuple[Tenso
     return torch.where(inside[0], g_x, gz), grads[pad:]
 
 
-def backward(grad_value: Tensor, grad_log: Tensor, saved: Saved, shape: Shape, inverse: bool) -> tuple[Tensor, Tensor]:
+def backward(grad_value: Tensor, grad_log: Tensor | None, saved: Saved, shape: Shape, inverse: bool) -> tuple[Tensor, Tensor]:
     """Gradients with respect to x ``(*s)`` and the parameters ``(n_params, *s)``, given those of value and log slope."""
     whole = grad_value.shape
-    gz, gl = grad_value.reshape(-1), grad_log.reshape(-1)
+    gz = grad_value.reshape(-1)
+    gl = torch.zeros_like(gz) if grad_log is None else grad_log.reshape(-1)
     if inverse:
         # x(z, p) solves z = f(x, p): dx = (dz - f_p dp) / f', and the log slope is -ln f' at that x.
-        s, _, t, m, inv_d, _ = saved.scalars.unbind(0)
-        r = (s * saved.squares[1]).addcmul_(saved.d[0], t).mul_(inv_d)
-        saved = saved._replace(scalars=torch.cat([saved.scalars[:5], r[None]]))
+        s, _, _, m, inv_d, _ = saved.scalars.unbind(0)
         gl = -gl
-        through_log, _ = _gradient(torch.zeros_like(gz), gl, saved, shape)
-        gz = (gz + through_log) / torch.where(saved.inside[0], m * (s * inv_d).square(), 1.0)
+        if grad_log is not None:  # else nothing comes through it, and a pass is saved
+            gz = gz + _gradient(torch.zeros_like(gz), gl, saved, shape)[0]
+        gz = gz / torch.where(saved.inside[0], m * (s * inv_d).square(), 1.0)
         return gz.view(whole), _gradient(-gz, gl, saved, shape)[1].view(shape.n_params, *whole)
     g_x, grads = _gradient(gz, gl, saved, shape)
     return g_x.view(whole), grads.view(shape.n_params, *whole)

@@ -40,6 +40,18 @@ class Affine(Transformer):
         shift, log_scale = self._split(params)
         return torch.addcmul(shift, z, torch.exp(log_scale)), log_scale
 
+    def pull(self, method, x, params, value, score):
+        raw = params.detach()[1]
+        bounded = torch.tanh(raw / self.max_log_scale)
+        slope = torch.exp(self.max_log_scale * (bounded if method == "forward" else -bounded))
+        # Forward, the way back is x = z exp(a) + shift; inverse, it is z = (x - shift) exp(-a). Its log derivative is a, or -a.
+        pulled = score * slope
+        if method == "forward":
+            g_shift, g_scale = score, pulled * value.detach() + 1
+        else:
+            g_shift, g_scale = -pulled, -score * x.detach() - 1
+        return pulled, torch.stack([g_shift, g_scale * (1 - bounded.square())])
+
     def _split(self, params):
         shift, raw = params.unbind(0)
         return shift, self.max_log_scale * torch.tanh(raw / self.max_log_scale)

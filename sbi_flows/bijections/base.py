@@ -11,7 +11,7 @@ takes ``(members, n, d)``, where its parameters have the same leading axis.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -41,6 +41,18 @@ class Transformer(ABC):
         """``z (*shape)``, ``params (n_params, *shape)`` to ``x`` and ``ln |dx/dz|``, both ``(*shape)``."""
 
 
+    def pull(self, method: str, x: Tensor, params: Tensor, value: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights ``(score, 1)`` on value and log derivative of the way back from ``value``, taken back to ``value`` and to ``params``.
+
+        ``value`` is what ``method``, "forward" or "inverse", made of x. The general way goes there and differentiates.
+        """
+        back = self.inverse if method == "forward" else self.forward
+        with torch.enable_grad():
+            value, params = value.detach().requires_grad_(), params.detach().requires_grad_()
+            origin, log_det = back(value, params)
+            return torch.autograd.grad([origin, log_det], [value, params], [score, torch.ones_like(log_det)])  # type: ignore[return-value]
+
+
 class Bijection(nn.Module, ABC):
     """An invertible map of rows ``x (n, d)`` to ``z (n, d)``, possibly given ``context (n, c)`` or ``(1, c)``.
 
@@ -60,10 +72,35 @@ class Bijection(nn.Module, ABC):
     def inverse_and_log_det(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Latent to data: ``(n, d)`` and ``ln |det dx/dz|``, ``(n,)``."""
 
+    def forward_with_score(self, x: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`forward_and_log_det`, and the score of the image of a density whose score at x is ``score (n, d)``; detached.
+
+        Scores are gradients of log-densities. Here they come from a pass back from where x went; subclasses override what can do without.
+        """
+        z, log_det = self.forward_and_log_det(x, context)
+        return z, log_det, pulled_back_score(self.inverse_and_log_det, z, score, context)
+
+    def inverse_with_score(self, z: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`inverse_and_log_det`, and the score of the image of a density whose score at z is ``score (n, d)``; detached."""
+        x, log_det = self.inverse_and_log_det(z, context)
+        return x, log_det, pulled_back_score(self.forward_and_log_det, x, score, context)
+
     def forward_with_error(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """:meth:`forward_and_log_det`, and the error ``(n,)`` of the log-density in nats: zero where the map is exact."""
         z, log_det = self.forward_and_log_det(x, context)
         return z, log_det, torch.zeros_like(log_det)
+
+
+def pulled_back_score(
+    back: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]], point: Tensor, score: Tensor, context: Tensor | None
+) -> Tensor:
+    """Score at ``point`` of the density whose score is ``score (n, d)`` where ``back`` leads, that map's log-determinant included."""
+    with torch.enable_grad():
+        point = point.detach().requires_grad_()
+        origin, log_det = back(point, context)
+        ends = (origin, log_det) if log_det.requires_grad else (origin,)
+        weights = (score, torch.ones_like(log_det)) if log_det.requires_grad else (score,)
+        return torch.autograd.grad(ends, point, weights)[0]
 
 
 class Boundary(Bijection):
@@ -103,6 +140,20 @@ class Chain(Bijection):
             z, log_det = bijection.inverse_and_log_det(z, context)
             log_dets.append(log_det)
         return z, torch.stack(log_dets).sum(0)
+
+    def forward_with_score(self, x, score, context=None):
+        log_dets = []
+        for bijection in self.bijections:
+            x, log_det, score = bijection.forward_with_score(x, score, context)
+            log_dets.append(log_det)
+        return x, torch.stack(log_dets).sum(0), score
+
+    def inverse_with_score(self, z, score, context=None):
+        log_dets = []
+        for bijection in reversed(self.bijections):
+            z, log_det, score = bijection.inverse_with_score(z, score, context)
+            log_dets.append(log_det)
+        return z, torch.stack(log_dets).sum(0), score
 
 
 class Rows:
@@ -174,6 +225,19 @@ class Columnwise:
             blocks.append((rows, values))
             log_dets.append(log_each.sum(-2))
         return blocks, log_dets[0] if len(log_dets) == 1 else torch.stack(log_dets).sum(0)
+
+
+    def pull(
+        self, method: str, x: Tensor, params: Tensor, values: Sequence[tuple[Rows, Tensor]], score: Tensor
+    ) -> tuple[list[tuple[Rows, Tensor]], Tensor]:
+        """:meth:`Transformer.pull` of every block: blocks of the pulled score, and weights on the parameters ``(n_params, n)``."""
+        pulled, weights = [], []
+        for (transformer, rows), flat, (_, value) in zip(self.blocks, params.split(self.sizes, dim=-2), values, strict=True):
+            leading = flat.unflatten(-2, (transformer.n_params, len(rows)))
+            through, own = transformer.pull(method, rows.take(x), leading, value, rows.take(score))
+            pulled.append((rows, through))
+            weights.append(own.flatten(0, 1))
+        return pulled, weights[0] if len(weights) == 1 else torch.cat(weights)
 
 
 def circular_columns(transformer: Transformer | Sequence[Transformer], features: int) -> list[bool]:

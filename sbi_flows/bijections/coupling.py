@@ -67,6 +67,26 @@ class Coupling(Bijection):
     def inverse_and_log_det(self, z, context=None):
         return self._apply_transformers("inverse", z, context)
 
+    def forward_with_score(self, x, score, context=None):
+        return self._with_score("forward", x, score, context)
+
+    def inverse_with_score(self, z, score, context=None):
+        return self._with_score("inverse", z, score, context)
+
+    def _with_score(self, method, x, score, context):
+        """One pass of the conditioner: what it says of the way there is what it would say of the way back."""
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            xt = x.mT
+            params = self.net(self._inputs(xt), None if context is None else context.mT)
+            blocks, log_det = self._columnwise.apply(method, xt, params)
+            pulled, weights = self._columnwise.pull(method, xt, params, blocks, score.mT)
+            if len(self._passive):
+                (through,) = torch.autograd.grad(params, x, weights, retain_graph=True)
+                pulled.append((self._passive, self._passive.take(through.mT) + self._passive.take(score.mT)))
+                blocks.append((self._passive, self._passive.take(xt)))
+        return merge_rows(blocks).mT, log_det, merge_rows(pulled).mT
+
     def _apply_transformers(self, method, x, context):
         xt = x.mT
         params = self.net(self._inputs(xt), None if context is None else context.mT)

@@ -65,11 +65,24 @@ class LULinear(Bijection):
         return self._merge(mixed, xt).mT, self.log_diagonal.sum(-1, keepdim=True).expand(x.shape[:-1])
 
     def inverse_and_log_det(self, z, context=None):
-        lower, upper = self._factors()
+        return self._solved(*self._factors(), z)
+
+    def _solved(self, lower: Tensor, upper: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         zt = z.mT
         y = torch.linalg.solve_triangular(lower, self._mixed.take(zt) - self.bias, upper=False, unitriangular=True)
         mixed = torch.linalg.solve_triangular(upper, y, upper=True)
         return self._merge(mixed, zt).mT, -self.log_diagonal.sum().expand(z.shape[0])
+
+    def forward_with_score(self, x, score, context=None):
+        lower, upper = (factor.detach() for factor in self._factors())
+        s = torch.linalg.solve_triangular(upper.mT, self._mixed.take(score.mT), upper=False)
+        s = torch.linalg.solve_triangular(lower.mT, s, upper=True, unitriangular=True)
+        return *self.forward_and_log_det(x), self._merge(s, score.mT).mT
+
+    def inverse_with_score(self, z, score, context=None):
+        lower, upper = self._factors()
+        s = (lower.detach() @ upper.detach()).mT @ self._mixed.take(score.mT)
+        return *self._solved(lower, upper, z), self._merge(s, score.mT).mT
 
     def _merge(self, mixed: Tensor, whole: Tensor) -> Tensor:
         if not len(self._passed):
@@ -176,6 +189,12 @@ class Whiten(Boundary):
     def inverse_and_log_det(self, z, context=None):
         x = (self.inverse_matrix @ z.double().mT + self._explained(context)).mT + self.mean
         return x, -self.log_det.expand(z.shape[0])
+
+    def forward_with_score(self, x, score, context=None):
+        return *self.forward_and_log_det(x, context), (self.inverse_matrix.mT @ score.double().mT).mT
+
+    def inverse_with_score(self, z, score, context=None):
+        return *self.inverse_and_log_det(z, context), (self.matrix.mT @ score.double().mT).mT
 
     def _explained(self, context: Tensor | None) -> Tensor:
         """What the regression predicts, ``(d, n)`` or ``(d, 1)``; zeros without a context."""

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from sbi_flows.bijections._spline_kernel import spline
+from sbi_flows.bijections._spline_kernel import pulled_back, spline
 from sbi_flows.bijections._spline_shape import Shape
 from sbi_flows.bijections.base import Transformer
 
@@ -41,6 +41,10 @@ class Spline(Transformer):
 
     def inverse(self, z, params):
         return spline(z, params, self._shape, inverse=True)
+
+    def pull(self, method, x, params, value, score):
+        found = pulled_back(value, score)
+        return found if found is not None else super().pull(method, x, params, value, score)
 
 
 class CircularSpline(Transformer):

@@ -126,6 +126,12 @@ class Unconstrain(Boundary):
             return z, z.new_zeros(z.shape[0])
         return self._each("_backward", z)
 
+    def forward_with_score(self, x, score, context=None):
+        return (*self.forward_and_log_det(x), score) if self.trivial else super().forward_with_score(x, score, context)
+
+    def inverse_with_score(self, z, score, context=None):
+        return (*self.inverse_and_log_det(z), score) if self.trivial else super().inverse_with_score(z, score, context)
+
     def _each(self, direction: str, x: Tensor) -> tuple[Tensor, Tensor]:
         xt = x.mT
         blocks, log_det = [], x.new_zeros(x.shape[0])

@@ -17,6 +17,7 @@ from sbi_flows.targets import Target
 
 LEVELS = 4  # between the flow and p^2 / q
 LEAPFROGS = 4
+HEIGHTS = 1
 WANTED = 0.7  # mean acceptance
 _GAIN = 0.3  # of the logarithm of the step, for an acceptance off by one
 
@@ -121,7 +122,7 @@ class ReplayBuffer:
         chance = torch.softmax(self.log_weights, 0)
         rows = torch.multinomial(chance, size * n_steps, replacement=True, generator=generator)
         for chosen in rows.split(size):
-            yield Batch(self.x[chosen], self.log_q[chosen, None])
+            yield Batch(self.x[chosen], torch.stack([self.log_q[chosen], self.log_p[chosen]], 1)[:, : 1 + HEIGHTS])
 
     def validation(self, members: int) -> Iterator[Batch]:
         """Nothing is held out."""

@@ -220,6 +220,33 @@ class Flow(nn.Module):
         x, log_support = self.support.inverse_and_log_det(y.to(dtype or z.dtype))
         return x, log_support + log_scaling + log_det
 
+    def to_base_with_score(self, x: Tensor, score: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`to_base`, and the score ``(n, d)``, detached, of the image of a density whose score at x is ``score (n, d)``."""
+        given = self._scaled(context)
+        y, log_support, score = self.support.forward_with_score(x, score)
+        y, log_scaling, score = self.scaling.forward_with_score(y, score, given)
+        own = self._anchor.dtype
+        z, log_det, score = self.bijection.forward_with_score(y.to(own), score.to(own), self._rounded(given))
+        return z, log_support + log_scaling + log_det, score
+
+    def from_base_with_score(
+        self, z: Tensor, context: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """:meth:`from_base`, and the gradient ``(n, d)`` of :meth:`log_prob` at the data, detached; without a second pass where layers
+        need none."""
+        given = self._scaled(context)
+        y, log_det, score = self.bijection.inverse_with_score(z, self.base_score(z), self._rounded(given))
+        y, log_scaling, score = self.scaling.inverse_with_score(y, score, given)
+        wide = dtype or z.dtype
+        x, log_support, score = self.support.inverse_with_score(y.to(wide), score.to(wide))
+        return x, log_support + log_scaling + log_det, score
+
+    def base_score(self, z: Tensor) -> Tensor:
+        """Gradient ``(n, d)`` of the base's log-density at ``z (n, d)``."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            return torch.autograd.grad(self.base.log_prob(z).sum(), z)[0]
+
     def velocity(self, t: Tensor, y: Tensor, context: Tensor | None = None) -> Tensor:
         """Velocity ``(n, d)`` of a continuous flow at times ``t`` () or (n,), noise at 0 and data at 1, and ``y (n, d)``.
 

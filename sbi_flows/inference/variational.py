@@ -13,7 +13,7 @@ from sbi_flows._random import RandomState, seed_from, torch_generator
 from sbi_flows._validation import positive
 from sbi_flows.flows import Flow, nsf
 from sbi_flows.inference.posterior import Posterior
-from sbi_flows.losses.variational import reverse_kl
+from sbi_flows.losses import reverse_kl
 from sbi_flows.results import Reliability, WeightedSamples
 from sbi_flows.samplers import anneal
 from sbi_flows.targets import Target
@@ -132,7 +132,7 @@ def variational(
 
     Particles are annealed from the prior to the posterior (:func:`sbi_flows.samplers.anneal`), the flow is fitted to them, so that it knows
     every mode they found, and then improved by the reverse Kullback-Leibler divergence with path gradients
-    (:func:`sbi_flows.losses.variational.reverse_kl`). Importance weights correct what is left and judge it.
+    (:func:`sbi_flows.losses.reverse_kl`). Importance weights correct what is left and judge it.
 
     Parameters
     ----------

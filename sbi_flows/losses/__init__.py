@@ -7,9 +7,9 @@ from sbi_flows.losses.couplings import COUPLINGS, Coupling
 from sbi_flows.losses.known_density import known_density
 from sbi_flows.losses.likelihood import nll, nll_through_solver
 from sbi_flows.losses.matching import denoising_score_matching, flow_matching
+from sbi_flows.losses.path_gradient import forward_kl, reverse_kl
 from sbi_flows.losses.ratio import balanced, contrastive
 from sbi_flows.losses.rigid import rigid_flow_matching
-from sbi_flows.losses.variational import reverse_kl
 
 __all__ = [
     "COUPLINGS",
@@ -22,6 +22,7 @@ __all__ = [
     "contrastive",
     "denoising_score_matching",
     "flow_matching",
+    "forward_kl",
     "known_density",
     "nll",
     "nll_through_solver",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sbi_flows.losses.base import Batch
+from sbi_flows.losses.known_density import height_misfit
 
 _MOST = math.log(10.0)  # of a correction: buffers may be old
 
@@ -24,7 +25,8 @@ def alpha_two(flow: Any, batch: Batch, generator: torch.Generator) -> Tensor:
     flow : Flow
         Without context.
     batch : Batch
-        ``context (n, 1)``: ln q of the rows when they were put into the buffer or last weighed.
+        ``context (n, 1)``: ln q of the rows when they were put into the buffer or last weighed. With a second column, ln p there, the
+        misfit of heights is charged as well, as in :func:`sbi_flows.losses.known_density`.
     generator : torch.Generator
         Not used.
 
@@ -38,8 +40,9 @@ def alpha_two(flow: Any, batch: Batch, generator: torch.Generator) -> Tensor:
     ----------
     Midgley, Stimper, Simm, Schölkopf & Hernandez-Lobato 2023, "Flow annealed importance sampling bootstrap", arXiv:2208.01893.
     """
-    if batch.context is None or batch.context.shape[-1] != 1:
-        raise ValueError("Expected a batch whose context has one column: ln q of the rows when they were last weighed.")
+    if batch.context is None or batch.context.shape[-1] not in (1, 2):
+        raise ValueError("Expected a batch whose context has one column or two: ln q of the rows when they were last weighed, and ln p.")
     log_q = flow.log_prob(batch.x)
     correction = (batch.context[:, 0] - log_q.detach()).clamp(max=_MOST).exp()
-    return -correction * log_q
+    loss = -correction * log_q
+    return loss if batch.context.shape[-1] == 1 else loss + height_misfit(log_q, batch.context[:, 1], correction)

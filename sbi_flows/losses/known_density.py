@@ -41,6 +41,11 @@ def known_density(flow: Any, batch: Batch, generator: torch.Generator) -> Tensor
         raise ValueError("Expected a batch whose context has two columns: the log-density at the rows, and their weights.")
     log_p, share = batch.context.unbind(-1)
     log_q = flow.log_prob(batch.x)
+    return height_misfit(log_q, log_p, share) - share * log_q
+
+
+def height_misfit(log_q: Tensor, log_p: Tensor, share: Tensor) -> Tensor:
+    """Huber loss ``(n,)`` of ``log_q - log_p`` about its mean over the rows, weighted by their share of the target."""
     misfit = log_q - log_p
     misfit = misfit - ((misfit * share).sum() / share.sum()).detach()
-    return huber_loss(misfit, torch.zeros_like(misfit), delta=_LINEAR_BEYOND, reduction="none") - share * log_q
+    return huber_loss(misfit, torch.zeros_like(misfit), delta=_LINEAR_BEYOND, reduction="none")
