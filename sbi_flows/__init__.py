@@ -24,6 +24,7 @@ _PUBLIC = {
     "variational": "inference",
     "BoltzmannGenerator": "boltzmann",
     "FreeEnergy": "boltzmann",
+    "free_energy_difference": "boltzmann",
     "Target": "targets",
     "FlowSampler": "flow_sampling",
     "run_chains": "samplers",

@@ -42,9 +42,9 @@ def pulled_back(value: Tensor, score: Tensor) -> tuple[Tensor, Tensor] | None:
     ``value`` is what :func:`spline` returned: the opposite map passes the same point of the same bin, of which everything was saved. None
     where nothing was, as no gradients were wanted.
     """
-    node: Any = value.grad_fn
-    if not isinstance(node, _Spline._backward_cls):
+    if not isinstance(value.grad_fn, _Spline._backward_cls):
         return None
+    node: Any = value.grad_fn
     return _backward(score.contiguous(), torch.ones_like(value), node.saved_tensors, node.shape, not node.inverse)
 
 

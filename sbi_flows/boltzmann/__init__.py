@@ -1,7 +1,9 @@
 """Boltzmann sampling: an energy in; weighted configurations and free energies out."""
 
+from sbi_flows.boltzmann.checks import FitReport
+from sbi_flows.boltzmann.difference import free_energy_difference
 from sbi_flows.boltzmann.free_energy import FreeEnergy
 from sbi_flows.boltzmann.generator import BoltzmannGenerator
 from sbi_flows.boltzmann.target import BoltzmannTarget
 
-__all__ = ["BoltzmannGenerator", "BoltzmannTarget", "FreeEnergy"]
+__all__ = ["BoltzmannGenerator", "BoltzmannTarget", "FitReport", "FreeEnergy", "free_energy_difference"]

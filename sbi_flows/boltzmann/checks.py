@@ -157,9 +157,22 @@ def _unknown(target: Target, flow: Flow, drawn: WeightedSamples, bottoms: Tensor
     some = bottoms[torch.randperm(len(bottoms), generator=generator)[:_BROAD]]
     ends = chains_from(target, some, MOVES, generator)[:, -1]
     index = np.argsort(drawn.log_weights)[-len(drawn.log_weights) // 2 :]
-    usual = target.log_prob(torch.from_numpy(drawn.samples[index])).quantile(_RARE)
-    ordinary = target.log_prob(ends) > usual
-    return ends[ordinary & (_ratios(target, flow, ends) - log_z > THIN)]
+    ordinary = target.log_prob(ends) > target.log_prob(torch.from_numpy(drawn.samples[index])).quantile(_RARE)
+    # A flow that is rough everywhere is thin here and there; its own weights know of that.
+    thin = max(THIN, float(np.quantile(drawn.log_weights, 1 - _RARE) - log_z) + THIN)
+    return ends[ordinary & (_ratios(target, flow, ends) - log_z > thin)]
+
+
+def worth(target: Target, flow: Flow, held_out: Tensor, n: int, generator: torch.Generator) -> float:
+    """The lesser of the effective shares seen from ``n`` draws and from ``held_out``; 0 where the flow has broken."""
+    drawn = weighted_draws(target, flow, n, generator)
+    ratios = _ratios(target, flow, held_out)
+    if not np.isfinite(drawn.log_weights).any() or not bool(torch.isfinite(ratios).any()):
+        return 0.0
+    finite = ratios[torch.isfinite(ratios)]
+    # E_p[q / p] E_p[p / q] is one where both agree, whatever Z is.
+    forward = 2 * math.log(len(finite)) - float(torch.logsumexp(finite, 0) + torch.logsumexp(-finite, 0))
+    return min(kish_ess(drawn.log_weights) / n, math.exp(min(forward, 0.0)))
 
 
 _RARE = 0.01

@@ -1,8 +1,9 @@
-"""The ways to train: likelihood, energies, forces, and annealed draws of the flow itself."""
+"""The ways to train: likelihood, heights, energies, forces, and annealed draws of the flow itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,22 +12,113 @@ from torch import Tensor
 
 from sbi_flows.boltzmann.buffer import AnnealedDraws, ReplayBuffer
 from sbi_flows.distributions import NormalMixture
-from sbi_flows.flows import Flow, nsf
-from sbi_flows.losses import alpha_two
+from sbi_flows.flows import Flow, nsf, realnvp
+from sbi_flows.losses import Batch, Loss, alpha_two, force_matching, known_density, nll, reverse_kl
 from sbi_flows.results import FitHistory
 from sbi_flows.targets import Target
-from sbi_flows.training import ArraySource, train
+from sbi_flows.training import ArraySource, BatchSource, SimulatorSource, train
 
 COMPONENTS = (1, 16, 64)  # normals in the base that are tried
 LEAST_ROWS = 10  # for each number that a mixture fits
 WORTHWHILE = 0.02  # nats of held-out likelihood that a larger mixture must gain
 BATCH = 256
-STEPS_AN_EPOCH = 8
-FRESH = 512  # annealed draws an epoch
-KEPT = 16  # epochs of them
+STEPS_AN_EPOCH = 16
+FRESH = 256  # annealed draws an epoch
+KEPT = 32  # epochs of them
+_SLOWER = 0.3  # of the learning rate, for what improves on a fit
 
 
-def started_flow(x: Tensor, held_out: Tensor, settings: Mapping[str, Any], generator: torch.Generator) -> Flow:
+@dataclass(frozen=True)
+class Problem:
+    """What a stage of training gets.
+
+    Attributes
+    ----------
+    target : Target
+    x, held_out : Tensor (n, d), (m, d)
+        Configurations of the target, to train on and to judge by.
+    n_steps : int
+    learning_rate : float
+    generator : torch.Generator
+    progress : bool
+    """
+
+    target: Target
+    x: Tensor
+    held_out: Tensor
+    n_steps: int
+    learning_rate: float
+    generator: torch.Generator
+    progress: bool
+
+    @property
+    def _rows(self) -> Tensor:
+        return torch.cat([self.x, self.held_out])
+
+    def likelihood(self, flow: Flow) -> FitHistory:
+        """Maximum likelihood."""
+        return self._on_rows(flow, None, nll)
+
+    def heights(self, flow: Flow) -> FitHistory:
+        """Likelihood, and the energies of the configurations."""
+        log_p = self.target.log_prob(self._rows)
+        return self._on_rows(flow, torch.stack([log_p, torch.ones_like(log_p)], 1), known_density)
+
+    def force_matching(self, flow: Flow) -> FitHistory:
+        """Likelihood, and the forces at the configurations."""
+        return self._on_rows(flow, self.target.log_prob_and_grad(self._rows)[1], force_matching)
+
+    def mixed(self, flow: Flow) -> FitHistory:
+        """Half likelihood, half reverse Kullback-Leibler divergence."""
+        backward = reverse_kl(self.target.log_prob)
+
+        def both(flow: Flow, batch: Batch, generator: torch.Generator) -> Tensor:
+            drawn = Batch(flow.base.sample(len(batch.x), generator))
+            return 0.5 * (nll(flow, batch, generator) + backward(flow, drawn, generator))
+
+        return self._on_rows(flow, None, both)
+
+    def reverse_kl(self, flow: Flow) -> FitHistory:
+        """Reverse Kullback-Leibler divergence at the flow's own draws, with path gradients."""
+        source = SimulatorSource(flow.base.sample, BATCH * STEPS_AN_EPOCH, n_validation=0)
+        return self._train(flow, source, reverse_kl(self.target.log_prob), STEPS_AN_EPOCH, _SLOWER)
+
+    def annealing(self, flow: Flow) -> FitHistory:
+        """Least alpha = 2 divergence, on annealed draws of the flow kept in a buffer."""
+        source = ReplayBuffer(AnnealedDraws(self.target, flow), BATCH * STEPS_AN_EPOCH, FRESH, KEPT * FRESH)
+        return self._train(flow, source, alpha_two, STEPS_AN_EPOCH, _SLOWER)
+
+    def _on_rows(self, flow: Flow, known: Tensor | None, loss: Loss) -> FitHistory:
+        n, m = len(self.x), len(self.held_out)
+        source = ArraySource(self._rows, known, train_rows=np.arange(n), validation_rows=np.arange(n, n + m))
+        return self._train(flow, source, loss, max(1, round(len(self.x) / BATCH)), 1.0)
+
+    def _train(self, flow: Flow, source: BatchSource, loss: Loss, steps_an_epoch: int, rate: float) -> FitHistory:
+        return train(
+            flow,
+            source,
+            loss=loss,
+            batch_size=BATCH,
+            max_epochs=max(1, round(self.n_steps / steps_an_epoch)),
+            learning_rate=rate * self.learning_rate,
+            weight_decay=0.0,
+            random_state=self.generator,
+            progress=self.progress,
+        )
+
+
+# Stages of each method: those after the first begin from its fit, and are undone where they make it worse.
+STAGES: dict[str, tuple[Callable[[Problem, Flow], FitHistory], ...]] = {
+    "annealing": (Problem.heights, Problem.annealing),
+    "heights": (Problem.heights,),
+    "likelihood": (Problem.likelihood,),
+    "reverse_kl": (Problem.reverse_kl,),
+    "mixed": (Problem.mixed,),
+    "force_matching": (Problem.force_matching,),
+}
+
+
+def started_flow(method: str, x: Tensor, held_out: Tensor, settings: Mapping[str, Any], generator: torch.Generator) -> Flow:
     """A coupling flow on the base, a normal or a mixture of normals, of the best held-out likelihood before training."""
     best: Flow | None = None
     best_score = -np.inf
@@ -34,7 +126,12 @@ def started_flow(x: Tensor, held_out: Tensor, settings: Mapping[str, Any], gener
         if components > 1 and 2 * components * x.shape[1] * LEAST_ROWS > len(x):
             break
         base: Any = "normal" if components == 1 else {"name": "mixture", "components": components}
-        flow = nsf(x.shape[1], autoregressive=False, base=base, generator=generator, **settings)
+        # Forces are matched by second derivatives, which splines do not have.
+        flow = (
+            realnvp(x.shape[1], base=base, generator=generator, **settings)
+            if method == "force_matching"
+            else nsf(x.shape[1], autoregressive=False, base=base, generator=generator, **settings)
+        )
         flow.fit_scaling(x)
         with torch.no_grad():
             if isinstance(flow.base, NormalMixture):
@@ -47,38 +144,3 @@ def started_flow(x: Tensor, held_out: Tensor, settings: Mapping[str, Any], gener
     if best is None:
         raise ValueError("Expected some rows to start a flow from.")
     return best
-
-
-def by_likelihood(flow: Flow, x: Tensor, held_out: Tensor, n_steps: int, learning_rate: float, generator, progress: bool) -> FitHistory:
-    """Maximum likelihood on draws of the target, the best weights chosen on those held out."""
-    rows = torch.cat([x, held_out])
-    steps = max(1, round(len(x) / BATCH))
-    return train(
-        flow,
-        ArraySource(rows, train_rows=np.arange(len(x)), validation_rows=np.arange(len(x), len(rows))),
-        batch_size=BATCH,
-        max_epochs=max(1, round(n_steps / steps)),
-        learning_rate=learning_rate,
-        weight_decay=0.0,
-        random_state=generator,
-        progress=progress,
-    )
-
-
-def by_annealing(
-    flow: Flow, target: Target, n_steps: int, learning_rate: float, callbacks: Sequence, generator, progress: bool
-) -> FitHistory:
-    """Least alpha = 2 divergence, on annealed draws of the flow kept in a buffer."""
-    source = ReplayBuffer(AnnealedDraws(target, flow), BATCH * STEPS_AN_EPOCH, FRESH, KEPT * FRESH)
-    return train(
-        flow,
-        source,
-        loss=alpha_two,
-        batch_size=BATCH,
-        max_epochs=max(1, round(n_steps / STEPS_AN_EPOCH)),
-        learning_rate=learning_rate,
-        weight_decay=0.0,
-        callbacks=callbacks,
-        random_state=generator,
-        progress=progress,
-    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,20 +17,27 @@ from sbi_flows._threads import one_thread
 from sbi_flows._validation import as_rows, check_finite, choose, positive
 from sbi_flows.boltzmann import fitting
 from sbi_flows.boltzmann.annealing import anneal_from_above
-from sbi_flows.boltzmann.checks import FitReport, check, verdict, weighted_draws
+from sbi_flows.boltzmann.checks import Checked, FitReport, check, verdict, weighted_draws, worth
+from sbi_flows.boltzmann.files import load_generator, save_generator
 from sbi_flows.boltzmann.free_energy import FreeEnergy, as_region, between_regions, bridge_row, chosen, importance_row
+from sbi_flows.boltzmann.start import broad_starts
+from sbi_flows.boltzmann.steering import steered
 from sbi_flows.boltzmann.target import BoltzmannTarget, Energy, check_energy
 from sbi_flows.distributions import Distribution
+from sbi_flows.estimators.files import complete
 from sbi_flows.flows import Flow
 from sbi_flows.results import FitHistory, WeightedSamples
-from sbi_flows.targets import Target
+from sbi_flows.targets import Target, unconstrained
 
-METHODS = ("annealing", "likelihood")
-_LAYERS, _BINS, _HIDDEN = 6, 8, (64, 64)
+METHODS = tuple(fitting.STAGES)
+_LAYERS, _BINS, _HIDDEN = 4, 8, (64, 64)
 _PARTICLES = 1000
 _HELD_OUT = 0.1
 _WANTED_ERROR, _WANTED_DIFFERENCE = 0.005, 0.01  # kT
 _MOST_DRAWS = 200_000
+_JUDGED = 2000  # draws that tell whether a stage made the flow better
+_FEW_STARTS = 16  # of each scale, to look for states that data lack
+_WORSE = 0.7  # times what it was worth: less than that is undone
 
 
 class BoltzmannGenerator:
@@ -54,14 +63,17 @@ class BoltzmannGenerator:
         Of the default flow.
     start : array-like (m, d) or Distribution, optional
         Configurations to begin from without data: as wide as the target or wider. By default descents find wells at all scales.
-    method : {"auto", ...}
-        How to train; "auto" is "annealing" without data and "likelihood" with.
+    method : {"auto", "annealing", "heights", "likelihood", "mixed", "reverse_kl", "force_matching"}
+        How to train; "auto" is "annealing" without data and "heights" with. Without data all begin from annealed particles. "annealing" is
+        "heights" and then the least alpha = 2 divergence on annealed draws of the flow, kept in a prioritised buffer; "heights" fits
+        likelihood and energies at the configurations, "likelihood" the former alone, "reverse_kl" the energies at the flow's own draws, by
+        path gradients, "mixed" both of these; "force_matching" fits likelihood and forces, by a smooth flow.
     n_particles : int or "auto"
         Annealed at once; by default 1000, and a hundred a column if that is more. They must find every state.
     n_steps : int
-        Optimiser steps of each stage.
+        Optimiser steps of each stage, of 256 configurations each.
     learning_rate : float
-        Its peak.
+        Its peak; a third of it for what improves on a fit by energies.
     random_state : int, generator or None
     progress : bool
 
@@ -110,7 +122,7 @@ class BoltzmannGenerator:
         method: str = "auto",
         n_particles: int | str = "auto",
         n_steps: int = 400,
-        learning_rate: float = 3e-3,
+        learning_rate: float = 1e-2,
         random_state: RandomState = None,
         progress: bool = False,
     ):
@@ -148,46 +160,72 @@ class BoltzmannGenerator:
                 annealed = anneal_from_above(target, self._particles(target), self._start(target), generator)
                 x, bottoms, notes = annealed.x, annealed.bottoms, [*annealed.notes]
             else:
-                x, bottoms = self._rows(X, target), None
+                x = self._rows(X, target)
+                bottoms = self._looked_for(target, x, generator)
             check_energy(target, x[:: max(1, len(x) // 100)])
             x = x[torch.randperm(len(x), generator=generator)]
             cut = max(1, round(_HELD_OUT * len(x)))
             held_out, x = x[:cut], x[cut:]
-            self.flow_ = self._flow(x, held_out, generator)
-            self._train(target, x, held_out, X is not None, generator)
+            method = self.method if self.method != "auto" else "annealing" if X is None else "heights"
+            self.flow_ = self._flow(method, x, held_out, generator)
+            worse = self._train(method, target, x, held_out, generator)
             checked = check(target, self.flow_, None if X is None else held_out, bottoms, generator)
+        self._report(checked, [*notes, *worse], began)
+        return self
+
+    def _train(self, method: str, target: BoltzmannTarget, x: Tensor, held_out: Tensor, generator: torch.Generator) -> list[str]:
+        """Go through the stages; what was undone, in words."""
+        problem = fitting.Problem(target, x, held_out, self.n_steps, self.learning_rate, generator, self.progress)
+        flow, told = self.flow_, []
+        for stage in fitting.STAGES[method]:
+            before, was = copy.deepcopy(flow.state_dict()), worth(target, flow, held_out, _JUDGED, generator)
+            self.history_[stage.__name__] = stage(problem, flow.requires_grad_(True).train())
+            flow.requires_grad_(False).eval()
+            now = worth(target, flow, held_out, _JUDGED, generator)
+            if now < _WORSE * was:
+                flow.load_state_dict(before)
+                told.append(
+                    f"{stage.__name__} made the flow worse (effective share {now:.1%} after {was:.1%}), and its weights from before are "
+                    "kept: lower learning_rate"
+                )
+        return told
+
+    def _report(self, checked: Checked, notes: list[str], began: float) -> None:
+        """Keep what the checks found, and the verdict."""
         self.draws_ = checked.rows.numpy()
         reasons = [reason for history in self.history_.values() for reason in history.reliability.reasons]
-        notes += [note for history in self.history_.values() for note in history.reliability.notes]
-        reliability = verdict(checked, reasons, [*notes, *target.notes])
+        notes = [*notes, *(note for history in self.history_.values() for note in history.reliability.notes), *self.target_.notes]
         drawn = checked.drawn
+        known = len(checked.rows) > 0
         self.report_ = FitReport(
-            reverse_ess=drawn.ess / len(drawn.samples) if len(checked.rows) else 0.0,
+            reverse_ess=drawn.ess / len(drawn.samples) if known else 0.0,
             forward_ess=checked.forward_ess,
             missed_share=checked.missed_share,
             log_z=drawn.log_z,
-            log_z_err=drawn.log_z_err if len(checked.rows) else np.inf,
-            n_evaluations=target.n_evaluations,
+            log_z_err=drawn.log_z_err if known else np.inf,
+            n_evaluations=self.target_.n_evaluations,
             seconds=time.perf_counter() - began,
-            reliability=reliability,
+            reliability=verdict(checked, reasons, notes),
         )
-        return self
 
-    def _train(self, target: BoltzmannTarget, x: Tensor, held_out: Tensor, given: bool, generator: torch.Generator) -> None:
-        settings = self.n_steps, self.learning_rate
-        flow = self.flow_.requires_grad_(True).train()
-        self.history_["likelihood"] = fitting.by_likelihood(flow, x, held_out, *settings, generator, self.progress)
-        if self.method == "annealing" or (self.method == "auto" and not given):
-            self.history_["annealing"] = fitting.by_annealing(
-                flow, target, self.n_steps, self.learning_rate / 3, (), generator, self.progress
-            )
-        flow.requires_grad_(False).eval()
-
-    def _flow(self, x: Tensor, held_out: Tensor, generator: torch.Generator) -> Flow:
+    def _flow(self, method: str, x: Tensor, held_out: Tensor, generator: torch.Generator) -> Flow:
         if self.flow is not None:
-            return self.flow.fit_scaling(x)
+            if self.flow.features != self.target_.features or self.flow.context_features:
+                raise ValueError(
+                    f"Expected a flow of {self.target_.features} features without context; got one of {self.flow.features} with "
+                    f"{self.flow.context_features} context features."
+                )
+            return copy.deepcopy(self.flow).fit_scaling(x)
         settings = {"layers": self.layers, "bins": self.bins, "hidden": tuple(self.hidden), "support": self.target_.support}
-        return fitting.started_flow(x, held_out, settings, generator)
+        return fitting.started_flow(method, x, held_out, settings, generator)
+
+    def _looked_for(self, target: Target, x: Tensor, generator: torch.Generator) -> Tensor | None:
+        """Bottoms of wells that the data may lack; None where no descent ends at a finite energy."""
+        space = unconstrained(target, x)
+        try:
+            return space.to_user(broad_starts(space, generator, _FEW_STARTS))[0]
+        except ValueError:
+            return None
 
     def _particles(self, target: Target) -> int:
         if self.n_particles == "auto":
@@ -268,6 +306,60 @@ class BoltzmannGenerator:
             return found
         n = int(np.clip(1.1 * n * (found.error / _WANTED_DIFFERENCE) ** 2, n, _MOST_DRAWS))
         return self.free_energy_difference(a, b, n, generator)
+
+    # --- Other temperatures, files ---------------------------------------------------------------------------------------------
+
+    def at(self, temperature: float, random_state: RandomState = None) -> BoltzmannGenerator:
+        """A generator for another temperature from this one, without training: its base is as much hotter, its weights are exact.
+
+        What they are worth there is in its ``report_``. Far from the temperature of the fit, or for wells that a change of temperature
+        fills differently, fit again.
+
+        Examples
+        --------
+        >>> from sbi_flows.targets import from_log_prob
+        >>> normal = from_log_prob(lambda x: -0.5 * x.square().sum(-1), 2)
+        >>> cold = BoltzmannGenerator(normal, layers=1, n_steps=16, n_particles=100, random_state=0).fit()
+        >>> cold.at(2.0, random_state=0).report_.reverse_ess > 0.5
+        True
+        """
+        self._check_fitted()
+        began, generator = time.perf_counter(), torch_generator(random_state)
+        other = copy.copy(self)
+        other.temperature, other.target_ = float(temperature), self.target_.at(temperature)
+        other.flow_ = steered(self.flow_, other.temperature / self.temperature)
+        with one_thread():
+            other._report(check(other.target_, other.flow_, None, None, generator), [], began)
+        return other
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted generator to one file (safetensors with a JSON header; no pickle). The energy is code and not in it."""
+        self._check_fitted()
+        kept = ("layers", "bins", "hidden", "method", "n_particles", "n_steps", "learning_rate")
+        parameters = {name: getattr(self, name) for name in kept}
+        facts = {
+            "features": self.target_.features, "temperature": self.temperature, "names": self.target_.names,
+            "support": self.target_.support,
+        }  # fmt: skip
+        save_generator(path, self.flow_, torch.from_numpy(self.draws_), self.history_, self.report_, parameters, facts)
+
+    @classmethod
+    def load(cls, path: str | Path, energy: Energy | Target) -> BoltzmannGenerator:
+        """Read a file of :meth:`save`; ``energy`` is the one it was fitted to. Loading runs no code.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file is missing, damaged or newer than this package, or the energy has other columns.
+        """
+        with complete(path):
+            flow, draws, history, report, parameters, facts = load_generator(path)
+            known = {name: facts[name] for name in ("features", "temperature", "names", "support")}
+            support = [tuple(entry) if isinstance(entry, list) else entry for entry in known.pop("support")]
+            generator = cls(energy, **known, support=support, **parameters)
+        generator.flow_, generator.draws_, generator.history_, generator.report_ = flow, draws.numpy(), history, report
+        generator.target_ = BoltzmannTarget(energy, facts["features"], facts["temperature"], facts["names"], support)
+        return generator
 
     def _draws(self, n_samples: int | str, random_state: RandomState) -> WeightedSamples:
         self._check_fitted()

@@ -20,8 +20,8 @@ HOT_STEPS = 60
 WIDER = 1.2  # times the spread of those chains
 
 
-def broad_starts(target: Target, generator: torch.Generator) -> Tensor:
-    """``(n, d)`` configurations at the bottom of wells, as descents from normals of every scale find them; angles start anywhere.
+def broad_starts(target: Target, generator: torch.Generator, n: int = STARTS) -> Tensor:
+    """Configurations at the bottom of wells ``(m, d)``, as ``n`` descents from normals of every scale find them; angles start anywhere.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def broad_starts(target: Target, generator: torch.Generator) -> Tensor:
         If no descent ends at a finite energy.
     """
     circular = circular_columns(target)
-    x = torch.cat([scale * randn((STARTS, target.features), generator, dtype=torch.float64) for scale in SCALES])
+    x = torch.cat([scale * randn((n, target.features), generator, dtype=torch.float64) for scale in SCALES])
     angles = math.pi * (2 * rand(x.shape, generator, dtype=torch.float64) - 1)
     x = descended(target, torch.where(circular, angles, x))
     value = target.log_prob(x)

@@ -4,6 +4,7 @@ from sbi_flows.losses.alpha_divergence import alpha_two
 from sbi_flows.losses.atomic import atomic
 from sbi_flows.losses.base import Batch, Loss
 from sbi_flows.losses.couplings import COUPLINGS, Coupling
+from sbi_flows.losses.forces import force_matching
 from sbi_flows.losses.known_density import known_density
 from sbi_flows.losses.likelihood import nll, nll_through_solver
 from sbi_flows.losses.matching import denoising_score_matching, flow_matching
@@ -22,6 +23,7 @@ __all__ = [
     "contrastive",
     "denoising_score_matching",
     "flow_matching",
+    "force_matching",
     "forward_kl",
     "known_density",
     "nll",
