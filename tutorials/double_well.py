@@ -3,7 +3,7 @@
     python tutorials/double_well.py [folder for the figure]
 
 A particle in a double well (times a harmonic column beside it): the barrier is some nine kT, and molecular dynamics from one well would
-hardly ever see the other. The generator is given the energy and nothing else. Quadrature gives the exact free energies, printed beside ours.
+hardly ever see the other. The generator is given the energy and nothing else. Quadrature gives the exact free energies, printed beside.
 """
 
 import sys
