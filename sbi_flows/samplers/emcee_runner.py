@@ -15,12 +15,15 @@ from sbi_flows._random import RandomState, numpy_generator, torch_generator
 from sbi_flows._validation import as_rows, positive
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.results import Chains, Reliability
+from sbi_flows.samplers.run import judge
 from sbi_flows.samplers.unseen import told
 from sbi_flows.targets import Target, as_target
 
 MIN_TAUS = 50  # a run shorter than this many autocorrelation times cannot measure its own autocorrelation time
 _STARTS = 20  # draws of the prior, a walker, among which their starts are chosen
 _MIN_ACCEPTANCE = 0.02
+_MAX_RHAT = 1.05  # between walkers: twice the excess that is left after 50 autocorrelation times
+_COMPARED = 200  # draws of each walker, about, that tell whether they agree
 
 
 def run_emcee(
@@ -213,7 +216,10 @@ def _record(
             "thin": thin,
         },
     )
-    return chains, _reasons(ess, min_ess, kept / longest, acceptance, max_steps)
+    reasons = _reasons(ess, min_ess, kept / longest, acceptance, max_steps)
+    if math.isfinite(longest):
+        reasons += _apart(sampler.get_chain(discard=steps - kept, thin=max(1, kept // _COMPARED)).swapaxes(0, 1), target)
+    return chains, reasons
 
 
 def _reasons(ess: float, min_ess: float, n_taus: float, acceptance: float, max_steps: int) -> list[str]:
@@ -227,3 +233,18 @@ def _reasons(ess: float, min_ess: float, n_taus: float, acceptance: float, max_s
     if acceptance < _MIN_ACCEPTANCE:
         reasons.append(f"only {acceptance:.1%} of the moves were accepted")
     return reasons
+
+
+def _apart(samples: np.ndarray, target: Target) -> list[str]:
+    """Walkers ``(walker, draw, d)`` that disagree: autocorrelation times, taken within each, do not see that they never meet."""
+    rhat = judge(samples, target).rhat
+    # Written so that NaN counts against.
+    apart = np.flatnonzero(~(rhat <= _MAX_RHAT))
+    if not len(apart):
+        return []
+    worst = apart[np.argmax(np.nan_to_num(rhat[apart], nan=np.inf))]
+    return [
+        f"walkers disagree about {len(apart)} of {len(rhat)} parameters, most about {target.names[worst]} (R-hat {rhat[worst]:.3f}, "
+        f"wanted {_MAX_RHAT}): groups of them stay where they started, so that the masses of modes are those of the starts. Run longer, "
+        "or cross with FlowMove or FlowSampler"
+    ]

@@ -38,6 +38,7 @@ def test_emcee_samples_the_target_and_counts():
     assert info["n_gradients"] == 0 and info["seconds"] > 0 and len(info["tau"]) == 2 and info["random_state"] == 0
     np.testing.assert_allclose(chains.log_likelihood, chains.log_posterior + math.log(100), rtol=0, atol=1e-12)
 
+
 def test_emcee_repeats_to_the_same_bits():
     first, second = (run_emcee(in_box(), n_burn_in=20, min_steps=30, max_steps=30, random_state=0) for _ in range(2))
     np.testing.assert_array_equal(first.samples, second.samples)
@@ -72,6 +73,22 @@ def test_emcee_of_angles_cubes_and_holes():
     holed = in_box(lambda x: torch.where(x[:, 0] > 1, math.nan, gaussian(x)))
     holes = run_emcee(holed, n_burn_in=100, min_steps=100, max_steps=100, random_state=0)
     assert holes.samples[..., 0].max() <= 1 and "proposals after burn-in (" in str(holes.reliability)
+
+
+def test_emcee_walkers_frozen_in_separate_modes_are_told():
+    """Masses .9 and .1, half of the walkers in each: every walker mixes within its mode, and none crosses."""
+    log_mass = torch.tensor([0.9, 0.1], dtype=torch.float64).log()
+
+    def two(x):
+        return torch.logsumexp(torch.stack([-0.5 * (x - m).square().sum(-1) for m in (-20.0, 20.0)], -1) + log_mass, -1)
+
+    start = np.random.default_rng(0).normal(size=(40, 5)) + np.repeat([-20.0, 20.0], 20)[:, None]
+    settings = {"n_burn_in": 200, "min_ess": 500, "min_steps": 2500, "max_steps": 5000, "random_state": 0}
+    chains = run_emcee(targets.from_log_prob(two, 5), start, **settings)
+    assert abs((chains.samples[..., 0] > 0).mean() - 0.5) < 0.01
+    assert not chains.reliability.ok and "walkers disagree about 5 of 5 parameters" in str(chains.reliability)
+    # In one mode, walkers of the same settings agree.
+    assert run_emcee(targets.from_log_prob(gaussian, 5), start % 5, **settings).reliability.ok
 
 
 def test_emcee_bad_input():
