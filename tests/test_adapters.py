@@ -272,6 +272,16 @@ def test_right_gradients_pass():
     targets.check_gradient(targets.unconstrained(bounded), torch.randn(5, 1, generator=torch.Generator().manual_seed(0)))
 
 
+@pytest.mark.parametrize("scale", [1e-21, 1e-6, 1.0, 1e6])
+def test_units_do_not_decide_whether_a_gradient_is_right(scale):
+    x = scale * torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    target = targets.from_log_prob(lambda x: -2 * torch.log(torch.cosh(x / scale)).sum(-1), 2)
+    targets.check_gradient(target, x)
+    wrong = targets.from_numpy(lambda x: -2 * np.log(np.cosh(x / scale)).sum(-1), lambda x: -2.2 * np.tanh(x / scale) / scale)
+    with pytest.raises(ValueError, match=r"\(1\.1 times\)"):
+        targets.check_gradient(targets.from_log_prob(wrong, 2), x)
+
+
 @pytest.mark.parametrize(("grad", "message"), [
     (lambda x: -x * [1.0, 1e6, 2.0], r"wrong in 'T': at 5 of 5 points.*\(2 times\)"),
     (lambda x: -x * [1.0, 1e6, 1.01], "wrong in 'T'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,25 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _KIND = "sbi_flows chains"
 _VERSION = 1
+
+
+def settings_of(kernel: Any) -> Any:
+    """What a kernel was made with, as JSON can hold it: numbers and words as they are, networks by a checksum of their weights."""
+    if kernel is None or isinstance(kernel, bool | int | float | str):
+        return kernel
+    if isinstance(kernel, list | tuple):
+        return [settings_of(part) for part in kernel]
+    if isinstance(kernel, nn.Module):
+        parts = [value.detach().cpu().numpy().tobytes() for value in kernel.state_dict().values()]
+        return [type(kernel).__name__, zlib.crc32(b"".join(parts))]
+    if isinstance(kernel, Tensor | np.ndarray):
+        return zlib.crc32(torch.as_tensor(kernel).detach().cpu().numpy().tobytes())
+    own = getattr(kernel, "__dict__", {})
+    return [type(kernel).__name__, {name: settings_of(value) for name, value in own.items() if not name.startswith("_")}]
 
 
 def save_run(path: Path, description: dict, done: int, arrays: dict[str, np.ndarray], state: Any, stream: Tensor) -> None:

@@ -18,7 +18,7 @@ from sbi_flows.bijections.support import parse_support
 from sbi_flows.distributions import Distribution
 from sbi_flows.results import Chains, Reliability
 from sbi_flows.samplers.convergence import Convergence, convergence
-from sbi_flows.samplers.files import load_run, save_run
+from sbi_flows.samplers.files import load_run, save_run, settings_of
 from sbi_flows.samplers.kernel import Info, Kernel, as_kernel
 from sbi_flows.samplers.record import Counted, Record, remarks
 from sbi_flows.samplers.unseen import reach_of_starts
@@ -116,6 +116,7 @@ class _Run:
         self.generator, self.path, self.done = generator, path, 0
         self.description = {
             "kernel": type(self.kernel).__name__,
+            "kernel's settings": settings_of(self.kernel),
             "names": list(self.space.user.names),
             "n_chains": len(self.start),
             "n_warmup": self.n_warmup,
@@ -124,7 +125,10 @@ class _Run:
             "random_state": seed,
             "init (checksum)": zlib.crc32(self.start.numpy().tobytes()),
         }
-        _check_start(self.space.user.log_prob(self.start))
+        at_start = self.space.user.log_prob(self.start)
+        _check_start(at_start)
+        # A changed likelihood must not get another one's draws; nine digits, as the last bits are not the target's.
+        self.description["target (checksum of its density at init)"] = zlib.crc32(" ".join(f"{v:.9g}" for v in at_start.tolist()).encode())
         counted = Counted(self.space)
         self.state = self.kernel.init(self.space.from_user(self.start), counted)
         n = len(self.start)

@@ -31,6 +31,8 @@ class Stretch:
     """One update of every walker by ``emcee.moves.StretchMove``: half of them along lines through the others, then the other half.
 
     The chains are walkers of one ensemble, so they are not independent of each other, and ``Chains.ensemble`` says so. Nothing is learned.
+    Angles stay in one period, whose ends are walls: a point carried round has another line through its partner, and the move would not
+    leave the target as it is.
 
     Parameters
     ----------
@@ -84,7 +86,10 @@ class Stretch:
 
         def log_prob(coords: np.ndarray) -> tuple[np.ndarray, None]:
             nonlocal seen
-            values = target.log_prob(wrap_angles(torch.from_numpy(coords), circular))
+            x = torch.from_numpy(coords)
+            wrapped = wrap_angles(x, circular)
+            beyond = ((wrapped - x).abs() > 1e-9).any(dim=1)
+            values = target.log_prob(wrapped).masked_fill(beyond, -torch.inf)
             holes = torch.isnan(values) | (values == torch.inf)
             # emcee asks for one half after the other, and does not say for whom: holes are counted, not placed.
             undefined[seen : seen + len(values)] = holes
@@ -97,7 +102,7 @@ class Stretch:
         moved = torch.from_numpy(accepted)
         once = torch.ones(len(accepted), dtype=torch.int64)
         info = Info(moved.double(), moved, undefined, n_evaluations=once, n_gradients=torch.zeros_like(once))
-        return StretchState(wrap_angles(torch.from_numpy(after.coords), circular), torch.from_numpy(after.log_prob)), info
+        return StretchState(torch.from_numpy(after.coords), torch.from_numpy(after.log_prob)), info
 
     def adapt(self, state: StretchState, info: Info, target: Target, done: float) -> StretchState:
         return state

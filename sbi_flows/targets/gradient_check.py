@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sbi_flows.targets.base import Target
 
-_STEP = 1e-4  # of a point's distance from zero, or of one: halved once, to see how well the difference is known
+_STEP = 1e-4  # of the points' spread: halved once, to see how well the difference is known
+_LEAST_SPREAD = 1e-4  # of their distance from zero: points may lie all but on one spot
 _LINE = 12  # points of the line on which roughness is looked for
 _SHARE = 0.5  # of the points at which a column must be wrong: a density with a kink may be so at one
 
@@ -72,7 +73,10 @@ density give -2 (0.5 times). ...
 
 def _differences(target: Target, x: Tensor) -> tuple[Tensor, Tensor]:
     """Central difference quotients ``(n, d)`` and how well they are known."""
-    step = _STEP * x.abs().clamp(min=1.0)
+    spread = torch.maximum(x.std(dim=0, correction=0), _LEAST_SPREAD * x.abs().amax(dim=0))
+    if len(x) == 1:
+        spread = x[0].abs()
+    step = (_STEP * torch.where(spread > 0, spread, 1.0)).expand_as(x)
     quotients = []
     for size in (step, step / 2):
         shifts = torch.diag_embed(size)

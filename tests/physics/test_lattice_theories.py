@@ -26,7 +26,7 @@ from sbi_flows.physics.lattice import (
 )
 from sbi_flows.physics.lattice.observables import jackknife
 from sbi_flows.physics.lattice.phi4 import free_field_phi2
-from sbi_flows.physics.lattice.run import exp_minus
+from sbi_flows.physics.lattice.run import _verdict, exp_minus
 from sbi_flows.samplers import RandomWalk
 
 THEORIES = {"u1": U1(4, beta=2.5), "phi4": Phi4(4, mass2=-4.0, coupling=6.975)}
@@ -238,6 +238,13 @@ def test_chains_out_of_equilibrium_are_said():
     assert "exp(-dH)" in str(chains.reliability)
     mean, error = exp_minus(chains.energy_error)
     assert abs(mean - 1) > 4.5 * error
+
+
+def test_a_proposal_without_an_action_does_not_hide_a_wrong_kernel():
+    energy_error = np.random.default_rng(0).normal(1, 0.3, (64, 200))
+    energy_error[0, 0] = np.nan
+    said = _verdict({}, np.full((64, 200), 0.5), energy_error, 1)
+    assert not said.ok and "exp(-dH)" in str(said)
 
 
 def test_the_same_seed_gives_the_same_bits():

@@ -164,3 +164,14 @@ def test_undefined_ratios_are_rejected():
 def test_random_walk_settings(arguments):
     with pytest.raises(ValueError, match="Expected"):
         RandomWalk(**arguments)
+
+
+def test_the_stretch_move_knows_no_seam():
+    # -cos(x) has its mode at the seam: E cos = -I1(1) / I0(1). Stretches carried round the circle gave -.375.
+    target = from_log_prob(lambda x: -torch.cos(x[:, 0]), 1, support="circular")
+    start = (torch.rand(200, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1) * math.pi
+    chains = run_chains(Stretch(), target, start, n_steps=1000, n_warmup=100, random_state=0)
+    means = np.cos(chains.samples[..., 0])
+    blocks = means.mean(axis=0).reshape(10, -1).mean(axis=1)  # walkers go with each other, blocks of a hundred steps hardly
+    error = blocks.std(ddof=1) / np.sqrt(10)
+    assert error < 0.015 and abs(means.mean() + 0.446390) < 4 * error

@@ -74,6 +74,11 @@ def test_files_of_other_runs_and_damaged_ones_are_refused(tmp_path):
         run_chains(RandomWalk(), target(), start(), **{**SETTINGS, "n_steps": 60}, path=path)
     with pytest.raises(ValueError, match="another run: init"):
         run_chains(RandomWalk(), target(), start(seed=1), **SETTINGS, path=path)
+    other = target(lambda x: -x.square().sum(-1))
+    with pytest.raises(ValueError, match="another run: target"):
+        run_chains(RandomWalk(), other, start(), **SETTINGS, path=path)
+    with pytest.raises(ValueError, match="another run: kernel's settings"):
+        run_chains(RandomWalk(target_acceptance=0.5), target(), start(), **SETTINGS, path=path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="is damaged"):
         run_chains(RandomWalk(), target(), start(), **SETTINGS, path=path)
