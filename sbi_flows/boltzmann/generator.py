@@ -158,7 +158,8 @@ class BoltzmannGenerator:
         with one_thread():
             if X is None:
                 annealed = anneal_from_above(target, self._particles(target), self._start(target), generator)
-                x, bottoms, notes = annealed.x, annealed.bottoms, [*annealed.notes]
+                x, notes = annealed.x, [*annealed.notes]
+                bottoms: Tensor | None = annealed.bottoms
             else:
                 x = self._rows(X, target)
                 bottoms = self._looked_for(target, x, generator)
