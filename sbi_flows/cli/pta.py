@@ -89,6 +89,106 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command()
+def timing(
+    models: Annotated[
+        str | None,
+        typer.Option(help="Names joined by commas, or 'all'; see 'sbi-flows pta models'.", show_default="ten models"),
+    ] = None,
+    pulsars: Annotated[
+        str | None,
+        typer.Option(help="Names or numbers joined by commas, 'all', or 'synthetic' for five that are made up.", show_default="ten"),
+    ] = None,
+    route: Annotated[str, typer.Option(help="npe (amortised network), sampler (FlowSampler), or both.")] = "npe",
+    correlation: Annotated[str, typer.Option(help="hd, uncorrelated, monopole or dipole.")] = "hd",
+    bins: Annotated[int, typer.Option(help="Lowest frequencies in which the background is heard.")] = 14,
+    simulations: Annotated[int | None, typer.Option(help="Skies of each source.", show_default="20000; 2000 with --quick")] = None,
+    output: Annotated[
+        Path,
+        typer.Option(help="Folder for the network, draws, tables, figures and report.html; what is finished there is not run again."),
+    ] = Path("pta-timing"),
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    n_jobs: Annotated[int, typer.Option("--n-jobs", help="Processes, one source each.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="Far too little of everything, for a first look.")] = False,
+) -> None:
+    """Rank models on the timing data: posteriors of the background and of every pulsar's noise, and evidences."""
+    from dataclasses import replace
+
+    from sbi_flows.physics.pta import DEFAULT_MODELS, MODELS, synthetic_pulsars
+    from sbi_flows.physics.pta.timing_arrays import TEN
+    from sbi_flows.physics.pta.timing_compare import FULL, QUICK, compare_timing
+
+    console = Console()
+    names = list(DEFAULT_MODELS) if models is None else [name.strip() for name in models.split(",") if name.strip()]
+    names = list(MODELS) if names == ["all"] else names
+    listed = [] if pulsars is None else [name.strip() for name in pulsars.split(",") if name.strip()]
+    chosen = list(TEN) if pulsars is None else pulsars if pulsars == "all" else listed
+    array = synthetic_pulsars(5, random_state=seed) if pulsars == "synthetic" else chosen
+    network, by_route = QUICK if quick else FULL
+    network = network if simulations is None else replace(network, n_simulations=simulations)
+    began = time.perf_counter()
+    try:
+        result = compare_timing(
+            names,
+            array,
+            route=route,
+            correlation=correlation,
+            n_bins=bins,
+            output=output,
+            seed=seed,
+            n_jobs=n_jobs,
+            effort=(network, by_route),
+            on_stage=lambda what, stage: console.print(f"{what}: {stage}", highlight=False, markup=False),
+        )
+    except KeyboardInterrupt:
+        console.print(f"\nStopped. What is finished is in {output}; the same command goes on from there.", style="yellow")
+        raise typer.Exit(130) from None
+    except ConnectionError as error:
+        console.print(f"Error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    _print_timing(console, result)
+    seconds = time.perf_counter() - began
+    console.print(f"This run took {seconds:.0f} s. Network, draws, tables, figures, report.html: {output}", soft_wrap=True)
+    if not result.results:
+        raise typer.Exit(1)
+
+
+def _print_timing(console: Console, result) -> None:
+    """One line a source and route, best first."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for heading in ("route", "ln Z", "ln B", "p", "ESS", "k", "H mean/max", "s", "verdict"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    ranked = sorted(result.records(), key=lambda record: float("inf") if record["log_z"] is None else -record["log_z"])
+    for record in ranked:
+        table.add_row(
+            record["model"],
+            record["route"],
+            "-" if record["log_z"] is None else f"{record['log_z']:.2f}±{record['log_z_err']:.2f}",
+            "-" if record["log_bf"] is None else f"{record['log_bf']:.2f}",
+            "-" if record["probability"] is None else f"{record['probability']:.2g}",
+            f"{record['share']:.0%}",
+            "-" if record["pareto_k"] is None else f"{record['pareto_k']:.2f}",
+            "-" if record["hellinger_mean"] is None else f"{_short(record['hellinger_mean'])}/{_short(record['hellinger_max'])}",
+            f"{record['seconds']:.0f}",
+            "[green]ok" if record["reliable"] else "[red]doubtful",
+        )
+    if ranked:
+        console.print(table)
+        console.print(_TIMING_LEGEND, style="dim", highlight=False)
+    for record in ranked:
+        for reason in record["reasons"]:
+            text = f"{record['model']} by {record['route']}: {reason}"
+            console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    for (name, way), reason in result.skipped.items():
+        console.print(f"Skipped {name} by {way}: {reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+_TIMING_LEGEND = """ln Z is relative to the data without any signal; ln B = ln Z - ln Z of smbhb.
+p: probability from the classifier, which sees simulations only. ESS: effective
+share of the draws behind ln Z; k: Pareto k of their weights. H: Hellinger
+distance between the two routes, mean and largest over all marginals."""
+
 _LEGEND = """ln Z ± one standard error; ln B = ln Z - ln Z of the reference, smbhb.
 H: Hellinger distance (0 to 1) of the flow's marginals from those of the
 {sampler} chains it was fitted to, mean and largest over the

@@ -13,6 +13,7 @@ from sbi_flows._validation import choose
 from sbi_flows.embeddings.base import Embedding
 from sbi_flows.embeddings.dense import VectorEmbedding
 from sbi_flows.embeddings.grids import ImageEmbedding, SeriesEmbedding, SpectrumEmbedding
+from sbi_flows.embeddings.objects import ObjectEmbedding
 from sbi_flows.embeddings.sets import SetEmbedding, TokenEmbedding
 
 EMBEDDINGS: dict[str, Callable[..., Embedding]] = {
@@ -22,6 +23,7 @@ EMBEDDINGS: dict[str, Callable[..., Embedding]] = {
     "spectrum": SpectrumEmbedding,
     "image": ImageEmbedding,
     "token": TokenEmbedding,
+    "objects": ObjectEmbedding,
 }
 # Up to here the conditioners of a flow deal with the columns themselves.
 _FEW_COLUMNS = 128

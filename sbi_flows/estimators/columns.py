@@ -71,7 +71,8 @@ def check_condition(x: np.ndarray, name: str, names: Sequence[str] | None) -> li
     constant = [labels[j] for j in np.flatnonzero(np.ptp(x, axis=0) == 0)]
     if not constant:
         return []
-    return [f"{name}: {', '.join(constant)} constant, so nothing can depend on it; at other values the density is a guess"]
+    which = ", ".join(constant[:5]) + (f" and {len(constant) - 5} more" if len(constant) > 5 else "")
+    return [f"{name}: {which} constant, so nothing can depend on it; at other values the density is a guess"]
 
 
 def check_support(x: np.ndarray, columns: Sequence[ColumnSupport], name: str, names: Sequence[str] | None) -> list[str]:

@@ -4,6 +4,7 @@ from sbi_flows.flows.base import Flow
 from sbi_flows.flows.continuous import cnf
 from sbi_flows.flows.counts import CountColumn, CountDensity, CountFlow, counted
 from sbi_flows.flows.discrete import maf, nsf, realnvp
+from sbi_flows.flows.hierarchical import hierarchical
 from sbi_flows.flows.mean import MeanFlow, mean_flow
 from sbi_flows.flows.mixed import MixedDensity, MixedFlow, mixed
 from sbi_flows.flows.particles import particle_flow
@@ -25,6 +26,7 @@ __all__ = [
     "can_go_together",
     "cnf",
     "counted",
+    "hierarchical",
     "maf",
     "mean_flow",
     "mixed",

@@ -10,6 +10,7 @@ import torch
 from sbi_flows.flows.continuous import cnf
 from sbi_flows.flows.counts import counted
 from sbi_flows.flows.discrete import maf, nsf, realnvp
+from sbi_flows.flows.hierarchical import hierarchical
 from sbi_flows.flows.mean import mean_flow
 from sbi_flows.flows.mixed import mixed
 from sbi_flows.flows.particles import particle_flow
@@ -22,6 +23,7 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "cnf": cnf,
     "mixed": mixed,
     "counted": counted,
+    "hierarchical": hierarchical,
     "mean_flow": mean_flow,
     "particle_flow": particle_flow,
     "rigid_flow": rigid_flow,

@@ -20,6 +20,7 @@ SPECS = {
     "image": {"embedding": "image", "shape": [2, 9, 17]},
     "grey image": {"embedding": "image", "shape": [6, 6], "missing": [4]},
     "token": {"embedding": "token", "shape": [5], "missing": [1]},
+    "objects": {"embedding": "objects", "shape": [4, 3]},
     "trials as tokens": {"embedding": "token", "shape": [5, 3]},
 }
 

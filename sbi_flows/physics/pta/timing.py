@@ -19,6 +19,7 @@ from sbi_flows.physics.pta.spectra import Background, log10_rho, power_law
 from sbi_flows.physics.pta.timing_algebra import gram_and_log_det
 from sbi_flows.physics.pta.timing_arrays import TEN, PulsarArray, ng15_pulsars
 from sbi_flows.physics.pta.timing_correlations import correlation as correlation_of
+from sbi_flows.physics.pta.timing_correlations import correlation_matrix
 from sbi_flows.targets import Target
 from sbi_flows.targets.evaluation import where_inside
 
@@ -46,6 +47,8 @@ class TimingTarget(Target):
         As given.
     prior : Distribution
         The model's times that of the pulsars.
+    factor, whitener : Tensor (p, 2 m, r), (p, r, 2 m)
+        F with TNT = F F' in units of 1e-7 s, and the map from TNr to w = F' a + noise of unit variance.
     """
 
     prior: Distribution
@@ -59,12 +62,13 @@ class TimingTarget(Target):
         self.array, self.model, self.correlation, self.n_bins = array, model, correlation, n_bins
         self._shared = correlation_of(correlation, array.positions)
         frequencies = torch.from_numpy(array.frequencies)
-        self._all = Background(frequencies, embedded_degrees_of_freedom(), {})
+        self.degrees_of_freedom = embedded_degrees_of_freedom()
+        self._all = Background(frequencies, self.degrees_of_freedom, {})
         tables = {} if model.table is None else source_tables(model.table, array.frequencies[:n_bins])
-        self._heard = Background(frequencies[:n_bins], self._all.dof, tables)
-        self._factor, self._whitener = _factors(array.tnt)
-        self._white = torch.einsum("prk,pk->pr", self._whitener, torch.from_numpy(array.tnr))
-        pairs = self._factor.unflatten(1, (-1, 2))
+        self._heard = Background(frequencies[:n_bins], self.degrees_of_freedom, tables)
+        self.factor, self.whitener = _factors(array.tnt)
+        self._white = torch.einsum("prk,pk->pr", self.whitener, torch.from_numpy(array.tnr))
+        pairs = self.factor.unflatten(1, (-1, 2))
         self._outer = torch.einsum("pkcr,pkcs->pkrs", pairs, pairs).flatten(2)  # what variance in a frequency adds to the data's covariance
 
     @property
@@ -105,7 +109,7 @@ class TimingTarget(Target):
 
     def log_likelihood_of(self, theta: Tensor, tnr: Tensor) -> Tensor:
         """The same for other residuals: ``tnr (n, p, 2 m)`` in 1/s, one sky a row of theta, or ``(1, p, 2 m)`` for all."""
-        white = torch.einsum("prk,npk->npr", self._whitener, torch.as_tensor(tnr, dtype=torch.float64))
+        white = torch.einsum("prk,npk->npr", self.whitener, torch.as_tensor(tnr, dtype=torch.float64))
         return self._by_blocks(self._checked(theta), white)
 
     def _by_blocks(self, theta: Tensor, white: Tensor) -> Tensor:
@@ -137,12 +141,28 @@ class TimingTarget(Target):
         # Pulsars lead here: each is one matrix product over all rows.
         covariance = torch.baddbmm(identity, variance, self._outer).unflatten(-1, (rank, rank))
         columns = theta.new_empty(p, len(theta), rank, k + 1)
-        columns[..., :k] = self._factor[:, None, :k].mT
+        columns[..., :k] = self.factor[:, None, :k].mT
         columns[..., k] = white.transpose(0, 1)
         gram, log_det = gram_and_log_det(covariance, columns)
         log_own = 0.5 * (white.square().sum((1, 2)) - (gram[..., k, k] + log_det).sum(0))
         gram = gram.transpose(0, 1)
         return gram[..., :k, :k], gram[..., :k, k], log_own
+
+    def chi_squared(self, theta: Tensor) -> tuple[float, int]:
+        """w' C^-1 w of the white data under one ``theta (d,)``, and how many numbers they are: chi-squared where the model is true."""
+        theta = self._checked(theta[None])
+        own = _power_of_ten(2 * (self.own_log10_rho(theta)[0] - _LOG10_UNIT)).repeat_interleave(2, dim=-1)
+        shared = _power_of_ten(2 * (self.log10_rho(theta)[0] - _LOG10_UNIT)).repeat_interleave(2, dim=-1)
+        p, rank = self._white.shape
+        heard = self.factor[:, : 2 * self.n_bins]
+        gamma = torch.from_numpy(correlation_matrix(self.correlation, self.array.positions))
+        covariance = torch.einsum("ij,ika,k,jkb->iajb", gamma, heard, shared, heard)
+        each = torch.einsum("ika,ik,ikb->iab", self.factor, own, self.factor) + torch.eye(rank, dtype=torch.float64)
+        covariance.diagonal(dim1=0, dim2=2).add_(each.permute(1, 2, 0))
+        white = self._white.reshape(-1)
+        there = (self.factor.square().sum(1) > 0).reshape(-1)  # directions that the timing model took are neither data nor misfit
+        solved = torch.linalg.solve(covariance.reshape(p * rank, p * rank), white)
+        return float(white @ solved), int(there.sum())
 
     # --- Simulator ---------------------------------------------------------------------------------------------------------
 
@@ -165,9 +185,9 @@ class TimingTarget(Target):
         coefficients = root * randn((n, p, 2 * m), generator, dtype=torch.float64)
         shared = self._shared.draw(randn((n, p, 2 * self.n_bins), generator, dtype=torch.float64))
         coefficients[..., : 2 * self.n_bins] += shared * _power_of_ten(background - _LOG10_UNIT).repeat_interleave(2, dim=-1)[:, None]
-        white = torch.einsum("pkr,npk->npr", self._factor, coefficients)
+        white = torch.einsum("pkr,npk->npr", self.factor, coefficients)
         white += randn(tuple(white.shape), generator, dtype=torch.float64)
-        return torch.einsum("pkr,npr->npk", self._factor, white) * 10**-_LOG10_UNIT
+        return torch.einsum("pkr,npr->npk", self.factor, white) * 10**-_LOG10_UNIT
 
     def with_data(self, tnr: np.ndarray) -> TimingTarget:
         """The same target given other residuals, ``tnr (p, 2 m)`` in 1/s."""

@@ -35,7 +35,8 @@ def synthetic_pulsars(
     span = 1 / float(embedded_free_spectrum().frequencies[0])
     positions = rng.normal(size=(n_pulsars, 3))
     positions /= np.linalg.norm(positions, axis=1, keepdims=True)
-    errors = np.exp(rng.uniform(*np.log(_WHITE_NOISE), size=n_pulsars))
+    low, high = np.log(_WHITE_NOISE).tolist()
+    errors = np.exp(rng.uniform(low, high, size=n_pulsars))
     statistics = [_statistics(np.sort(rng.uniform(0, span, n_times)), span, error, n_frequencies, rng) for error in errors]
     tnt, tnr = (np.stack(arrays) for arrays in zip(*statistics, strict=True))
     names = tuple(f"S{i:04d}" for i in range(n_pulsars))
