@@ -16,7 +16,7 @@ from sbi_flows.physics.pta.timing_skies import SkyEvidences, simulate_skies, sky
 from sbi_flows.physics.pta.timing_summaries import PulsarSummaries
 
 MODELS = ("smbhb", "power_law")
-SMALL = Effort(n_simulations=1500, max_epochs=8, hidden=24, width=12, n_classified=1500)
+SMALL = Effort(n_simulations=1500, max_epochs=10, hidden=24, width=12, n_classified=1500)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def network(array):
     return TimingNPE(array, MODELS, effort=SMALL).fit()
 
 
-def integral(target, n=40_000):
+def integral(target, n=60_000):
     """ln Z and its error from draws of the prior."""
     theta = target.prior.sample(n, torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_a_sky_far_from_training_is_flagged(network, array):
     far = network.posterior("power_law", array.with_data(1e6 * array.tnr))
     assert not far.reliability.ok
     line = array.tnr.copy()
-    line[0] += array.tnt[0][:, 21] * 1e-4  # a tenth of a millisecond at one frequency in one pulsar, which no power law makes
+    line[0] += array.tnt[0][:, 21] * 1e-2  # ten milliseconds at one frequency of one pulsar: the loudest noise of the prior is .03
     reasons = network.reweighted("power_law", array.with_data(line), 500).reliability.reasons
     assert any("chi-squared" in reason for reason in reasons)
     reasons = network.reweighted("power_law", array, 500).reliability.reasons
@@ -102,10 +102,11 @@ def test_classifier_beside_the_evidences(network, array):
     assert abs(by_network["smbhb"] - expected) < 0.3
 
 
+@pytest.mark.slow
 def test_other_subsets_of_the_pulsars():
     """Trained on pairs of four pulsars, asked about a pair that it is given in another order."""
     four = synthetic_pulsars(4, n_times=100, n_frequencies=14, random_state=1)
-    network = TimingNPE(four, ["power_law"], n_pulsars=2, effort=Effort(2500, 6, 24, 12, 0)).fit()
+    network = TimingNPE(four, ["power_law"], n_pulsars=2, effort=Effort(4000, 8, 24, 12, 0)).fit()
     assert network.classifier_ is None
     pair = four.subset([3, 1])
     expected, error = integral(network.target("power_law", pair))
@@ -156,7 +157,7 @@ def test_the_cube_is_uniform_under_the_prior(array):
 
 
 def test_comparison_writes_resumes_and_refuses_other_settings(array, tmp_path):
-    effort = Effort(400, 2, 16, 8, 400), RouteEffort(100, 600, 300)
+    effort = Effort(600, 3, 16, 8, 600), RouteEffort(200, 1000, 500)
     said = []
     made = compare_timing(MODELS, array, route="npe", output=tmp_path, effort=effort, on_stage=lambda *text: said.append(text))
     assert list(made.to_dataframe()["model"]) == list(MODELS)
