@@ -10,10 +10,14 @@ from sklearn.exceptions import NotFittedError
 from sbi_flows import FlowSampler
 from sbi_flows.distributions import BoxUniform
 from sbi_flows.flow_sampling.choice import FlowCosts, LocalPilot, after_training, wants_flow
+from sbi_flows.flow_sampling.counting import CountedTarget, Ledger
+from sbi_flows.flow_sampling.judgement import judged
 from sbi_flows.flow_sampling.latent import leaders
 from sbi_flows.flow_sampling.modes import separated_modes
-from sbi_flows.samplers import HMC
-from sbi_flows.targets import from_dynesty, from_log_prob, from_numpy
+from sbi_flows.flow_sampling.run import Run, Settings
+from sbi_flows.flow_sampling.walk import Drawn, Walk
+from sbi_flows.samplers import HMC, RandomWalk, Stretch
+from sbi_flows.targets import from_dynesty, from_log_prob, from_numpy, unconstrained
 
 LEVEL = 4.5  # standard errors: a false alarm in 1.5e5 comparisons
 
@@ -214,6 +218,65 @@ def test_fewer_draws_than_asked_for_are_told():
     (reason,) = [reason for reason in sampler.report_.reliability.reasons if "max_evaluations=1000" in reason]
     assert f"{sampler.report_.n_evaluations} evaluations were spent" in reason and "2000 were asked for" in reason
     assert sampler.chains_.samples.shape[1] >= 20
+
+
+def test_draws_asked_for_beyond_the_evaluations_are_told():
+    prior = BoxUniform([-5.0] * 2, [5.0] * 2)
+    sampler = FlowSampler(normal, prior, n_effective=100, max_evaluations=1000, random_state=0).fit()
+    n = sampler.chains_.samples.shape[:2]
+    assert len(sampler.sample(100_000)) == 100_000 and sampler.chains_.samples.shape[:2] == n
+    (reason,) = [reason for reason in sampler.report_.reliability.reasons if "100000 were asked for" in reason]
+    assert f"there are {n[0] * n[1]} draws in all, sample(100000) repeats some" in reason and "max_evaluations=1000" in reason
+
+
+def test_a_small_request_is_judged_as_strictly():
+    """A hundred draws of a normal pass; of chains that start and stay at other places they do not."""
+    sampler = FlowSampler(normal, BoxUniform([-5.0] * 2, [5.0] * 2), n_effective=100, method="local", random_state=0).fit()
+    assert sampler.report_.reliability.ok, sampler.report_
+    shifted = torch.randn(64, 40, 1, generator=torch.Generator().manual_seed(0)).double()
+    shifted += torch.linspace(-1.0, 1.0, 64)[:, None, None]
+    found = judged(drawn_run(from_log_prob(normal, 1), shifted))[1]
+    assert any("chains disagree" in reason and "wanted 1.1" in reason for reason in found.reliability.reasons), found
+
+
+def test_walkers_of_an_ensemble_are_called_so():
+    target = from_log_prob(normal, 2)
+    sampler = FlowSampler(target=target, n_effective=100, method="local", kernel=Stretch(), random_state=0)
+    sampler.fit(np.random.default_rng(0).normal(size=(64, 2)))
+    assert sampler.chains_.ensemble and any("walkers of one ensemble" in note for note in sampler.report_.reliability.notes)
+
+
+def test_angles_are_judged_where_the_sampler_has_them():
+    """Of an angle in degrees, sampled as a turn: half the chains stay about .25, half about .75."""
+    turn = from_dynesty(lambda u: 360 * u, lambda theta: 0.0, 1, periodic=[0])
+    noise = 0.03 * torch.randn(16, 100, 1, generator=torch.Generator().manual_seed(0)).double()
+    apart = judged(drawn_run(turn, noise + torch.tensor([0.25, 0.75]).repeat(8)[:, None, None]))[1].reliability
+    assert any("chains disagree" in reason for reason in apart.reasons), apart
+    assert judged(drawn_run(turn, noise % 1))[1].reliability.ok
+
+
+def test_draws_at_the_end_of_a_range_are_told():
+    """ln x uniform for as far as numbers reach."""
+    endless = from_log_prob(lambda x: -x[:, 0].log(), 1, names=["t"], support=(0, math.inf))
+    draws = 90 * torch.rand(64, 40, 1, generator=torch.Generator().manual_seed(0)).double() - 45
+    verdict = judged(drawn_run(endless, draws.exp()))[1].reliability
+    assert any("draws of t lie at the end of its range" in reason for reason in verdict.reasons), verdict
+
+
+def drawn_run(target, points):
+    """A run of n_effective=100 that drew these ``points (chain, draw, d)``."""
+    n_chains, n_draws, _ = points.shape
+    counted, generator = CountedTarget(target, Ledger()), torch.Generator().manual_seed(0)
+    run = Run(counted, Settings(100, n_chains, "local", None, 10**6), generator)
+    start = torch.full_like(points[:, 0], 0.5)
+    run.space = unconstrained(counted, start)
+    run.walk = Walk(RandomWalk(), run.space, start, generator)
+    run.modes = separated_modes(torch.zeros(4, 8, 1).double(), torch.zeros(1, dtype=torch.bool))
+    run.local_pilot = LocalPilot("RandomWalk", 0.01, 10.0, 1000.0, 1e-6, n_modes=1)
+    position = run.space.from_user(points.flatten(0, 1)).view_as(points)
+    stats = {"acceptance": np.full((n_chains, n_draws), 0.4)}
+    run.records = [Drawn(position, torch.zeros(n_chains, n_draws).double(), stats, 0, n_draws, 0.01)]
+    return run
 
 
 def test_the_evidence_of_a_unit_cube():

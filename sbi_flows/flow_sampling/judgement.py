@@ -12,10 +12,11 @@ from sbi_flows.flow_sampling.run import Run
 from sbi_flows.results import Chains, Evidence, Reliability
 from sbi_flows.samplers import convergence, judge
 from sbi_flows.samplers.record import hole_remarks, remarks
+from sbi_flows.samplers.unseen import at_the_ends
 from sbi_flows.weights import autocorrelation_time
 
 _JUMPS = ("acceptance_IndependentMetropolis", "acceptance_PathProposal")
-_RHAT_EXCESS = 0.05
+_RHAT_EXCESS = 0.05, 0.1  # wanted at most: where draws are many, and where a chain has the fewest that are ever made
 _MUCH_LESS = 0.5  # of the effective size asked for
 _LARGEST_ERROR = 0.03  # of a mode's mass
 
@@ -24,10 +25,13 @@ def judged(run: Run) -> tuple[Chains, SamplerReport]:
     """The draws with their verdict, and the report."""
     chains = run.chains()
     # R-hat of chains in equilibrium is 1 + 1 / (2 m) where half a chain is worth m draws; as asked for, as stuck chains are worth few.
-    max_rhat = 1 + max(_RHAT_EXCESS, 2 * run.settings.n_chains / run.settings.n_effective)
-    found = judge(chains.samples, run.target, max_rhat=max_rhat)
+    max_rhat = 1 + float(np.clip(2 * run.settings.n_chains / run.asked, *_RHAT_EXCESS))
+    # In the target's own parameters: angles are angles there, of whatever they stand for in the results.
+    points = run.points()[0]
+    found = judge(points.numpy(), run.target, max_rhat=max_rhat)
     masses = _masses(run, chains)
-    more, notes = remarks(chains.stats, *_invalid(run), ensemble=False)
+    more, notes = remarks(chains.stats, *_invalid(run), ensemble=chains.ensemble)
+    more += at_the_ends(run.space.from_user(points.flatten(0, 1)), run.space)
     ess = float(np.nanmin(found.ess_bulk))
     reasons = [*found.reliability.reasons, *more, *run.against]
     if masses is not None:
@@ -104,10 +108,13 @@ def _invalid(run: Run) -> tuple[int, int]:
 
 def _too_few(run: Run, ess: float) -> tuple[list[str], list[str]]:
     """Reasons and notes where the draws are worth less than was asked for."""
-    wanted, spent, most = run.settings.n_effective, run.ledger.n_evaluations, run.settings.max_evaluations
+    wanted, spent, most = run.asked, run.ledger.n_evaluations, run.settings.max_evaluations
     if ess >= wanted:
         return [], []
     worth = f"the draws are worth {ess:.0f} independent ones by the slowest parameter; {wanted} were asked for"
+    there = sum(record.log_prob.numel() for record in run.records)
+    if wanted > there:
+        worth += f", and as there are {there} draws in all, sample({wanted}) repeats some"
     if spent > most:
         return [f"{worth}. {spent} evaluations were spent, more than max_evaluations={most}: raise it"], []
     if ess < _MUCH_LESS * wanted:

@@ -33,6 +33,7 @@ _LOCAL_SHARE = 0.1  # of local steps beside proposals that are accepted nearly a
 _PIECES = 6
 _THINNED = 4  # draws kept for each time the kernel forgets
 _FEWEST = 20  # draws a chain of a piece
+_TO_COMPARE = 16  # independent draws a chain, at least: R-hat is then 1.06 where all is well
 _MOST_PILOT = 640
 _SEEN = 10  # times that the kernel has forgotten where it was, for its speed to be known
 _ROWS = 12_000  # that a mode's flow is fitted to, about
@@ -61,10 +62,13 @@ class Run:
         Why.
     against, notes : list of str
         For the verdict.
+    asked : int
+        Independent draws that were asked for, at most.
     """
 
     def __init__(self, target: CountedTarget, settings: Settings, generator: torch.Generator):
         self.target, self.settings, self.generator = target, settings, generator
+        self.asked = settings.n_effective
         self.ledger = target.ledger
         self.method = "local"
         self.reasons: list[str] = []
@@ -281,7 +285,9 @@ class Run:
     # --- Draws ---------------------------------------------------------------------------------------------------------------
 
     def collect(self, n_effective: int) -> None:
-        """Draws that count, in pieces, until they are worth ``n_effective`` independent ones."""
+        """Draws that count, in pieces, until they are worth ``n_effective`` independent ones, and enough to tell whether chains agree."""
+        self.asked = max(self.asked, n_effective)
+        n_effective = max(n_effective, _TO_COMPARE * self.settings.n_chains)
         with self.ledger.purpose("draws"):
             if not self.records and self.method == "mixed" and self.proposal is not None:
                 self.walk = self._mixed_walk(self.proposal)
@@ -338,6 +344,7 @@ class Run:
             # Where results show other parameters than those of the density, it is not a density of what they show.
             log_posterior=log_prob.numpy() if target.same_parameters else None,
             log_likelihood=None if log_prior is None else (log_prob - log_prior).numpy(),
+            ensemble=getattr(self.walk.kernel, "ensemble", False),
             stats=self.stats(),
         )
 

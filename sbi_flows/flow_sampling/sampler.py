@@ -248,7 +248,8 @@ class FlowSampler(BaseEstimator):
     def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
         """Draws, in random order.
 
-        The chains run on where they are not worth ``n_samples`` independent draws yet; ``chains_`` and ``report_`` then change.
+        The chains run on where they are not worth ``n_samples`` independent draws yet; ``chains_`` and ``report_`` then change. Once
+        ``max_evaluations`` are spent they do not, and the verdict says that draws are fewer, or repeated.
 
         Parameters
         ----------
@@ -288,7 +289,7 @@ class FlowSampler(BaseEstimator):
         # In the target's own parameters, where it is a density: those of the chains may be others (a unit cube's are).
         draws, log_p = run.points()
         step = max(1, draws.shape[0] * draws.shape[1] // _EVIDENCE_DRAWS)
-        kept = Chains(draws[:, ::step].numpy(), run.target.names, log_p[:, ::step].numpy())
+        kept = Chains(draws[:, ::step].numpy(), run.target.names, log_p[:, ::step].numpy(), ensemble=self._chains.ensemble)
 
         def log_posterior(x: np.ndarray) -> np.ndarray:
             with torch.no_grad():

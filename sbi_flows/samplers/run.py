@@ -21,7 +21,7 @@ from sbi_flows.samplers.convergence import Convergence, convergence
 from sbi_flows.samplers.files import load_run, save_run, settings_of
 from sbi_flows.samplers.kernel import Info, Kernel, as_kernel
 from sbi_flows.samplers.record import Counted, Record, remarks
-from sbi_flows.samplers.unseen import reach_of_starts
+from sbi_flows.samplers.unseen import at_the_ends, reach_of_starts
 from sbi_flows.targets import Target, as_target, unconstrained
 
 
@@ -166,7 +166,9 @@ class _Run:
         stats, ensemble = self.record.stats(), getattr(self.kernel, "ensemble", False)
         reasons, notes = remarks(stats, int(self.record.arrays["invalid"].sum()), self.n_draws * self.thin * len(self.start), ensemble)
         flat = torch.from_numpy(samples.reshape(-1, user.features))
-        notes += reach_of_starts(self.space.from_user(self.start), self.space.from_user(flat).view(samples.shape), self.space)
+        positions = self.space.from_user(flat).view(samples.shape)
+        reasons += at_the_ends(positions, self.space)
+        notes += reach_of_starts(self.space.from_user(self.start), positions, self.space)
         recorded = user.recorded(flat).numpy().reshape(samples.shape)
         return Chains(
             samples=recorded,

@@ -13,12 +13,17 @@ import torch
 from torch import Tensor
 
 from sbi_flows._random import torch_generator
+from sbi_flows.bijections.support import parse_support
+from sbi_flows.bijections.unconstrain import LARGEST_QUANTILE
 from sbi_flows.targets import Target, circular_columns
+from sbi_flows.targets.base import UnconstrainedTarget
 
 _MISSED = 3.0  # mass, times their number, that so many independent draws miss one time in twenty: -ln .05
 _LEAST_ACCEPTANCE = 0.1  # assumed, where nothing else was accepted either
 _CLOSE = 1 / 3  # of the spread there could be, below which starts are close together
 _PRIOR_DRAWS, _PRIOR_SEED = 1000, 0  # any seed: the draws set a scale
+_HAIR = 0.26  # from the last value on the real line: of an end at zero all beyond 9, where a reference distribution has 1e-19
+_MANY = 1e-3  # share of the draws so near an end
 MUCH = 0.01  # share of the moves that would go where there is no value, were they accepted as others are
 
 
@@ -59,6 +64,33 @@ def reach_of_starts(start: Tensor, draws: Tensor, space: Target) -> list[str]:
     return [
         f"{who} close together (spread in the median parameter: {compared.format(share)}): modes elsewhere are not looked for. Start "
         "from draws of the prior, or use FlowSampler or smc, which begin there"
+    ]
+
+
+def at_the_ends(positions: Tensor, space: Target) -> list[str]:
+    """A reason for each column of which many draws lie where the map from its support to the real line ends.
+
+    Beyond, no number is told from the end itself: a density with mass there, or with an infinite integral, was cut off.
+
+    Parameters
+    ----------
+    positions : Tensor (..., d)
+        On the real line of ``space``, as :func:`sbi_flows.targets.unconstrained` makes it.
+    space : Target
+    """
+    if not isinstance(space, UnconstrainedTarget) or space.user is not space.target:
+        return []
+    user, far = space.user, torch.full((1, space.features), LARGEST_QUANTILE, dtype=torch.float64)
+    # There and back, as an end that is not zero is rounded to well before the map's own.
+    low, high = space.from_user(space.to_user(torch.cat([-far, far]))[0])
+    rows = positions.reshape(-1, user.features)
+    shares = ((rows < low + _HAIR) | (rows > high - _HAIR)).double().mean(0)
+    kinds = [column.kind for column in parse_support(user.support, user.features)]
+    return [
+        f"{float(shares[j]):.1%} of the draws of {user.names[j]} lie at the end of its range as far as numbers reach: the density may not "
+        "be integrable there, or has mass beyond"
+        for j, kind in enumerate(kinds)
+        if kind not in ("real", "circular") and shares[j] > _MANY
     ]
 
 

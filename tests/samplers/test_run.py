@@ -191,6 +191,30 @@ def test_bad_input(case):
         run_chains(RandomWalk(), target(), **{"init": start(), **SETTINGS, **change})
 
 
+@pytest.mark.parametrize(
+    ("density", "support", "reaches"),
+    [
+        (lambda x: -x[:, 0].log(), (0, float("inf")), True),
+        (lambda x: -1.5 * x[:, 0].log(), (0, 1), True),
+        (lambda x: -1.5 * (-x[:, 0]).log1p(), (0, 1), True),
+        (lambda x: -0.5 * (-x[:, 0]).log1p(), (0, 1), False),
+        (lambda x: 2 * torch.cos(x[:, 0]), "circular", False),
+        (lambda x: -0.5 * x[:, 0].square(), "real", False),
+        (lambda x: -0.5 * x[:, 0].square(), "heavy", False),
+        (lambda x: -0.5 * x[:, 0].square(), (0, float("inf")), False),
+        (lambda x: -0.5 * x[:, 0].log(), (0, 1), False),
+        (lambda x: 20 * x[:, 0], (0, 1), False),
+    ],
+    ids=["1/x", "x^-1.5", "upper", "upper, integrable", "angle", "normal", "normal, heavy", "half-normal", "x^-.5", "steep"],
+)
+def test_a_density_with_an_infinite_integral_is_told(density, support, reaches):
+    init = np.random.default_rng(0).uniform(0.2, 0.8, size=(40, 1))
+    endless = from_log_prob(density, 1, names=["t"], support=support)
+    verdict = run_chains(RandomWalk(), endless, init, n_steps=600, n_warmup=200, random_state=0).reliability
+    assert any("of the draws of t lie at the end of its range" in reason for reason in verdict.reasons) == reaches, verdict
+    assert verdict.ok != reaches, verdict
+
+
 def test_convergence_of_good_draws():
     draws = np.random.default_rng(0).normal(size=(4, 400, 2))
     good = convergence(draws, ["a", "b"])
