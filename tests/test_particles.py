@@ -74,7 +74,7 @@ def test_scaling_is_one_number():
 
 
 def test_draws_agree_with_their_density():
-    flow = strong(3, 2, steps=16)
+    flow = strong(3, 2, steps=32)
     y, log_prob = flow.sample_and_log_prob(20, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(flow.log_prob(y), log_prob, rtol=0, atol=1e-4)
 

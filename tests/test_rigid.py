@@ -85,9 +85,10 @@ def sphere_grid(n=10):
 
 def test_integral_over_rotations_is_one():
     flow = strong(positions=False, steps=8)
-    grid, area = sphere_grid()
-    density = flow.log_prob(grid).exp()
-    assert (area * density).sum() == pytest.approx(1, abs=1e-3)
+    grid, area = sphere_grid(20)  # with 10 nodes the quadrature is off by .0015, with 14 by .0002
+    with torch.no_grad():
+        density = flow.log_prob(grid).exp()
+    assert float((area * density).sum()) == pytest.approx(1, abs=1e-4)
     assert density.max() > 1.2 * density.min()
     assert area.sum() == pytest.approx(2 * math.pi**2)
 

@@ -8,7 +8,7 @@ import torch
 
 from sbi_flows import FlowDensity, evidence
 from sbi_flows._threads import each_on_a_thread, one_thread, threads_for
-from sbi_flows.flows import Flow, nsf
+from sbi_flows.flows import Together, Flow, nsf
 
 X = np.random.default_rng(0).normal(size=(400, 2))
 
@@ -101,6 +101,7 @@ def test_a_small_fit_and_its_evaluation_use_one_thread(monkeypatch):
 
     monkeypatch.setattr(Flow, "log_prob", spied(Flow.log_prob))
     monkeypatch.setattr(Flow, "sample", spied(Flow.sample))
+    monkeypatch.setattr(Together, "log_prob", spied(Together.log_prob))
     model = FlowDensity(flow="realnvp", layers=2, max_epochs=1, random_state=0).fit(X)
     in_fit = len(seen)
     model.log_prob(X)
