@@ -8,7 +8,7 @@ import torch
 
 from sbi_flows import FlowDensity, evidence
 from sbi_flows._threads import each_on_a_thread, one_thread, threads_for
-from sbi_flows.flows import Together, Flow, nsf
+from sbi_flows.flows import Flow, Together, nsf
 
 X = np.random.default_rng(0).normal(size=(400, 2))
 
