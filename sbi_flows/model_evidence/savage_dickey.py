@@ -101,8 +101,12 @@ def savage_dickey(
 
     Examples
     --------
-    >>> slope = BoxUniform([-3.0], [3.0])
-    >>> savage_dickey(chains, slope, {"slope": 0.0}, random_state=0)
+    >>> import pandas as pd
+    >>> from sbi_flows.distributions import BoxUniform
+    >>> chain = pd.DataFrame({"slope": np.random.default_rng(0).normal(size=2000), "offset": np.random.default_rng(1).normal(size=2000)})
+    >>> ratio = savage_dickey(chain, BoxUniform([-5.0], [5.0]), {"slope": 0.0}, random_state=0)
+    >>> type(ratio).__name__
+    'NestedBayesFactor'
     """
     rng = numpy_generator(random_state)
     if callable(getattr(samples, "log_prob", None)):        # a column of that name is not
