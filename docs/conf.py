@@ -12,6 +12,9 @@ html_title = f"sbi_flows {__version__}"
 autosummary_generate = True
 autodoc_typehints = "none"  # docstrings say types in words, with shapes
 autodoc_member_order = "bysource"
+# Methods that scikit-learn makes for its metadata routing; their text refers to its own pages.
+_OF_SKLEARN = ["get_metadata_routing", *(f"set_{of}_request" for of in ("fit", "score", "predict", "predict_proba", "transform"))]
+autodoc_default_options = {"exclude-members": ", ".join(_OF_SKLEARN)}
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True

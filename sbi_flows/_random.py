@@ -17,7 +17,7 @@ RandomState = int | np.random.Generator | np.random.RandomState | torch.Generato
 def seed_from(random_state: RandomState) -> int:
     """A 63-bit seed: the integer given, the next draw of the generator given, or fresh entropy for ``None``."""
     if random_state is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return _fresh_seed()
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**63 - 1))
     if isinstance(random_state, np.random.RandomState):
@@ -29,6 +29,10 @@ def seed_from(random_state: RandomState) -> int:
     raise ValueError(
         f"Expected random_state to be a non-negative int, a numpy or torch generator, or None; got {random_state!r}."
     )
+
+
+def _fresh_seed() -> int:
+    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def own_seed(random_state: RandomState) -> int:

@@ -7,6 +7,7 @@ import pytest
 
 from sbi_flows.physics.pta import FreeSpectrum, FreeSpectrumTarget, SpectrumTable, embedded_degrees_of_freedom, get_model
 
+pytest_plugins = ["tests.repeatable"]
 
 @pytest.fixture(scope="session")
 def full_data() -> Path:

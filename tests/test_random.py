@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from sbi_flows import _random
 from sbi_flows._random import numpy_generator, rand, randn, seed_from, torch_generator
+from tests.repeatable import fresh_seed
 
 
 def test_integers_are_their_own_seed():
@@ -25,7 +27,8 @@ def test_generators_give_their_next_draw(make):
     assert 0 <= first < 2**63
 
 
-def test_none_is_fresh():
+def test_none_is_fresh(monkeypatch):
+    monkeypatch.setattr(_random, "_fresh_seed", fresh_seed)
     assert seed_from(None) != seed_from(None)
     assert 0 <= seed_from(None) < 2**63
 

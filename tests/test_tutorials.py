@@ -1,6 +1,7 @@
 """The tutorials run, in small, and leave their figures."""
 
 import importlib.util
+import re
 from functools import partial
 from pathlib import Path
 
@@ -128,3 +129,14 @@ def test_evidence_on_the_way(capsys):
     module.main(n_effective=1000)
     said = capsys.readouterr().out
     assert said.count("exactly") == 2 and "parabola" in said
+
+
+def test_double_well(tmp_path, capsys):
+    """With half of the training; both free energies within four errors of those by quadrature (false alarm 1.3e-4)."""
+    tutorial("double_well").main(tmp_path, n_steps=200)
+    said = capsys.readouterr().out
+    for line in [line for line in said.splitlines() if "exactly" in line]:
+        value, error, exact = (float(word) for word in re.findall(r"-?\d+\.\d+", line))
+        assert abs(value - exact) < 4 * error, line
+    assert said.count("exactly") == 2
+    assert (tmp_path / "double_well.png").stat().st_size > 5000

@@ -15,6 +15,8 @@ import torch
 from sbi_flows import BoltzmannGenerator
 from sbi_flows.physics.molecules import double_well
 
+_FEWEST_DRAWS = 5  # in a bin that is shown: the weight of one draw says nothing of its own error
+
 
 def main(folder: Path = Path("figures"), n_steps: int = 400) -> None:
     energy = double_well()
@@ -41,10 +43,12 @@ def _draw(folder: Path, energy, drawn) -> None:
     exact = energy(on_line).numpy()
     figure, axes = plt.subplots(figsize=(6.0, 4.0))
     axes.plot(middle, exact - exact.min(), "k-", label="exact")
-    for weights, style, label in ((None, "C1.", "flow"), (drawn.weights, "C0o", "reweighted")):
-        mass = np.histogram(drawn.samples[:, 0], edges, weights=weights)[0]
-        profile = -np.log(np.where(mass > 0, mass / mass.max(), np.nan))
-        axes.plot(middle, profile, style, mfc="none", label=label)
+    x = drawn.samples[:, 0]
+    seen = np.histogram(x, edges)[0] >= _FEWEST_DRAWS
+    for weights, style, label in ((np.full(len(x), 1 / len(x)), "C1.", "flow"), (drawn.weights, "C0o", "reweighted")):
+        mass, squares = (np.histogram(x, edges, weights=w)[0][seen] for w in (weights, weights**2))
+        error = np.sqrt(squares) / mass
+        axes.errorbar(middle[seen], -np.log(mass / mass.max()), error, fmt=style, mfc="none", label=label)
     axes.set(xlabel="$x_1$", ylabel="free energy / kT", ylim=(-0.5, 14))
     axes.legend(frameon=False)
     folder.mkdir(parents=True, exist_ok=True)
