@@ -81,10 +81,12 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--draws", type=int, default=1000)
     arguments = parser.parse_args()
-    rows = [row for seed in arguments.seeds.split(",") for row in rows_of(int(seed), arguments.draws)]
-    frame = pd.DataFrame(rows)
+    rows: list[dict] = []
     RESULTS.parent.mkdir(exist_ok=True)
-    frame.to_csv(RESULTS, index=False, float_format="%.5g")
+    for seed in arguments.seeds.split(","):
+        rows += rows_of(int(seed), arguments.draws)
+        frame = pd.DataFrame(rows)
+        frame.to_csv(RESULTS, index=False, float_format="%.5g")
     print(frame.groupby("method", sort=False).mean(numeric_only=True).drop(columns="seed").round(3).T.to_string())
 
 

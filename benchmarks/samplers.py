@@ -57,7 +57,10 @@ def run_ours(name: str, sampler: str, seed: int) -> dict:
         "n_evaluations": result.n_evaluations,
         "seconds": time.process_time() - began,
         "ok": result.reliability.ok,
+        "reasons": list(result.reliability.reasons),
     }
+    if hasattr(result, "powers"):
+        record["stages"] = [[round(float(value), 6) for value in stage] for stage in zip(result.powers, result.acceptances, strict=True)]
     if problem.modes is not None and problem.masses is not None:
         if hasattr(result, "samples"):
             x, weights = result.samples.samples, result.samples.weights

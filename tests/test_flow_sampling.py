@@ -16,7 +16,7 @@ from sbi_flows.flow_sampling.latent import leaders
 from sbi_flows.flow_sampling.modes import separated_modes
 from sbi_flows.flow_sampling.run import Run, Settings
 from sbi_flows.flow_sampling.walk import Drawn, Walk
-from sbi_flows.samplers import HMC, RandomWalk, Stretch
+from sbi_flows.samplers import HMC, Mixed, RandomWalk, Stretch
 from sbi_flows.targets import from_dynesty, from_log_prob, from_numpy, unconstrained
 
 LEVEL = 4.5  # standard errors: a false alarm in 1.5e5 comparisons
@@ -151,6 +151,42 @@ def test_leaders_set_the_spread_of_the_others():
     x[:, :7] *= (x[:, 7:8] / 2).exp()
     assert leaders(x, None) == [7]
     assert leaders(x, [(-10.0, 10.0)] * 9 + ["circular"]) == []
+
+
+def test_columns_that_are_led_alike_do_not_lead_each_other():
+    """In a steep funnel every column tells much of the others, but nothing beyond what the leader tells."""
+    x = torch.randn(2500, 30, generator=torch.Generator().manual_seed(0)).double()
+    x[:, 0] *= 3
+    x[:, 1:] *= (x[:, :1] / 2).exp()
+    assert leaders(x, None) == [0]
+    y = torch.randn(2500, 30, generator=torch.Generator().manual_seed(1)).double()
+    y[:, 2:] = 2 * y[:, 1:2] + 0.5 * y[:, 2:] * y[:, :1].exp()
+    assert leaders(y, None) == [0, 1]
+
+
+def test_after_a_fall_back_the_chains_are_the_local_kernels(monkeypatch):
+    """Also where rounds of training have run with flow proposals, which are exact but not what the report says."""
+    monkeypatch.setattr("sbi_flows.flow_sampling.run.after_training", lambda *_: ("local", "fell back", []))
+    prior = BoxUniform([-9.0] * 2, [9.0] * 2)
+
+    def four_wells(x):
+        return -0.5 * ((x.abs() - 5) / 0.3).square().sum(-1)
+
+    wells = FlowSampler(four_wells, prior, n_effective=400, kernel=HMC(), random_state=0).fit()
+    assert wells.report_.method == "local" and "fell back" in wells.report_.reasons, wells.report_
+    assert not [name for name in wells.chains_.stats if name.startswith("acceptance_")]
+    labels = np.sign(wells.chains_.samples)
+    assert (labels == labels[:, :1]).all()  # trajectories do not cross, whatever flow took the chains there
+
+
+def test_steps_are_halved_where_trajectories_diverge():
+    """In a mixture too; what follows no trajectory keeps its state."""
+    target = from_log_prob(normal, 3)
+    kernel = Mixed([HMC(check=False), RandomWalk()])
+    walk = Walk(kernel, unconstrained(target), torch.zeros(8, 3).double() + 0.1, torch.Generator().manual_seed(0))
+    before, other = walk.state.parts[0].learned.step_size, walk.state.parts[1]
+    walk.halve_steps()
+    assert walk.state.parts[0].learned.step_size == 0.5 * before and walk.state.parts[1] is other
 
 
 # --- Messages --------------------------------------------------------------------------------------------------------------------

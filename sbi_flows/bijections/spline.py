@@ -36,6 +36,11 @@ class Spline(Transformer):
         self._shape = _checked(bins, bound, min_size, circular=False)
         self.n_params = self._shape.n_params
 
+    @property
+    def shape(self) -> Shape:
+        """The constants of the spline."""
+        return self._shape
+
     def forward(self, x, params):
         return spline(x, params, self._shape, inverse=False)
 

@@ -21,13 +21,14 @@ from sbi_flows.samplers import Kernel
 from sbi_flows.targets import pulled_back
 from sbi_flows.weights import autocorrelation_time
 
-_ROUNDS = 4
+_ROUNDS = 6
 _TRAINING = 400  # optimiser steps of each round
-_WARMUP, _WATCHED = 80, 40  # steps of the kernel a round
-_GAIN = 1.3  # factor by which a round must raise draws an evaluation for another to follow
+_WARMUP, _WATCHED = 80, 60  # steps of the kernel a round
+_GAIN = 1.1  # factor by which a round must raise draws an evaluation for another to follow
 _WORTHWHILE = 0.05  # nats a row, beyond a normal, that leaders must bring
 _BINS = 8
 _SHARE = 0.5  # of the best leader's information that makes another column a leader
+_NARROW = 40  # draws a slice within which a leader is taken to be constant
 _HIDDEN = (32, 32)
 
 
@@ -81,7 +82,7 @@ def straightened(
     fit, led_by = _fit(draws, target, generator)
     best, draws = _turn(target, kernel, fit, position, generator, led_by)
     for turn in range(1, n_rounds or _ROUNDS):
-        fit.train(_TRAINING, [draws])
+        fit, led_by = _better_fit(fit, led_by, draws, target, generator)
         now, draws = _turn(target, kernel, fit, best.walk.position, generator, led_by)
         gained = now.worth > _GAIN * best.worth
         best = (now if now.worth > best.worth else best)._replace(rounds=turn + 1, training_steps=fit.n_steps)
@@ -103,6 +104,22 @@ def _turn(
     return found, walk.to_user(drawn.position)[0]
 
 
+def _better_fit(
+    fit: ProposalFit, led_by: tuple[int, ...], draws: Tensor, target: CountedTarget, generator: torch.Generator
+) -> tuple[ProposalFit, tuple[int, ...]]:
+    """A flow made for these draws, or the one before trained further on them, whichever starts out better on those held out.
+
+    A flow's scaling is that of the draws it was made for, and the first ones may have come from far away.
+    """
+    afresh, leads = _fit(draws, target, generator)
+    held_out = afresh.held_out
+    if float(afresh.proposal.log_prob(held_out).mean()) > float(fit.proposal.log_prob(held_out).mean()):
+        afresh.n_steps += fit.n_steps
+        return afresh, leads
+    fit.train(_TRAINING, [draws])
+    return fit, led_by
+
+
 def _fit(draws: Tensor, target: CountedTarget, generator: torch.Generator) -> tuple[ProposalFit, tuple[int, ...]]:
     """A flow of leaders where they bring something, else one of the general kind; trained once."""
     columns = leaders(draws.flatten(0, 1), target.support)
@@ -120,7 +137,8 @@ def leaders(x: Tensor, support) -> list[int]:
     """Columns that tell most of the mean and the spread of the others; none among angles.
 
     What column j tells of column i is the mutual information they would have if i were normal within each of eight slices of j: half the
-    log of i's variance less the mean of that in the slices. In a hierarchical density the parameters of the upper level lead.
+    log of i's variance less the mean of that in the slices. In a hierarchical density the parameters of the upper level lead. A column
+    joins them by what it tells beyond those that lead already: each of those that are led tells of its leader, and so of all the others.
 
     Parameters
     ----------
@@ -135,20 +153,51 @@ def leaders(x: Tensor, support) -> list[int]:
     >>> leaders(x, None)
     [3]
     """
-    n, d = x.shape
+    d = x.shape[1]
     if d < 2 or any(column.kind == "circular" for column in parse_support(support, d)):
         return []
     x = (x - x.mean(0)) / x.std(0).clamp(min=1e-300)
-    told = torch.zeros(d, dtype=x.dtype)
+    found: list[int] = []
+    enough = 0.0
+    while len(found) < max(1, d // 2):
+        told = _told(x, found)
+        best = int(told.argmax())
+        if told[best] <= enough:
+            break
+        found.append(best)
+        enough = max(enough, _SHARE * float(told[best]))
+        x = _without(x, best)
+    return sorted(found)
+
+
+def _told(x: Tensor, found: list[int]) -> Tensor:
+    """What each column tells of the others in nats, ``(d,)``; those found already neither tell nor are told of."""
+    n, d = x.shape
+    told = torch.full((d,), -torch.inf, dtype=x.dtype)
     slices = torch.arange(n) * _BINS // n
-    for j in range(d):
+    for j in set(range(d)) - set(found):
         ordered = x[x[:, j].argsort()]
         inside = torch.stack([ordered[slices == b].var(0, correction=0) for b in range(_BINS)])
-        gain = -0.5 * inside.clamp(min=1e-12).log().mean(0)
-        gain[j] = 0.0
+        gain = 0.5 * x.var(0, correction=0).log() - 0.5 * inside.clamp(min=1e-12).log().mean(0)
+        gain[[j, *found]] = 0.0
         told[j] = gain.sum()
-    chosen = told.argsort(descending=True)[: max(1, d // 2)]
-    return sorted(int(j) for j in chosen if told[j] > _SHARE * told.max())
+    return told
+
+
+def _without(x: Tensor, j: int) -> Tensor:
+    """``x`` with the other columns standardised within narrow slices of column j, so that j tells nothing of them any more."""
+    n = len(x)
+    order = x[:, j].argsort()
+    place = torch.empty_like(order)
+    place[order] = torch.arange(n)
+    slices = place // _NARROW
+    count = torch.bincount(slices).to(x.dtype)[:, None]
+    mean = torch.zeros(len(count), x.shape[1], dtype=x.dtype).index_add_(0, slices, x) / count
+    centred = x - mean[slices]
+    variance = torch.zeros_like(mean).index_add_(0, slices, centred.square()) / count
+    rest = centred / variance.clamp(min=1e-24).sqrt()[slices]
+    rest[:, j] = x[:, j]
+    return rest
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,12 +14,17 @@ from torch import Tensor
 
 from sbi_flows._random import RandomState, seed_from, torch_generator
 from sbi_flows._threads import one_thread
+from sbi_flows.bijections.base import Chain
+from sbi_flows.bijections.elementwise import Elementwise
+from sbi_flows.bijections.spline import CircularSpline, Spline
+from sbi_flows.bijections.support import parse_support
 from sbi_flows.distributions import NormalMixture
 from sbi_flows.flows import Flow, nsf
 from sbi_flows.training import ArraySource, train
 
 AUTOREGRESSIVE = 8  # columns up to which layers are autoregressive; beyond, couplings are as quick backward as forward
 _COMPONENTS = (1, 4, 16)
+_MARGINAL_BINS = 16
 _ROWS_A_NUMBER = 20  # draws for each component and column, at least
 _WORTHWHILE = 0.02  # nats a row by which a larger start must be better
 _HELD_OUT = 8  # one chain in so many judges
@@ -209,17 +215,23 @@ def _best_start(x: Tensor, train_rows: Tensor, held_out: Tensor, support, genera
     d, n = x.shape[1], train_rows.shape[1]
     best: list[Flow] = []
     best_score = -np.inf
+    for make in _starts(d, n, support, generator):
+        flows = [make(x[rows]) for rows in train_rows]
+        score = _score(flows, x, held_out)
+        if not best or score > best_score + _WORTHWHILE:
+            best, best_score = flows, score
+    return best
+
+
+def _starts(d: int, n: int, support, generator: torch.Generator) -> Iterator[Callable[[Tensor], Flow]]:
+    """From the simplest: normals and mixtures of normals, and columns that are each made normal by a spline of their own."""
+    angles = [column.kind == "circular" for column in parse_support(support, d)]
     for scaling in ("standard", "whiten") if d > 1 else ("standard",):
         for components in _COMPONENTS:
-            if components > 1 and components * d * _ROWS_A_NUMBER > n:
-                break
-            flows = [_start(x[rows], support, scaling, components, generator) for rows in train_rows]
-            score = _score(flows, x, held_out)
-            if not best or score > best_score + _WORTHWHILE:
-                best, best_score = flows, score
-            if components > 1 and not isinstance(flows[0].base, NormalMixture):
-                break
-    return best
+            if components == 1 or (components * d * _ROWS_A_NUMBER <= n and not any(angles)):
+                yield partial(_start, support=support, scaling=scaling, components=components, generator=generator)
+    if not all(angles):
+        yield partial(_by_columns, support=support, generator=generator)
 
 
 @torch.no_grad()
@@ -230,6 +242,19 @@ def _start(x: Tensor, support, scaling: str, components: int, generator: torch.G
     flow.fit_scaling(x)
     if isinstance(flow.base, NormalMixture):
         flow.base.fit(flow.to_base(x)[0], generator=generator)
+    return flow
+
+
+@torch.no_grad()
+def _by_columns(x: Tensor, support, generator: torch.Generator) -> Flow:
+    """A flow that begins with a spline a column, which makes the draws' marginals normal."""
+    d = x.shape[1]
+    columns = parse_support(support, d)
+    spline, circle = Spline(_MARGINAL_BINS), CircularSpline(_MARGINAL_BINS)
+    marginals = Elementwise([circle if column.kind == "circular" else spline for column in columns], d)
+    rest = _untrained(d, support, "standard", "normal", generator)
+    flow = Flow(columns, Chain([marginals, rest.bijection]), rest.base, scaling="standard").fit_scaling(x)
+    marginals.fit_quantiles(flow.enter(x, None)[1])
     return flow
 
 

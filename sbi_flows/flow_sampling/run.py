@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,7 @@ _ROUND = 20  # steps of the mixed kernel between rounds
 _MEASURED = 500  # proposals behind a measured acceptance
 _MOST_JUMPS = 8  # flow proposals a step
 _LOCAL_SHARE = 0.1  # of local steps beside proposals that are accepted nearly always
+_LOOK, _HALVINGS = 20, 3  # steps before the draws in which nothing should diverge, and how often the step size is halved where it does
 _PIECES = 6
 _THINNED = 4  # draws kept for each time the kernel forgets
 _FEWEST = 20  # draws a chain of a piece
@@ -176,6 +178,8 @@ class Run:
         self.method = method
         self.reasons.append(why)
         self.against += against
+        if method == "local":
+            self.walk = self._local_walk()
         if wanted == "auto" and method == "local":
             self._look_in_latent_space(forced=False)
 
@@ -259,6 +263,16 @@ class Run:
         walk.state = walk.state._replace(parts=(local, *walk.state.parts[1:]))
         return walk
 
+    def _local_walk(self) -> Walk:
+        """The local kernel alone, as it was learned, from where the rounds of training have left the chains."""
+        mixed = self.walk.state
+        if not isinstance(mixed, MixedState):
+            return self.walk
+        walk = copy.copy(self.walk)
+        walk.kernel = self.local
+        walk.state, _ = self.local.relocate(mixed.parts[0], mixed.position, mixed.log_prob, self.space)
+        return walk
+
     def _flow_costs(self) -> FlowCosts:
         """From a pass forward and back of an untrained flow."""
         row, step = flow_prices(self.walk.to_user(self.pilot_draws[:, -1:])[0][:, 0], self.target.support)
@@ -289,12 +303,8 @@ class Run:
         self.asked = max(self.asked, n_effective)
         n_effective = max(n_effective, _TO_COMPARE * self.settings.n_chains)
         with self.ledger.purpose("draws"):
-            if not self.records and self.method == "mixed" and self.proposal is not None:
-                self.walk = self._mixed_walk(self.proposal)
-            untouched = self.method == "local" and self.proposal is None
-            if not self.records and untouched and self.settings.n_chains / self.local_pilot.ess_a_step < 2 * _THINNED:
-                # Nothing has been learned since the pilot began: its draws are draws like any.
-                self.records = list(self.pilot_records)
+            if not self.records:
+                self._begin_draws()
             for _ in range(_PIECES):
                 have, spent = self.effective_size(), self.ledger.n_evaluations > self.settings.max_evaluations
                 if have >= n_effective or (spent and self.records):
@@ -305,11 +315,29 @@ class Run:
                     return
                 self.records.append(self.walk.draw(self._length(n_effective, have), self.thin))
 
+    def _begin_draws(self) -> None:
+        """The kernel as it stays; where nothing has been learned since the pilot began, its draws are draws like any."""
+        if self.method == "mixed" and self.proposal is not None:
+            self.walk = self._mixed_walk(self.proposal)
+        if self.method != "local" or self.proposal is not None or _diverged(self.pilot_records):
+            self._settle()
+        elif self.settings.n_chains / self.local_pilot.ess_a_step < 2 * _THINNED:
+            self.records = list(self.pilot_records)
+
+    def _settle(self) -> None:
+        """Shorter steps until no trajectory of a brief look diverges: a flow brings chains to where the warm-up never was."""
+        if "divergent" not in self.pilot_records[-1].stats:
+            return
+        for _ in range(_HALVINGS):
+            if not _diverged([self.walk.draw(_LOOK)]):
+                return
+            self.walk.halve_steps()
+
     def _length(self, n_effective: int, have: float) -> int:
         """Steps of the next piece; the first one decides how draws are thinned."""
         if not self.records:
             mixed = self.method == "mixed"
-            forgets = 1.5 if mixed else self.settings.n_chains / (self.pace or self.local_pilot.ess_a_step)
+            forgets = 1.5 if mixed else self.settings.n_chains / (self.pace or self._worth(self.pilot_draws) / self.pilot_draws.shape[1])
             self.thin = max(1, int(forgets / _THINNED))
             expected = 1.1 * n_effective * forgets / self.settings.n_chains
             return max(int(expected), _FEWEST * self.thin)
@@ -321,7 +349,19 @@ class Run:
         return torch.cat([record.position for record in self.records], dim=1)
 
     def effective_size(self) -> float:
-        return effective_size(self.positions()) if self.records else 0.0
+        return self._worth(self.positions()) if self.records else 0.0
+
+    def _worth(self, draws: Tensor) -> float:
+        """Independent draws that ``draws`` are worth: about their mode's mean where chains cannot leave it, which more would not mend."""
+        if self.modes.n > 1 and self.method in ("local", "latent"):
+            labels = self.modes.label(draws)
+            centred = draws.clone()
+            for k in range(self.modes.n):
+                inside = labels == k
+                if inside.any():
+                    centred[inside] -= draws[inside].mean(0)
+            draws = centred
+        return effective_size(draws)
 
     def stats(self) -> dict[str, np.ndarray]:
         """What the kernel said of the draws, ``(chain, draw)``."""
@@ -347,6 +387,10 @@ class Run:
             ensemble=getattr(self.walk.kernel, "ensemble", False),
             stats=self.stats(),
         )
+
+
+def _diverged(records: list[Drawn]) -> bool:
+    return any(bool(record.stats["divergent"].any()) for record in records if "divergent" in record.stats)
 
 
 def _stat(record: Drawn, name: str, kind: np.dtype) -> np.ndarray:

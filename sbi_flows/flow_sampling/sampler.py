@@ -32,6 +32,7 @@ _DRAWS_A_CHAIN = 40
 _CHECKED = 200
 _GRADIENTS_CHECKED, _GRADIENT_TOLERANCE = 3, 0.02
 _RANDOM_WALK = 8  # columns up to which steps without gradient forget as fast as trajectories of several gradients
+_LONGEST = 128  # leapfrogs: a narrow place makes steps small for all chains, and what is too slow then is a flow's business
 _EVIDENCE_DRAWS = 20_000
 _EVIDENCE_BUDGET = 10_000
 
@@ -216,7 +217,7 @@ class FlowSampler(BaseEstimator):
             if target.features > _RANDOM_WALK:
                 raise
             self._run.notes.append(f"random walks, which use no gradient, were run; {str(error)[0].lower()}{str(error)[1:]}")
-        return RandomWalk() if target.features <= _RANDOM_WALK else HMC(check=False)
+        return RandomWalk() if target.features <= _RANDOM_WALK else HMC(check=False, max_steps=_LONGEST)
 
     def _judge(self) -> None:
         self._chains, self._report = judged(self._run)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sbi_flows.samplers import Kernel
+from sbi_flows.samplers import Kernel, MixedState
+from sbi_flows.samplers.gradients import GradientState
 from sbi_flows.samplers.record import Record
 from sbi_flows.targets import Target, circular_columns
 
@@ -90,7 +92,19 @@ class Walk:
         n_invalid = int(record.arrays["invalid"].sum())
         return Drawn(position, log_prob, record.stats(), n_invalid, n_draws * thin, float(np.median(seconds)))
 
+    def halve_steps(self) -> None:
+        """Leapfrogs half as long in trajectories of the same length; other kernels stay as they are."""
+        self.state = _halved(self.state)
+
     def to_user(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """``(chain, draw, d)`` in the user's parameters, and ``ln |det|`` ``(chain, draw)`` of that map."""
         user, log_det = self.space.to_user(samples.flatten(0, 1))
         return user.view_as(samples), log_det.view(samples.shape[:2])
+
+
+def _halved(state: Any) -> Any:
+    if isinstance(state, MixedState):
+        return state._replace(parts=tuple(_halved(part) for part in state.parts))
+    if isinstance(state, GradientState):
+        return state._replace(learned=state.learned._replace(step_size=0.5 * state.learned.step_size))
+    return state

@@ -34,6 +34,7 @@ _BOUND, _BINS = 15.0, 16
 _LARGEST_ERROR, _MUCH = 0.25, 0.05  # masses of separate modes are about as uncertain as ln Z
 # Efficiency on the way below which mass was lost: Rosenbrock-10 runs with stages of .02, .03 and .09 had ln Z wrong by .41, .21 and .16.
 _LOST = 0.15
+_SAME, _MADE_GOOD = 1.1, 0.3  # until the power has risen by so much, and the efficiency that says that a flow has learned what was heavy
 
 
 def smc(
@@ -162,14 +163,18 @@ def _by_flow(path: TemperedPath, ascent: FlowAscent, n_prior: int) -> SMCResult:
             "chains that start from the draws find mass where the flows have next to none, or none where they have some: ln Z would be "
             f"{ascent.missed.log_ratio:+.2g} +- {ascent.missed.error:.1g} from the one given, or further. Use more particles, or flow=None"
         )
-    worst = int(np.argmin(ascent.efficiencies))
-    if ascent.efficiencies[worst] < _LOST:
-        reasons.append(
-            f"at power {ascent.powers[worst]:.2g} the flow's draws were worth {ascent.efficiencies[worst]:.1%} of their number: a part of "
-            "the posterior may have been lost there, unseen by the error of ln Z. Use more particles"
-        )
+    lost, notes = _poor_stages(ascent), []
+    if lost:
+        power, efficiency, recovered = lost
+        told = f"at power {power:.2g} the flow's draws were worth {efficiency:.1%} of their number"
+        if recovered:
+            notes.append(f"{told}: a flow trained on them did better at that power before it rose")
+        else:
+            reasons.append(
+                f"{told}: a part of the posterior may have been lost there, unseen by the error of ln Z. Use more particles"
+            )
     pooled, pooled_ess = ascent.pool.log_z(1.0), max(ascent.pool.ess(1.0), 1e-300)
-    verdict = _verdict(path, reasons, [], n_prior, 1.0)
+    verdict = _verdict(path, reasons, notes, n_prior, 1.0)
     rows = {
         "importance": (log_z, error, share, k, len(drawn.samples)),
         # Its shares of the temperatures came from the same points: for comparison only.
@@ -183,6 +188,22 @@ def _by_flow(path: TemperedPath, ascent: FlowAscent, n_prior: int) -> SMCResult:
 def _verdict(path: TemperedPath, reasons: list[str], notes: list[str], n_prior: int, acceptance: float) -> Reliability:
     missing, holes = path.told(acceptance)
     return Reliability.from_reasons([*missing, *reasons], [*holes, *notes, reach(n_prior)])
+
+
+def _poor_stages(ascent: FlowAscent) -> tuple[float, float, bool] | None:
+    """Power and efficiency of the worst stage of poor draws, and whether flows trained on them did well before the power rose further.
+
+    One that was never made good comes first.
+    """
+    powers, efficiencies = ascent.powers, ascent.efficiencies
+    found = []
+    for i in np.flatnonzero(efficiencies < _LOST):
+        after = efficiencies[i + 1 :][powers[i + 1 :] <= _SAME * powers[i]]
+        found.append((bool(len(after) and after.max() >= _MADE_GOOD), float(efficiencies[i]), float(powers[i])))
+    if not found:
+        return None
+    recovered, efficiency, power = min(found)
+    return power, efficiency, recovered
 
 
 def _table(rows: Mapping[str, tuple[float, ...]]) -> pd.DataFrame:
