@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sbi_flows._random import RandomState
 from sbi_flows._validation import as_float
-from sbi_flows.distributions import Distribution, as_prior
-from sbi_flows.distributions.files import prior_from_data, prior_to_data
+from sbi_flows.distributions import as_prior
 from sbi_flows.inference.npe import parameter_names
 from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.pairs import exchanged, tells_nothing
+from sbi_flows.inference.saved import SavedMethod
 from sbi_flows.inference.simulations import Simulations, in_order, read_names, read_simulations, read_theta, remarks
 from sbi_flows.inference.target_posterior import TargetPosterior
 from sbi_flows.results import FitHistory, Reliability
@@ -33,15 +31,10 @@ _PAIRS = 200_000
 _PRIOR_PAIRS, _LEAST_PRIOR = 20_000, 1000
 
 
-class TargetEstimator(BaseEstimator, ABC):
+class TargetEstimator(SavedMethod):
     """Base of :class:`NLE` and :class:`NRE`, which document the parameters."""
 
-    prior: Any
-    history_: FitHistory
-    prior_: Distribution
     observations_: Observations
-    theta_names_: tuple[str, ...]
-    n_simulations_: int
     estimator_: Any
     _needs_prior_draws = True
 
@@ -104,7 +97,7 @@ class TargetEstimator(BaseEstimator, ABC):
                 )
             self.theta_names_ = parameter_names(self.prior_, read_names(theta))
             self._x_names = read_names(x)
-            self._simulations: Simulations | None = None
+            self._simulations = None
         checked = from_prior and self._needs_prior_draws
         new = read_simulations(theta, in_order(x, self._x_names, "x"), self.prior_, self.theta_names_, from_prior=checked)
         if again:
@@ -136,33 +129,6 @@ class TargetEstimator(BaseEstimator, ABC):
         k = others.shape[1]
         of_others = self._pairs(theta[others.ravel()], x.repeat_interleave(k, dim=0)).view(-1, k)
         return (self._pairs(theta[rows], x)[:, None] - of_others).numpy()
-
-    # --- Files ---------------------------------------------------------------------------------------------------------------
-
-    def _facts(self) -> dict[str, Any]:
-        """What a file holds of the method itself."""
-        check_is_fitted(self, "history_")
-        return {
-            "prior": prior_to_data(self.prior_),
-            "theta_names": list(self.theta_names_),
-            "x_names": self._x_names,
-            "n_simulations": self.n_simulations_,
-        }
-
-    @classmethod
-    def _from_facts(cls, path: str | Path, prior: Any, history: FitHistory, facts: dict[str, Any]):
-        if prior is None and facts["prior"] is None:
-            raise ValueError(f"{path} was fitted with a prior that is code and not in the file: pass it as prior=.")
-        method: Any = cls(prior_from_data(facts["prior"]) if prior is None else prior)
-        method.prior_ = as_prior(method.prior)
-        if method.prior_.features != len(facts["theta_names"]):
-            raise ValueError(
-                f"Expected the prior that {path} was fitted with, of {len(facts['theta_names'])} parameters; "
-                f"got one of {method.prior_.features}."
-            )
-        method.history_, method.theta_names_, method._x_names = history, tuple(facts["theta_names"]), facts["x_names"]
-        method.n_simulations_, method._simulations = facts["n_simulations"], None
-        return method
 
     # --- Use -----------------------------------------------------------------------------------------------------------------
 

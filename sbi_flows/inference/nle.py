@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sbi_flows._random import RandomState, numpy_generator
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.estimators import ConditionalFlow
-from sbi_flows.estimators.files import complete, load_estimator, save_estimator
+from sbi_flows.estimators.files import load_estimator, save_estimator
 from sbi_flows.flows import CountDensity
 from sbi_flows.inference.by_target import TargetEstimator
 from sbi_flows.inference.cells import reasons_against
@@ -21,6 +21,7 @@ from sbi_flows.inference.conditions import Conditions
 from sbi_flows.inference.modelled import Modelled
 from sbi_flows.inference.settings import own_copy
 from sbi_flows.inference.simulations import Simulations
+from sbi_flows.results import FitHistory
 
 _WITH_COUNTS = ("nsf", "maf", "realnvp")  # the flows that go with probabilities of whole numbers
 
@@ -94,48 +95,21 @@ class NLE(TargetEstimator):
         """
         return self._learned(theta, x, trials)
 
-    def save(self, path: str | Path) -> None:
-        """Write what was learned to one file (safetensors with a JSON header; no pickle).
-
-        Simulations are not in it, nor is what is code: an embedding network's (its weights are), and a prior's unless it is made of
-        ``BoxUniform``, ``MultivariateNormal`` and ``Product``.
-        """
-        facts = {
-            **self._facts(),
-            **self.estimator_.facts(),
-            "modelled": self.modelled_.to_data(),
-            "conditions": self._conditions.to_data(),
-        }
+    def _write(self, path: str | Path, facts: dict[str, Any]) -> None:
+        own = {"modelled": self.modelled_.to_data(), "conditions": self._conditions.to_data()}
+        facts = {**facts, **self.estimator_.facts(), **own}
         save_estimator(path, "NLE", self.estimator_.flow_, self.history_, self.estimator_.get_params(deep=False), facts)
 
     @classmethod
-    def load(cls, path: str | Path, *, prior: Any = None, embedding: nn.Module | None = None) -> NLE:
-        """Read a file of :meth:`save`, onto the CPU. Loading runs no code.
+    def _read(cls, path: str | Path, embedding: nn.Module | None) -> tuple[Any, FitHistory, dict, dict]:
+        return load_estimator(path, "NLE", embedding)
 
-        ``fit`` goes on from the weights with the simulations it is given then: pass the old ones again beside the new.
-
-        Parameters
-        ----------
-        path : str or Path
-        prior : optional
-            The prior it was fitted with, where that is code.
-        embedding : nn.Module, optional
-            The network it was fitted with, if it was.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If the file is missing, truncated, altered, newer than this package, or its prior or embedding is not given.
-        """
-        with complete(path):
-            flow, history, parameters, facts = load_estimator(path, "NLE", embedding)
-            nle = cls._from_facts(path, prior, history, facts)
-            nle.estimator_ = nle._estimator = ConditionalFlow.from_facts(flow, history, parameters, facts, embedding)
-            nle.modelled_ = Modelled.from_data(facts["modelled"])
-            nle.observations_ = nle.modelled_.observations
-            columns = parse_support(nle.prior_.support, nle.prior_.features)
-            nle._conditions = Conditions.from_data(columns, facts["conditions"])
-        return nle
+    def _restore(self, path: str | Path, learned: Any, parameters: dict, facts: dict, embedding: nn.Module | None) -> None:
+        self.estimator_ = self._estimator = ConditionalFlow.from_facts(learned, self.history_, parameters, facts, embedding)
+        self.modelled_ = Modelled.from_data(facts["modelled"])
+        self.observations_ = self.modelled_.observations
+        columns = parse_support(self.prior_.support, self.prior_.features)
+        self._conditions = Conditions.from_data(columns, facts["conditions"])
 
     def _begin(self, simulations: Simulations, x_names: list[str] | None) -> None:
         columns = parse_support(self.prior_.support, self.prior_.features)

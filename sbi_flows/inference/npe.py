@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -19,15 +18,15 @@ from sbi_flows._random import RandomState
 from sbi_flows._validation import choose
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.distributions import Distribution, as_prior
-from sbi_flows.distributions.files import prior_from_data, prior_to_data
 from sbi_flows.estimators import ConditionalFlow
-from sbi_flows.estimators.files import complete, load_estimator, save_estimator
+from sbi_flows.estimators.files import load_estimator, save_estimator
 from sbi_flows.flows import MixedDensity
 from sbi_flows.inference.defaults import QUALITIES, default_estimator, settle
 from sbi_flows.inference.layout import read_observations
 from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.pairs import exchanged, tells_nothing
 from sbi_flows.inference.posterior import FlowPosterior
+from sbi_flows.inference.saved import SavedMethod
 from sbi_flows.inference.settings import own_copy
 from sbi_flows.inference.simulations import Simulations, in_order, read_names, read_simulations, read_theta, remarks
 from sbi_flows.results import FitHistory, Reliability
@@ -35,7 +34,7 @@ from sbi_flows.results import FitHistory, Reliability
 _KIND = "NPE"
 
 
-class NPE(BaseEstimator):
+class NPE(SavedMethod):
     """Neural posterior estimation: p(theta | x) by a conditional flow that lives on the prior's support.
 
     Parameters
@@ -268,57 +267,21 @@ class NPE(BaseEstimator):
 
     # --- Files -------------------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> None:
-        """Write what was learned to one file (safetensors with a JSON header; no pickle).
-
-        Simulations are not in it, nor is what is code: an embedding network's (its weights are), and a prior's unless it is made of
-        ``BoxUniform``, ``MultivariateNormal`` and ``Product``.
-        """
-        check_is_fitted(self, "history_")
-        facts = {
-            **self.estimator_.facts(),
-            "prior": prior_to_data(self.prior_),
-            "theta_names": list(self.theta_names_),
-            "x_names": self._x_names,
-            "observations": self.observations_.to_data(),
-            "n_simulations": self.n_simulations_,
-        }
+    def _write(self, path: str | Path, facts: dict[str, Any]) -> None:
+        facts = {**self.estimator_.facts(), **facts, "observations": self.observations_.to_data()}
         save_estimator(path, _KIND, self.estimator_.flow_, self.history_, self.estimator_.get_params(deep=False), facts)
 
     @classmethod
-    def load(cls, path: str | Path, *, prior: Any = None, embedding: nn.Module | None = None) -> NPE:
-        """Read a file of :meth:`save`, onto the CPU. Loading runs no code.
+    def _read(cls, path: str | Path, embedding: nn.Module | None) -> tuple[Any, FitHistory, dict, dict]:
+        return load_estimator(path, _KIND, embedding)
 
-        ``fit`` goes on from the weights with the simulations it is given then: pass the old ones again beside the new.
-
-        Parameters
-        ----------
-        path : str or Path
-        prior : optional
-            The prior it was fitted with, where that is code.
-        embedding : nn.Module, optional
-            The network it was fitted with, if it was.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If the file is missing, truncated, altered, newer than this package, or its prior or embedding is not given.
-        """
-        with complete(path):
-            flow, history, parameters, facts = load_estimator(path, _KIND, embedding)
-            if prior is None and facts["prior"] is None:
-                raise ValueError(f"{path} was fitted with a prior that is code and not in the file: pass it as prior=.")
-            own = "auto" if embedding is None else embedding
-            npe = cls(prior_from_data(facts["prior"]) if prior is None else prior, embedding=own)
-            npe.prior_ = as_prior(npe.prior)
-            npe.estimator_ = ConditionalFlow.from_facts(flow, history, parameters, facts, embedding)
-            columns = parse_support(npe.prior_.support, npe.prior_.features)
-            if columns != parse_support(npe.estimator_.support, npe.estimator_.n_targets_):
-                raise ValueError(f"Expected the prior that {path} was fitted with; got one of support {npe.prior_.support}.")
-            npe.history_, npe.theta_names_, npe._x_names = history, tuple(facts["theta_names"]), facts["x_names"]
-            npe.observations_ = Observations.from_data(facts["observations"])
-            npe.n_simulations_, npe._simulations, npe._settled = facts["n_simulations"], None, False
-        return npe
+    def _restore(self, path: str | Path, learned: Any, parameters: dict, facts: dict, embedding: nn.Module | None) -> None:
+        self.embedding = "auto" if embedding is None else embedding
+        self.estimator_ = ConditionalFlow.from_facts(learned, self.history_, parameters, facts, embedding)
+        columns = parse_support(self.prior_.support, self.prior_.features)
+        if columns != parse_support(self.estimator_.support, self.estimator_.n_targets_):
+            raise ValueError(f"Expected the prior that {path} was fitted with; got one of support {self.prior_.support}.")
+        self.observations_, self._settled = Observations.from_data(facts["observations"]), False
 
 
 def parameter_names(prior: Distribution, columns: list[str] | None) -> tuple[str, ...]:

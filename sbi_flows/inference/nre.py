@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from sbi_flows._random import RandomState, torch_generator
 from sbi_flows.estimators import RatioClassifier
-from sbi_flows.estimators.files import complete
 from sbi_flows.estimators.ratio_files import load_ratio, save_ratio
 from sbi_flows.inference.by_target import TargetEstimator
 from sbi_flows.inference.layout import read_observations
@@ -20,6 +19,7 @@ from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.settings import own_copy
 from sbi_flows.inference.simulations import Simulations
 from sbi_flows.inference.target_posterior import TargetPosterior
+from sbi_flows.results import FitHistory
 
 # Of the prior, for the mean of the ratio over it: for a single observation, and for each of many.
 _DRAWS, _FEWEST_DRAWS = 20_000, 1000
@@ -120,40 +120,17 @@ class NRE(TargetEstimator):
         """
         return self._learned(theta, x, trials)
 
-    def save(self, path: str | Path) -> None:
-        """Write what was learned to one file (safetensors with a JSON header; no pickle).
-
-        Simulations are not in it, nor is what is code: an embedding network's (its weights are), and a prior's unless it is made of
-        ``BoxUniform``, ``MultivariateNormal`` and ``Product``.
-        """
-        facts = {**self._facts(), **self.estimator_.facts(), "observations": self.observations_.to_data()}
+    def _write(self, path: str | Path, facts: dict[str, Any]) -> None:
+        facts = {**facts, **self.estimator_.facts(), "observations": self.observations_.to_data()}
         save_ratio(path, "NRE", self.estimator_.net_, self.history_, self.estimator_.get_params(deep=False), facts)
 
     @classmethod
-    def load(cls, path: str | Path, *, prior: Any = None, embedding: nn.Module | None = None) -> NRE:
-        """Read a file of :meth:`save`, onto the CPU. Loading runs no code.
+    def _read(cls, path: str | Path, embedding: nn.Module | None) -> tuple[Any, FitHistory, dict, dict]:
+        return load_ratio(path, "NRE", embedding)
 
-        ``fit`` goes on from the weights with the simulations it is given then: pass the old ones again beside the new.
-
-        Parameters
-        ----------
-        path : str or Path
-        prior : optional
-            The prior it was fitted with, where that is code.
-        embedding : nn.Module, optional
-            The network it was fitted with, if it was.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If the file is missing, truncated, altered, newer than this package, or its prior or embedding is not given.
-        """
-        with complete(path):
-            net, history, parameters, facts = load_ratio(path, "NRE", embedding)
-            nre = cls._from_facts(path, prior, history, facts)
-            nre.estimator_ = nre._estimator = RatioClassifier.from_facts(net, history, parameters, facts, embedding)
-            nre.observations_ = Observations.from_data(facts["observations"])
-        return nre
+    def _restore(self, path: str | Path, learned: Any, parameters: dict, facts: dict, embedding: nn.Module | None) -> None:
+        self.estimator_ = self._estimator = RatioClassifier.from_facts(learned, self.history_, parameters, facts, embedding)
+        self.observations_ = Observations.from_data(facts["observations"])
 
     def _begin(self, simulations: Simulations, x_names: list[str] | None) -> None:
         given = RatioClassifier() if self.classifier is None else self.classifier
