@@ -309,7 +309,7 @@ class FlowEstimator(BaseEstimator):
 def _look_at(y: np.ndarray, name: str, names: Sequence[str] | None, density: Any) -> tuple[list[str], list[str]]:
     """Reasons and notes on the columns modelled as continuous."""
     dtype = str(data_dtype(density)).removeprefix("torch.")
-    if not isinstance(density, flows.MixedFlow | flows.CountFlow):
+    if not isinstance(density, flows.PartlyDiscrete):
         return check_modelled(y, name, names, dtype)
     if not density.rest:
         return [], []
@@ -328,7 +328,7 @@ def peak_rate(learning_rate: float | str, density: Any) -> float:
 
 def _support_of(flow: Any) -> tuple[ColumnSupport, ...]:
     """Where the columns of a flow live; a flow that is not ours is taken to live everywhere."""
-    if isinstance(flow, flows.MixedFlow | flows.CountFlow):
+    if isinstance(flow, flows.PartlyDiscrete):
         return flow.columns
     return flow.support.support if isinstance(flow, flows.Flow) else parse_support(None, flow.features)
 

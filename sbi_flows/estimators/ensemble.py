@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sbi_flows.flows import CountFlow, Flow, MixedFlow
+from sbi_flows.flows import Flow, PartlyDiscrete
 from sbi_flows.flows.base import ROWS_AT_ONCE
 from sbi_flows.nn import transforms_active
 
@@ -123,7 +123,7 @@ class EmbeddedFlow(nn.Module):
             self.scale.copy_(torch.where(spread > 0, spread, 1.0))
         with torch.no_grad():
             embedded = self._embed(context.to(self.location))
-            if isinstance(self.flow, Flow | MixedFlow | CountFlow):
+            if isinstance(self.flow, Flow | PartlyDiscrete):
                 self.flow.fit_scaling(x, embedded, weights, regress=False)
             else:
                 self.flow.fit_scaling(x, embedded, weights)

@@ -29,7 +29,7 @@ def save_estimator(path: str | Path, kind: str, flow: Any, history: FitHistory, 
     """Write one file; ``facts`` is whatever else the estimator needs to be itself again."""
     members = list(flow.flows) if isinstance(flow, FlowEnsemble) else [flow]
     inner = members[0].flow if isinstance(members[0], EmbeddedFlow) else members[0]
-    if not isinstance(inner, flows.Flow | flows.MixedFlow | flows.CountFlow | flows.MeanFlow) or not inner.spec:
+    if not isinstance(inner, flows.Flow | flows.PartlyDiscrete | flows.MeanFlow) or not inner.spec:
         raise TypeError(
             f"Expected a flow built by sbi_flows.flows (it has a spec to write down); got a {type(inner).__name__}. "
             "Save its state_dict yourself."

@@ -8,6 +8,7 @@ from sbi_flows.flows.hierarchical import hierarchical
 from sbi_flows.flows.mean import MeanFlow, mean_flow
 from sbi_flows.flows.mixed import MixedDensity, MixedFlow, mixed
 from sbi_flows.flows.particles import particle_flow
+from sbi_flows.flows.partly_discrete import PartlyDiscrete
 from sbi_flows.flows.registry import ARCHITECTURES, build
 from sbi_flows.flows.rigid import rigid_flow
 from sbi_flows.flows.together import Together, can_go_together
@@ -21,6 +22,7 @@ __all__ = [
     "MeanFlow",
     "MixedDensity",
     "MixedFlow",
+    "PartlyDiscrete",
     "Together",
     "build",
     "can_go_together",

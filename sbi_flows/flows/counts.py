@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from sbi_flows._random import rand
 from sbi_flows._validation import choose
 from sbi_flows.bijections.linear import Whiten
-from sbi_flows.bijections.support import ColumnSupport, parse_support
+from sbi_flows.bijections.support import parse_support
 from sbi_flows.flows.base import Flow
-from sbi_flows.flows.discrete import maf, nsf, realnvp
+from sbi_flows.flows.partly_discrete import PartlyDiscrete, continuous_part
 from sbi_flows.nn import MaskedNet
 
 UNIT, SQUARE_ROOT, LOGARITHM = "unit", "root", "log"
-_CONTINUOUS: dict[str, Callable[..., Flow]] = {"nsf": nsf, "maf": maf, "realnvp": realnvp}
 _SCALES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     UNIT: (lambda k: k, lambda g: g),
     SQUARE_ROOT: (torch.sqrt, torch.square),
@@ -54,7 +53,7 @@ class CountColumn:
     highest: int | None = None
 
 
-class CountFlow(nn.Module):
+class CountFlow(PartlyDiscrete):
     """A density over columns of whole numbers and continuous ones; :func:`counted` makes one.
 
     It factors as p(k_1) p(k_2 | k_1) ... p(y | k). The probability of a number is that of its cell under a mixture of logistic densities,
@@ -84,8 +83,6 @@ class CountFlow(nn.Module):
     Salimans, Karpathy, Chen & Kingma 2017, "PixelCNN++", arXiv:1701.05517 (mixtures of discretised logistics).
     """
 
-    data_dtype = torch.float64
-
     def __init__(
         self,
         features: int,
@@ -96,20 +93,13 @@ class CountFlow(nn.Module):
         spec: Mapping[str, Any],
         generator: torch.Generator | None = None,
     ):
-        super().__init__()
-        self.features, self.context_features, self.spec = features, context, dict(spec)
+        super().__init__(features, context, counts, continuous, spec)
         self.whole = list(counts)
-        self.rest = [j for j in range(features) if j not in counts]
         self._counts = list(counts.values())
-        self.continuous = continuous
         k = len(self.whole)
         degrees = [i + 1 for i in range(k)]
         self.net = MaskedNet(degrees, [degree for degree in degrees for _ in range(3 * _COMPONENTS)], hidden, context, generator)
         self.whiten = Whiten(k, context=context)
-        self.context_scaling = Whiten(context, method="standard") if context else None
-        real = parse_support(None, features)
-        inner = iter(continuous.support.support if continuous is not None else ())
-        self.columns: tuple[ColumnSupport, ...] = tuple(next(inner) if j in self.rest else real[j] for j in range(features))
         with torch.no_grad():
             quantiles = torch.special.ndtri((torch.arange(_COMPONENTS) + 0.5) / _COMPONENTS)
             start = torch.stack([torch.zeros(_COMPONENTS), quantiles, torch.zeros(_COMPONENTS)])
@@ -163,14 +153,6 @@ class CountFlow(nn.Module):
             return total
         return total + self.continuous.log_prob(x[:, self.rest], self._given(x, heights, context))
 
-    def log_prob_error(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Zeros ``(n,)``: nothing is integrated numerically."""
-        return torch.zeros_like(x[:, 0])
-
-    def sample(self, n: int, context: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
-        """``(n, features)`` draws in float64; context ``(1, c)`` is shared, ``(n, c)`` gives one draw a row."""
-        return self.sample_and_log_prob(n, context, generator=generator)[0]
-
     @torch.no_grad()
     def sample_and_log_prob(
         self, n: int, context: Tensor | None = None, *, generator: torch.Generator | None = None
@@ -199,9 +181,9 @@ class CountFlow(nn.Module):
             x[:, self.rest] = self.continuous.sample(n, given, generator=generator, dtype=torch.float64)
         return x, self.log_prob(x, context)
 
-    @property
-    def _device(self) -> torch.device:
-        return self.net.out_bias.device
+    def _seen_by_rest(self, x: Tensor, context: Tensor | None) -> Tensor:
+        low, width = self._cells(x)
+        return self._given(x, self._heights(low + width / 2, self._scaled(context)), context)
 
     def _cells(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Lower ends and widths of the cells on their scales, ``(n, k)`` each."""
@@ -239,12 +221,6 @@ class CountFlow(nn.Module):
         between = torch.where(at_low | at_high, 0.0, torch.log(-torch.expm1(-size)))
         mass = torch.logsumexp(torch.log_softmax(logits, dim=-1) + below + above + between, dim=-1)
         return torch.where(_possible(numbers, ends[:, 0], ends[:, 1]), mass, -math.inf)
-
-    def _scaled(self, context: Tensor | None) -> Tensor | None:
-        """The standardised context ``(n, c)`` in float64."""
-        if context is None or self.context_scaling is None:
-            return None
-        return self.context_scaling.forward_and_log_det(context.to(self._device))[0]
 
     def _given(self, x: Tensor, heights: Tensor, context: Tensor | None) -> Tensor:
         """The context of the continuous part: counts also as they are, as what adds up follows them and not their roots."""
@@ -295,16 +271,12 @@ def counted(
     columns = {int(j): _column(features, int(j), told) for j, told in sorted(dict(counts).items())}
     if not columns:
         raise ValueError("Expected at least one column of whole numbers; got none. Use nsf(), maf() or realnvp() for continuous columns.")
-    choose("flow", flow, list(_CONTINUOUS))
     places = parse_support(support, features)
-    rest = [j for j in range(features) if j not in columns]
-    continuous = None
-    if rest:
-        settings: dict[str, Any] = {"layers": layers, "hidden": hidden, "generator": generator}
-        if flow == "nsf":
-            settings["bins"] = bins
-        seen = context + len(columns) + len(_plain(list(columns), list(columns.values())))
-        continuous = _CONTINUOUS[flow](len(rest), seen, support=[places[j].entry for j in rest], **settings)
+    settings: dict[str, Any] = {"layers": layers, "hidden": hidden, "generator": generator}
+    if flow == "nsf":
+        settings["bins"] = bins
+    seen = context + len(columns) + len(_plain(list(columns), list(columns.values())))
+    continuous = continuous_part(flow, places, columns, seen, settings)
     spec = {
         "architecture": "counted",
         "features": features,

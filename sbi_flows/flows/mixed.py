@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
@@ -12,19 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from sbi_flows._random import rand
-from sbi_flows._validation import choose
-from sbi_flows.bijections.linear import Whiten
-from sbi_flows.bijections.support import ColumnSupport, parse_support
+from sbi_flows.bijections.support import parse_support
 from sbi_flows.flows.base import Flow
-from sbi_flows.flows.discrete import maf, nsf, realnvp
+from sbi_flows.flows.partly_discrete import PartlyDiscrete, continuous_part
 from sbi_flows.nn import ResidualNet
 
-_CONTINUOUS: dict[str, Callable[..., Flow]] = {"nsf": nsf, "maf": maf, "realnvp": realnvp}
 _SAME = 1e-6  # a value is a category when it is this near to it, in units of the distance between categories
 _MOST = 1000  # categories of one column
 
 
-class MixedFlow(nn.Module):
+class MixedFlow(PartlyDiscrete):
     """A density over discrete and continuous columns; :func:`mixed` makes one.
 
     It factors as p(k_1) p(k_2 | k_1) ... p(y | k), where k are the discrete columns in their order and y the continuous ones. Its value
@@ -51,8 +48,6 @@ class MixedFlow(nn.Module):
         The discrete columns.
     """
 
-    data_dtype = torch.float64
-
     def __init__(
         self,
         features: int,
@@ -63,19 +58,12 @@ class MixedFlow(nn.Module):
         spec: Mapping[str, Any],
         generator: torch.Generator | None = None,
     ):
-        super().__init__()
-        self.features, self.context_features, self.spec = features, context, dict(spec)
+        super().__init__(features, context, discrete, continuous, spec)
         self.discrete = list(discrete)
         self.values = [tuple(values) for values in discrete.values()]
-        self.rest = [j for j in range(features) if j not in discrete]
-        self.continuous = continuous
         sizes = [len(values) for values in self.values]
         nets = [ResidualNet(sum(sizes[:i]), size, hidden, context, generator) for i, size in enumerate(sizes)]
         self.nets = cast(Sequence[ResidualNet], nn.ModuleList(nets))
-        self.context_scaling = Whiten(context, method="standard") if context else None
-        real = parse_support(None, features)
-        inner = iter(continuous.support.support if continuous is not None else ())
-        self.columns: tuple[ColumnSupport, ...] = tuple(next(inner) if j in self.rest else real[j] for j in range(features))
 
     def fit_scaling(
         self, x: Tensor, context: Tensor | None = None, weights: Tensor | None = None, *, regress: bool = True
@@ -128,17 +116,6 @@ class MixedFlow(nn.Module):
             return total
         return total + self.continuous.log_prob(x[:, self.rest], self._given(choices, context, len(x)))
 
-    def log_prob_error(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The integration error of the continuous part, ``(n,)``."""
-        if self.continuous is None:
-            return torch.zeros_like(x[:, 0])
-        x = x.to(self._device)
-        return self.continuous.log_prob_error(x[:, self.rest], self._given(self._choices(x), context, len(x)))
-
-    def sample(self, n: int, context: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
-        """``(n, features)`` draws in float64; context ``(1, c)`` is shared, ``(n, c)`` gives one draw a row."""
-        return self.sample_and_log_prob(n, context, generator=generator)[0]
-
     @torch.no_grad()
     def sample_and_log_prob(
         self, n: int, context: Tensor | None = None, *, generator: torch.Generator | None = None
@@ -163,9 +140,8 @@ class MixedFlow(nn.Module):
             total += log_prob
         return x, total
 
-    @property
-    def _device(self) -> torch.device:
-        return self.nets[0].out_bias.device
+    def _seen_by_rest(self, x: Tensor, context: Tensor | None) -> Tensor:
+        return self._given(self._choices(x), context, len(x))
 
     def _choices(self, x: Tensor) -> list[Tensor]:
         """For each discrete column ``(n, k)`` ones and zeros; only zeros where the value is no category."""
@@ -178,14 +154,9 @@ class MixedFlow(nn.Module):
     def _log_probabilities(self, i: int, before: Sequence[Tensor], scaled: Tensor | None, n: int) -> Tensor:
         """Of the categories of the i-th discrete column given those before it, ``(n, k)`` in float64."""
         dtype = self.nets[i].out_bias.dtype
+        given = None if scaled is None else scaled.to(dtype).T
         inputs = torch.cat(list(before), dim=1).to(dtype).T if before else torch.empty(0, n, dtype=dtype, device=self._device)
-        return torch.log_softmax(self.nets[i](inputs, scaled).T.double(), dim=1)
-
-    def _scaled(self, context: Tensor | None) -> Tensor | None:
-        """The standardised context ``(c, n)``."""
-        if context is None or self.context_scaling is None:
-            return None
-        return self.context_scaling.forward_and_log_det(context.to(self._device))[0].to(self.nets[0].out_bias.dtype).T
+        return torch.log_softmax(self.nets[i](inputs, given).T.double(), dim=1)
 
     def _given(self, choices: Sequence[Tensor], context: Tensor | None, n: int) -> Tensor:
         """The context of the continuous part."""
@@ -234,14 +205,10 @@ def mixed(
     torch.Size([4, 2])
     """
     categories = _categories(dict(discrete), features)
-    choose("flow", flow, list(_CONTINUOUS))
     columns = parse_support(support, features)
-    rest = [j for j in range(features) if j not in categories]
     seen = context + sum(len(values) for values in categories.values())
-    continuous = None
-    if rest:
-        entries = [columns[j].entry for j in rest]
-        continuous = _CONTINUOUS[flow](len(rest), seen, layers=layers, hidden=hidden, support=entries, generator=generator)
+    settings = {"layers": layers, "hidden": hidden, "generator": generator}
+    continuous = continuous_part(flow, columns, categories, seen, settings)
     spec = {
         "architecture": "mixed",
         "features": features,
