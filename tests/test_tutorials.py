@@ -140,3 +140,17 @@ def test_double_well(tmp_path, capsys):
         assert abs(value - exact) < 4 * error, line
     assert said.count("exactly") == 2
     assert (tmp_path / "double_well.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_pta_models(capsys, monkeypatch):
+    """With a tenth of the draws; both evidences within four errors of those by quadrature (false alarm 1.3e-4)."""
+    module = tutorial("pta_models")
+    whole = module.run_reference
+    monkeypatch.setattr(module, "run_reference", lambda target, **how: whole(target, **(how | {"min_ess": 500})))
+    module.main()
+    said = capsys.readouterr().out
+    found = re.findall(r"Evidence\(log_z=(\S+) \+- (\S+),", said)
+    assert len(found) == 2 and "gradient of ln L" in said
+    for (log_z, error), exact in zip(found, (-21.826, -21.826 + 3.585), strict=True):
+        assert abs(float(log_z) - exact) < 4 * float(error) < 0.2

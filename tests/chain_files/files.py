@@ -61,6 +61,20 @@ def write_emcee(path: Path, n_walkers=8, n_steps=300):
     return sampler
 
 
+def write_emcee_layout(path: Path, n_walkers=8, n_steps=3000, seed=0):
+    """The layout of emcee's HDF5 backend, of independent draws: emcee itself opens the file once a step, seconds for as many steps."""
+    import h5py
+
+    x, _, log_p = draws(n_walkers * n_steps, seed)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("mcmc")
+        group.attrs.update({"version": "3.1.6", "nwalkers": n_walkers, "ndim": 2, "has_blobs": False, "iteration": n_steps})
+        group["chain"] = x.reshape(n_steps, n_walkers, 2)
+        group["log_prob"] = log_p.reshape(n_steps, n_walkers)
+        group["accepted"] = np.full(n_walkers, float(n_steps))
+    return path
+
+
 def write_montepython(folder: Path, lengths=(300, 200)):
     folder.mkdir(exist_ok=True)
     for number, n in enumerate(lengths, start=1):
