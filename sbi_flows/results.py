@@ -85,8 +85,11 @@ class WeightedSamples:
 
     @property
     def log_z_err(self) -> float:
-        """One standard error of ``log_z`` for independent draws; it means nothing where ``pareto_k`` is too large."""
-        return float(np.sqrt(max(1 / self.ess - 1 / len(self.samples), 0.0)))
+        """One standard error of ``log_z`` for independent draws, by :func:`sbi_flows.weights.log_mean_error`.
+
+        It means nothing where ``pareto_k`` is too large.
+        """
+        return importance.log_mean_error(self.log_weights)
 
     @property
     def reliability(self) -> Reliability:

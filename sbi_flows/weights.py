@@ -1,6 +1,7 @@
 """Importance weights: averages in log space, effective sizes, Pareto-smoothed tails, bridges, autocorrelation times."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import brentq
@@ -73,6 +74,43 @@ def smooth_weights(log_weights: np.ndarray, relative_ess: float = 1.0) -> np.nda
     quantiles = sigma * np.expm1(-k * np.log1p(-p)) / k if abs(k) > 1e-12 else -sigma * np.log1p(-p)
     log_weights[order[-n_tail:]] = top + np.minimum(np.log(threshold + quantiles), 0.0)
     return log_weights
+
+
+def log_mean_error(log_weights: np.ndarray) -> float:
+    """One standard error of ``log_mean_exp`` of independent weights, honest where a few large ones make the mean.
+
+    Of weights whose Pareto k is above one half the variance is infinite, and that of those at hand says too little: on 2000 weights with
+    k = .6 and .7 the mean is within one such error in half of all cases. There the part of the mean above the tail's threshold has the
+    error that sums of as many draws of the fitted Pareto distribution have.
+
+    Examples
+    --------
+    >>> round(log_mean_error(np.log([1.0, 2.0, 3.0, 2.0])), 3)
+    0.177
+    """
+    log_weights = np.asarray(log_weights, dtype=np.float64)
+    n, top = len(log_weights), np.max(log_weights, initial=-np.inf)
+    if top == -np.inf:
+        return np.inf
+    weights = np.exp(log_weights - top)
+    mean = weights.mean()
+    k, _, n_tail = _tail(log_weights, 1.0)
+    if not 0.5 < k < np.inf or n_tail == 0:
+        return float(weights.std() / mean / np.sqrt(n))
+    threshold = np.partition(weights, n - n_tail - 1)[n - n_tail - 1]
+    below = np.minimum(weights, threshold)
+    above = (weights - below).mean() / mean
+    return float(np.hypot(below.std() / mean / np.sqrt(n), above * _spread_of_sums(round(min(k, _LARGEST_K), 2), n_tail)))
+
+
+_LARGEST_K = 0.95  # at one the mean is infinite, and any error is a manner of speaking
+
+
+@lru_cache(maxsize=256)
+def _spread_of_sums(k: float, n: int) -> float:
+    """Relative error, which 68 % of cases do not exceed, of the mean as told by a sum of ``n`` generalised Pareto draws of shape k."""
+    draws = np.expm1(-k * np.log1p(-np.random.default_rng(0).random((400, n)))) / k
+    return float(np.quantile(np.abs(1 / ((1 - k) * draws.mean(axis=1)) - 1), 0.6827))
 
 
 def bridge_root(ratio: np.ndarray, proposal_ratio: np.ndarray, n1: float, n2: float) -> float:

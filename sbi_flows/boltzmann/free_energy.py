@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sbi_flows.results import Reliability, WeightedSamples
-from sbi_flows.weights import bridge, kish_ess, largest_pareto_k, log_mean_exp, pareto_k
+from sbi_flows.weights import bridge, kish_ess, largest_pareto_k, log_mean_error, log_mean_exp, pareto_k
 
 _APART = 4.0  # standard errors by which two estimates may differ; false alarms 6e-5
 _NEGLIGIBLE = 0.02  # kT
@@ -54,8 +54,7 @@ def importance_row(log_weights: np.ndarray) -> Row:
     """``-ln Z`` from log-weights of draws of a normalised density, its error, share of effective draws, Pareto k."""
     n = len(log_weights)
     ess = kish_ess(log_weights)
-    error = np.sqrt(max(1 / ess - 1 / n, 0.0)) if ess > 0 else np.inf
-    return -float(log_mean_exp(log_weights)), float(error), ess / n, pareto_k(log_weights)
+    return -float(log_mean_exp(log_weights)), log_mean_error(log_weights), ess / n, pareto_k(log_weights)
 
 
 def bridge_row(at_target: np.ndarray, at_proposal: np.ndarray) -> Row:

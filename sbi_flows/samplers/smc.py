@@ -151,7 +151,9 @@ def _spread(ascent: Ascent) -> float:
 
 def _by_flow(path: TemperedPath, ascent: FlowAscent, n_prior: int) -> SMCResult:
     drawn = WeightedSamples(ascent.x.numpy(), ascent.log_weights.numpy(), path.names)
-    log_z, error, k, share = drawn.log_z, drawn.log_z_err, drawn.pareto_k, drawn.ess / len(drawn.samples)
+    # Mass that the flows miss is unknown to the weights: it has been looked for no better than the chains' own error.
+    log_z, error = drawn.log_z, max(drawn.log_z_err, ascent.missed.error)
+    k, share = drawn.pareto_k, drawn.ess / len(drawn.samples)
     reasons = list(drawn.reliability.reasons)
     if ascent.thin > _MUCH:
         reasons.append(
