@@ -51,15 +51,15 @@ def repetition(task: tuple[str, str, int, int | None]) -> dict:
 
 
 def spoil(problem, kind: str, draws: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    from benchmarks import evidence_problems as zoo
+    from benchmarks.spoiled_draws import shifted, widened, without_a_mode
 
     if kind == "clean":
         return draws
     if kind == "shifted":
-        return zoo.shifted(problem, draws, rng)
+        return shifted(problem, draws, rng)
     if kind == "widened":
-        return zoo.widened(problem, draws, WIDENED_BY)
-    return zoo.without_a_mode(problem, draws, rng)
+        return widened(problem, draws, WIDENED_BY)
+    return without_a_mode(problem, draws, rng)
 
 
 class Counted:

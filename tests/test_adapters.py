@@ -27,17 +27,26 @@ def picky(theta):
 
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_points_that_raise_are_rejected_counted_and_told(vectorized):
+    given = []
+
+    def one(theta):
+        given.append(1)
+        return picky(theta)
+
     def many(theta):
+        given.append(len(theta))
         if (theta[:, 0] > 1).any():
             raise RuntimeError("no atmosphere")
         return -0.5 * (theta**2).sum(-1)
 
-    f = targets.from_numpy(many if vectorized else picky, vectorized=vectorized)
+    f = targets.from_numpy(many if vectorized else one, vectorized=vectorized)
     with pytest.warns(UserWarning, match=r"RuntimeError: no atmosphere at \[2\. 0\.\]"):
         values = f(rows([0.0, 1.0], [2.0, 0.0], [3.0, 0.0]))
     assert float(values[0]) == -0.5 and bool(torch.isnan(values[1:]).all())
     f(rows([2.0, 0.0]))  # told once
-    assert (f.n_failed, f.n_evaluations) == (3, 4)
+    # Batches of three and of one; the rows of the first are given again one by one, the only row of the second is not.
+    assert f.n_failed == 3 and f.n_evaluations == sum(given) == (7 if vectorized else 4)
+    assert "raised at 3 of 4 points" in f.notes[0] and ("3 were evaluated twice" in f.notes[0]) == vectorized
     target = targets.posterior(f, BoxUniform([-5.0, -5.0], [5.0, 5.0]))
     chains = run_chains(RandomWalk(), target, np.zeros((4, 2)), n_steps=50, n_warmup=10, random_state=0)
     assert any("no atmosphere" in note and "were rejected" in note for note in chains.reliability.notes)

@@ -6,15 +6,17 @@ import torch
 from scipy.special import gammaln, logsumexp
 from scipy.stats import chi2, kstest, multivariate_t, norm
 
-from benchmarks import evidence_problems as zoo
-from benchmarks.evidence_problems import PROBLEMS, problem_named
+from benchmarks.evidence_problem import LOG_2PI
+from benchmarks.evidence_problems import HARMONIC_PROBLEMS, PROBLEMS, banana, problem_named
+from benchmarks.evidence_regressions import data_folder, laplace, read_table
+from benchmarks.spoiled_draws import shifted, to_free, widened, without_a_mode
 
-NAMES = sorted({p.name for p in [*PROBLEMS, *zoo.HARMONIC_PROBLEMS]})
+NAMES = sorted({p.name for p in [*PROBLEMS, *HARMONIC_PROBLEMS]})
 
 
 def has_data():
     try:
-        zoo.data_folder()
+        data_folder()
     except FileNotFoundError:
         return False
     return True
@@ -69,13 +71,13 @@ def test_log_z_of_rosenbrock_4_by_transfer_matrix():
 
 
 def test_log_z_of_the_banana_by_quadrature():
-    log_z, _ = midpoint_log_z(zoo.banana(2).log_posterior, [(-30, 30), (-30, 30)], 1200)
+    log_z, _ = midpoint_log_z(banana(2).log_posterior, [(-30, 30), (-30, 30)], 1200)
     assert log_z == pytest.approx(0, abs=1e-9)
 
 
 def test_log_z_of_radiata_is_the_conjugate_formula():
     needs_data("radiata")
-    table = zoo._table("radiata_pine.dat")
+    table = read_table("radiata_pine.dat")
     for model, column in (("m1", 2), ("m2", 3)):
         y, x = table[:, 1], table[:, column] - table[:, column].mean()
         design = np.column_stack([np.ones(len(y)), x])
@@ -90,7 +92,7 @@ def test_log_z_of_radiata_is_the_conjugate_formula():
             - shape * np.log(rate)
             + gammaln(shape)
             - gammaln(3)
-            - 0.5 * len(y) * zoo.LOG_2PI
+            - 0.5 * len(y) * LOG_2PI
         )
         assert problem_named(f"radiata-{model}").log_z == pytest.approx(log_z, abs=1e-6)
 
@@ -99,7 +101,7 @@ def test_log_z_of_radiata_is_the_conjugate_formula():
 def test_log_z_of_pima_by_importance_sampling(model):
     needs_data("pima")
     problem = problem_named(f"pima-{model}")
-    mode, factor = zoo._laplace(model)
+    mode, factor = laplace(model)
     proposal = multivariate_t(mode, factor @ factor.T, df=10, seed=1)
     x = proposal.rvs(20_000)
     log_weights = problem.log_posterior(x) - proposal.logpdf(x)
@@ -172,13 +174,13 @@ def test_spoiled_draws_are_spoiled_inside_the_support(name):
     problem = problem_named(name)
     rng = np.random.default_rng(0)
     draws = problem.sample(4000, rng)
-    moved, wide = zoo.shifted(problem, draws, rng), zoo.widened(problem, draws, 1.5)
+    moved, wide = shifted(problem, draws, rng), widened(problem, draws, 1.5)
     for spoiled in (moved, wide):
         assert spoiled.shape == draws.shape
         assert np.isfinite(problem.log_posterior(spoiled.reshape(-1, problem.features))).all()
     largest_move = np.abs(moved - draws).reshape(-1, problem.features).max(axis=0)
     assert (largest_move > 0.1 * draws.reshape(-1, problem.features).std(axis=0)).sum() == 1
-    free, stretched = zoo._to_free(problem, draws), zoo._to_free(problem, wide)
+    free, stretched = to_free(problem, draws), to_free(problem, wide)
     for i, support in enumerate(problem.support):
         if support != "circular":        # an angle stretched past the seam comes back on the other side
             assert stretched[..., i].std() == pytest.approx(1.5 * free[..., i].std(), rel=1e-6)
@@ -189,7 +191,7 @@ def test_without_a_mode_loses_one_whole_mode(name):
     problem = problem_named(name)
     rng = np.random.default_rng(0)
     draws = problem.sample(20_000, rng)
-    kept = zoo.without_a_mode(problem, draws, rng)
+    kept = without_a_mode(problem, draws, rng)
     assert 0.09 < 1 - len(kept) / len(draws) < 0.35
     occupied = [np.any(np.abs(kept - mode).max(axis=1) < 0.4) for mode in problem.modes]
     assert sum(occupied) == len(problem.modes) - 1
@@ -199,13 +201,13 @@ def test_messages():
     with pytest.raises(ValueError, match="Unknown problem 'gausian-5'; expected one of gaussian-1"):
         problem_named("gausian-5")
     with pytest.raises(ValueError, match="funnel-10 has none listed"):
-        zoo.without_a_mode(problem_named("funnel-10"), np.zeros((4, 10)), np.random.default_rng(0))
+        without_a_mode(problem_named("funnel-10"), np.zeros((4, 10)), np.random.default_rng(0))
 
 
 def test_a_missing_data_folder_is_explained(monkeypatch, tmp_path):
     monkeypatch.setenv("SBI_FLOWS_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="Set SBI_FLOWS_DATA"):
-        zoo.data_folder()
+        data_folder()
 
 
 @pytest.mark.parametrize("name", [p.name for p in PROBLEMS if p.prior is not None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -63,12 +64,14 @@ class NumpyFunction:
     Attributes
     ----------
     n_evaluations, n_gradients : int
-        Rows asked for so far, and rows of which the gradient was.
+        Rows given to the function so far, and rows given to ``grad``. Where a batch raises, its rows are given once more, one by one.
     n_failed : int
         Rows at which the function, or its gradient, raised.
     first_error : str or None
         The first error with the point at which it came.
     """
+
+    _n_points = 0  # that were asked for, values and gradients
 
     def __init__(self, function: Callable, grad: Callable | None, vectorized: bool, n_jobs: int | None, reject: bool):
         self.function, self.grad = function, grad
@@ -84,22 +87,24 @@ class NumpyFunction:
         """What a report should say of this function."""
         if not self.n_failed:
             return ()
-        total = self.n_evaluations + self.n_gradients
-        return (f"the function raised at {self.n_failed} of {total} points, which were rejected; the first was {self.first_error}",)
+        n_rows, n_points = self.n_evaluations + self.n_gradients, self._n_points
+        told = f"the function raised at {self.n_failed} of {n_points} points, which were rejected"
+        if n_rows > n_points:
+            told += f", and {n_rows - n_points} were evaluated twice, as batches that raise are done again row by row"
+        return (f"{told}; the first was {self.first_error}",)
 
     def values(self, x: Tensor) -> Tensor:
         """``(n,)``, NaN where the function raises."""
-        first = self.n_evaluations == 0
-        self.n_evaluations += len(x)
-        return self._evaluate(self.function, x, (), first)
+        values, given = self._evaluate(self.function, x, (), self.n_evaluations == 0)
+        self.n_evaluations += given
+        return values
 
     def gradients(self, x: Tensor) -> Tensor:
         """``(n, d)``, NaN where ``grad`` raises."""
         if self.grad is None:
             raise ValueError(no_gradient("the numpy function"))
-        first = self.n_gradients == 0
-        self.n_gradients += len(x)
-        values = self._evaluate(self.grad, x, x.shape[1:], first)
+        values, given = self._evaluate(self.grad, x, x.shape[1:], self.n_gradients == 0)
+        self.n_gradients += given
         if values.shape != x.shape:
             raise ValueError(
                 f"Expected grad(x) of shape {tuple(x.shape)}, as x, one slope a column; got {tuple(values.shape)}. A gradient of one "
@@ -107,20 +112,22 @@ class NumpyFunction:
             )
         return values
 
-    def _evaluate(self, call: Callable, x: Tensor, shape: tuple[int, ...], first: bool) -> Tensor:
+    def _evaluate(self, call: Callable, x: Tensor, shape: tuple[int, ...], first: bool) -> tuple[Tensor, int]:
+        """The values, and how many rows the function was given."""
         rows = x.detach().cpu().double().numpy()
         if self.reject:
             work = partial(_batch_or_rows if self.vectorized else _row_by_row, call, shape)
         else:
             work = partial(_whole_batch if self.vectorized else _every_row, call)
         parts = [work(rows)] if self.n_jobs is None or len(rows) < 2 else self._in_processes(work, rows)
-        values = np.concatenate([np.asarray(part[0], dtype=np.float64) for part in parts]) if len(parts) > 1 else parts[0][0]
-        failures = [failure for part in parts for failure in part[1]]
+        values = np.concatenate([np.asarray(part.values, dtype=np.float64) for part in parts]) if len(parts) > 1 else parts[0].values
+        failures = [failure for part in parts for failure in part.failures]
+        self._n_points += len(rows)
         if failures:
             self._record(failures, every=first and len(failures) == len(rows))
-        return torch.as_tensor(np.asarray(values, dtype=np.float64), device=x.device)
+        return torch.as_tensor(np.asarray(values, dtype=np.float64), device=x.device), sum(part.given for part in parts)
 
-    def _in_processes(self, work: Callable, rows: np.ndarray) -> list:
+    def _in_processes(self, work: Callable, rows: np.ndarray) -> list[_Part]:
         from joblib import Parallel, delayed, effective_n_jobs
 
         n_blocks = min(len(rows), effective_n_jobs(self.n_jobs) * (1 if self.vectorized else _BLOCKS))
@@ -140,6 +147,14 @@ class NumpyFunction:
         self.n_failed += len(failures)
 
 
+class _Part(NamedTuple):
+    """What came of some rows: values, the rows at which the function raised with their errors, and how many rows it was given."""
+
+    values: np.ndarray
+    failures: list[tuple[np.ndarray, Exception]]
+    given: int
+
+
 class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, wrapped):
@@ -156,15 +171,15 @@ class _Differentiable(torch.autograd.Function):
 # Functions of the module, so that processes need not be sent the object that counts.
 
 
-def _whole_batch(call: Callable, rows: np.ndarray):
-    return np.asarray(call(rows)), []
+def _whole_batch(call: Callable, rows: np.ndarray) -> _Part:
+    return _Part(np.asarray(call(rows)), [], len(rows))
 
 
-def _every_row(call: Callable, rows: np.ndarray):
-    return np.array([call(row) for row in rows]), []
+def _every_row(call: Callable, rows: np.ndarray) -> _Part:
+    return _Part(np.array([call(row) for row in rows]), [], len(rows))
 
 
-def _row_by_row(call: Callable, shape: tuple[int, ...], rows: np.ndarray):
+def _row_by_row(call: Callable, shape: tuple[int, ...], rows: np.ndarray) -> _Part:
     values, failures = np.full((len(rows), *shape), np.nan), []
     for i, row in enumerate(rows):
         try:
@@ -178,15 +193,17 @@ def _row_by_row(call: Callable, shape: tuple[int, ...], rows: np.ndarray):
                     f"got shape {np.shape(value)}. A function of many points at once takes vectorized=True."
                 )
             values[i] = value
-    return values, failures
+    return _Part(values, failures, len(rows))
 
 
-def _batch_or_rows(call: Callable, shape: tuple[int, ...], rows: np.ndarray):
+def _batch_or_rows(call: Callable, shape: tuple[int, ...], rows: np.ndarray) -> _Part:
     try:
-        return np.asarray(call(rows)), []
-    except Exception:  # noqa: BLE001 (which of the points is at fault is found one by one)
-        values, failures = _row_by_row(lambda row: np.asarray(call(row[None]))[0], shape, rows)
-        return values, failures
+        return _whole_batch(call, rows)
+    except Exception as error:  # noqa: BLE001 (which of the points is at fault is found one by one)
+        if len(rows) == 1:
+            return _Part(np.full((1, *shape), np.nan), [(rows[0], _plain(error))], 1)
+        one_by_one = _row_by_row(lambda row: np.asarray(call(row[None]))[0], shape, rows)
+        return one_by_one._replace(given=2 * len(rows))
 
 
 def _plain(error: Exception) -> Exception:

@@ -1,26 +1,14 @@
 """NPE against posteriors that are known, and what it says to bad input."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 import torch
+from npe_cases import conjugate, quick, uniform_problem
 
-from sbi_flows import NPE, ConditionalFlow, FlowDensity, Reliability, simulate
-from sbi_flows.distributions import BoxUniform, MultivariateNormal, from_pair
-from sbi_flows.inference.atomic import go_on_by_atoms
+from sbi_flows import NPE, ConditionalFlow, FlowDensity, simulate
+from sbi_flows.distributions import BoxUniform
 from sbi_flows.inference.defaults import default_estimator
-from sbi_flows.inference.posterior import FlowPosterior
-
-
-def conjugate(n, seed=0):
-    """theta ~ N(0, I), x = theta + N(0, I / 4): the posterior is N(0.8 x, 0.2 I)."""
-    generator = torch.Generator().manual_seed(seed)
-    prior = MultivariateNormal([0.0, 0.0], np.eye(2))
-    theta = prior.sample(n, generator)
-    return prior, theta.numpy(), (theta + 0.5 * torch.randn(n, 2, generator=generator, dtype=torch.float64)).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -69,111 +57,6 @@ def test_reweighting_reaches_the_exact_posterior_and_evidence(gaussian):
     assert abs(log_z - exact) < 4 / np.sqrt(weighted.ess)
 
 
-def test_no_draw_leaves_the_prior():
-    prior = BoxUniform([0.0, -1.0], [1.0, 1.0])
-    theta = prior.sample(1000, torch.Generator().manual_seed(0)).numpy()
-    x = theta + 0.3 * np.random.default_rng(0).normal(size=theta.shape)
-    npe = NPE(prior, ConditionalFlow(layers=1, hidden=(16,), max_epochs=3), random_state=0).fit(theta, x)
-    draws = npe.sample([1.5, -2.0], 20_000, random_state=0)
-    assert np.isfinite(prior.log_prob(torch.from_numpy(draws)).numpy()).all()
-
-
-# --- More than one fit, files ------------------------------------------------------------------------------------------------
-
-
-QUICK = {"flow": "maf", "layers": 1, "hidden": (8,), "max_epochs": 2}
-
-
-def quick(prior, **settings):
-    return NPE(prior, ConditionalFlow(**{**QUICK, **settings}), random_state=0)
-
-
-def uniform_problem(n=400, columns=2):
-    prior = BoxUniform([0.0] * columns, [1.0] * columns)
-    theta = prior.sample(n, torch.Generator().manual_seed(0)).numpy()
-    return prior, theta, theta + 0.1 * np.random.default_rng(0).normal(size=theta.shape)
-
-
-def curved(n):
-    """A problem that the linear start of a fit does not solve: polar coordinates seen as Cartesian ones."""
-    prior = BoxUniform([0.5, 0.0], [1.0, 5.0])
-    theta = prior.sample(n, torch.Generator().manual_seed(0)).numpy()
-    x = theta[:, :1] * np.stack([np.cos(theta[:, 1]), np.sin(theta[:, 1])], axis=1)
-    return prior, theta, x + 0.05 * np.random.default_rng(0).normal(size=x.shape)
-
-
-@pytest.mark.parametrize("n_members", [1, 3])
-def test_a_second_fit_adds_simulations_and_goes_on(n_members):
-    """Nine times the simulations must help, and a third fit of one epoch at a small rate, too little to learn from, must keep the rest.
-
-    Held-out means of 1000 rows have errors of 0.03 nats, their differences less."""
-    prior, theta, x = curved(4000)
-    fresh = theta[3000:], x[3000:]
-    npe = quick(prior, max_epochs=20, hidden=(32,), learning_rate=1e-2, n_members=n_members).fit(theta[:300], x[:300])
-    scaling = members_of(npe)[0].scaling.mean.clone()
-    first = npe.log_prob(*fresh).mean()
-    npe.fit(theta[300:3000], x[300:3000])
-    assert npe.n_simulations_ == 3000 and len(members_of(npe)) == n_members
-    second = npe.log_prob(*fresh).mean()
-    assert second > first + 0.2
-    assert torch.equal(members_of(npe)[0].scaling.mean, scaling)
-    npe.estimator_.set_params(max_epochs=1, learning_rate=1e-4)
-    assert npe.fit(theta[:1000], x[:1000]).log_prob(*fresh).mean() > second - 0.05
-
-
-def members_of(npe):
-    flow = npe.estimator_.flow_
-    return list(getattr(flow, "flows", [flow]))
-
-
-def test_a_second_fit_starts_afresh_where_x_shows_what_it_did_not():
-    """theta_1 appears only in later simulations' third column, which was constant; x_0 is missing there for the first time."""
-    prior, theta, x = uniform_problem(2000)
-    before = np.column_stack([x[:, :1], np.ones((2000, 1))])
-    npe = quick(prior, max_epochs=20, learning_rate=1e-2, hidden=(32,)).fit(theta[:500], before[:500])
-    after = x.copy()
-    after[::20, 0] = np.nan
-    npe.fit(theta[500:], after[500:])
-    assert npe.n_simulations_ == 2000
-    note = "fitted afresh, since x[0] missing for the first time and x[1] no longer the same in all simulations"
-    assert note in npe.history_.reliability.notes
-    assert np.std(npe.sample([0.5, 0.5], 2000, random_state=0)[:, 1]) < 0.25 and npe.posterior([np.nan, 0.5]).reliability.ok
-    npe.fit(theta[500:], after[500:])
-    assert not any("afresh" in note for note in npe.history_.reliability.notes) and npe.n_simulations_ == 3500
-
-
-def test_rounds_go_on_when_a_value_is_first_missing_in_the_second():
-    prior, theta, x = uniform_problem()
-    npe = quick(prior).fit(theta, x)
-    gaps = x.copy()
-    gaps[3, 1] = np.nan
-    go_on_by_atoms(npe, theta, gaps, 5)
-    assert npe.n_simulations_ == 799 and "1 of 800 simulations failed and were left out" in npe.history_.reliability.notes
-
-
-def test_saved_and_loaded(tmp_path):
-    prior, theta, x = uniform_problem()
-    x[::9, 0] = np.nan
-    npe = quick(prior).fit(theta, x)
-    npe.save(tmp_path / "npe")
-    loaded = NPE.load(tmp_path / "npe")
-    np.testing.assert_array_equal(loaded.log_prob(theta[:50], x[:50]), npe.log_prob(theta[:50], x[:50]))
-    assert loaded.theta_names_ == npe.theta_names_ and loaded.posterior(x[1]).reliability == npe.posterior(x[1]).reliability
-    assert loaded.fit(theta, x).n_simulations_ == 400
-
-
-def test_priors_that_are_code_are_given_back_in(tmp_path):
-
-    prior, theta, x = uniform_problem(columns=1)
-    npe = quick([scipy.stats.uniform(0, 1)]).fit(theta, x)
-    npe.save(tmp_path / "npe")
-    with pytest.raises(ValueError, match=r"prior that is code .* pass it as prior="):
-        NPE.load(tmp_path / "npe")
-    with pytest.raises(ValueError, match=r"prior that .* was fitted with; got one of support \[\(0.0, 2.0\)\]"):
-        NPE.load(tmp_path / "npe", prior=scipy.stats.uniform(0, 2))
-    assert NPE.load(tmp_path / "npe", prior=prior).sample(x[0], 3, random_state=0).shape == (3, 1)
-
-
 def test_data_frames_in_names_out():
     _, theta, x = uniform_problem()
     prior = BoxUniform([0.0, 0.0], [1.0, 1.0], names=["a", "b"])
@@ -186,9 +69,6 @@ def test_data_frames_in_names_out():
     np.testing.assert_array_equal(posterior.sample(5, random_state=0), npe.sample(x.to_numpy()[0], 5, random_state=0))
     with pytest.raises(ValueError, match="columns of theta to be a, b; got a, c"):
         quick(prior).fit(theta.rename(columns={"b": "c"}), x)
-
-
-# --- Units, noise, missing values --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("factor", [1e6, 1e-6])
@@ -233,67 +113,6 @@ def test_missing_values_leave_what_the_others_say():
     np.testing.assert_allclose(draws.std(0), [0.2**0.5, 1.0], atol=0.12)
     with pytest.raises(ValueError, match=r"x_o misses x\[0\], which no simulation missed"):
         npe.posterior([np.nan, 1.0])
-
-
-def test_a_prior_whose_support_is_no_box():
-    """Triangle a < b: no draw outside, and the density integrates to one over it (grid of 200 x 200: 2 % at the diagonal)."""
-
-    def sample(n, generator):
-        return torch.rand(n, 2, generator=generator, dtype=torch.float64).sort(-1).values
-
-    def log_prob(x):
-        inside = (x[:, 0] < x[:, 1]) & (x >= 0).all(-1) & (x <= 1).all(-1)
-        return torch.where(inside, math.log(2), -math.inf)
-
-    prior = from_pair(sample, log_prob, 2, support=[(0, 1), (0, 1)])
-    theta = prior.sample(1000, torch.Generator().manual_seed(0)).numpy()
-    x = theta + 0.5 * np.random.default_rng(0).normal(size=theta.shape)
-    npe = quick(prior, max_epochs=10).fit(theta, x)
-    posterior = npe.posterior([0.5, 0.5])
-    assert 0.1 < posterior.acceptance[0] < 0.99 and "lie inside the prior's support" in str(posterior.reliability)
-    draws = posterior.sample(3000, random_state=0)
-    assert draws.shape == (3000, 2) and (draws[:, 0] < draws[:, 1]).all()
-    grid = (np.arange(200) + 0.5) / 200
-    points = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
-    assert np.exp(posterior.log_prob(points)).mean() == pytest.approx(1, abs=0.04)
-    assert (posterior.log_prob(points[points[:, 0] > points[:, 1]]) == -np.inf).all()
-    assert npe.sample(x[:3], 7, random_state=0).shape == (3, 7, 2)
-
-
-def test_a_prior_that_forbids_a_corner():
-    """x_o in the forbidden corner, which few simulations come near: no draw leaves the prior there, and the verdict says what was cut."""
-
-    def allowed(x):
-        return ((x >= 0) & (x <= 1)).all(-1) & ~(x > 0.9).all(-1)
-
-    def sample(n, generator):
-        x = torch.rand(2 * n + 50, 2, generator=generator, dtype=torch.float64)
-        return x[allowed(x)][:n]
-
-    prior = from_pair(sample, lambda x: torch.where(allowed(x), -math.log(0.99), -math.inf), 2, support=[(0, 1), (0, 1)])
-    theta = prior.sample(1000, torch.Generator().manual_seed(0)).numpy()
-    npe = quick(prior, hidden=(32,), max_epochs=20).fit(theta, theta + 0.02 * np.random.default_rng(0).normal(size=theta.shape))
-    corner, middle = [0.93, 0.93], [0.5, 0.5]
-    batch = npe.posterior([middle] * 24 + [corner])
-    assert batch.acceptance[24] < 0.9 and (batch.acceptance[:24] > 0.99).all()
-    assert allowed(torch.from_numpy(batch.sample(500, random_state=0))).all()
-    assert "lie inside the prior's support, which is no box; the others are rejected (for observation 24" in str(batch.reliability)
-    assert npe.posterior([1.1, 1.1]).log_prob([[0.95, 0.95]]) == -np.inf
-
-
-def test_a_leak_spoils_the_verdict_of_batches_of_any_size():
-    class Leaky(ConditionalFlow):
-        def sample(self, condition, n_samples, random_state=None):
-            return np.linspace(-2, 1, n_samples)[None, :, None].repeat(len(condition), 0)
-
-    estimator, many = Leaky(), np.zeros((25, 1))
-    for rows, m in ((many[:1], None), (many, 25)):
-        posterior = FlowPosterior(estimator, rows, BoxUniform([0], [1]), ["a"], rows, Reliability(True), m, rejects=True)
-        posterior.remark([], ["seen"])
-        assert not posterior.reliability.ok and posterior.reliability.notes == ("seen",) and len(posterior.reliability.reasons) == 1
-
-
-# --- Bad input ---------------------------------------------------------------------------------------------------------------
 
 
 def test_one_parameter_and_one_observable():
@@ -382,16 +201,6 @@ def test_wrong_estimators():
         NPE(prior, ConditionalFlow(support="real")).fit(theta, x)
 
 
-# --- Same bits, float64, and from simulator to posterior -----------------------------------------------------------------------
-
-
-def test_same_seed_same_bits():
-    prior, theta, x = uniform_problem()
-    first, second = (quick(prior).fit(theta, x).sample(x[:3], 20, random_state=3) for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-    assert not np.array_equal(first, NPE(prior, ConditionalFlow(**QUICK), random_state=1).fit(theta, x).sample(x[:3], 20, random_state=3))
-
-
 def test_float64_throughout():
     """Log densities do not depend on how rows are batched beyond 1e-12, which float32 cannot keep."""
     prior, theta, x = uniform_problem()
@@ -414,12 +223,3 @@ def test_from_a_simulator_that_sometimes_fails():
     npe = quick(prior).fit(theta, x)
     assert npe.n_simulations_ == (theta[:, 0] <= 0.95).sum()
     assert npe.posterior(x[0] if np.isfinite(x[0]).all() else x[1]).sample(10, random_state=0).shape == (10, 2)
-
-
-def test_a_prior_with_heavy_tails():
-    """Cauchy prior, noise 0.3: at x_o = 0.5 the posterior is nearly N(0.5, 0.3^2). Moments of the draws give no scale."""
-    rng = np.random.default_rng(0)
-    theta = rng.standard_cauchy((2000, 1))
-    npe = quick(scipy.stats.cauchy(), hidden=(32,), max_epochs=30).fit(theta, theta + 0.3 * rng.normal(size=theta.shape))
-    draws = npe.sample([0.5], 4000, random_state=0)
-    assert abs(np.median(draws) - 0.5) < 0.15 and 0.15 < np.std(draws) < 0.6
