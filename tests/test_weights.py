@@ -117,7 +117,7 @@ def test_smoothing_lowers_the_error_of_heavy_weights():
 
 @pytest.mark.parametrize("k", [0.3, 0.6, 0.7])
 def test_error_of_a_mean_of_heavy_weights(k):
-    """400 means of 2000 Pareto weights: within one error in 68 % of cases, less 10 at most (binomial error 2.3); the naive error fails that."""
+    """400 means of 2000 Pareto weights: within one error in 68 % of cases, less 10 at most (binomial error 2.3). The naive error fails."""
     log_weights = -k * np.log(np.random.default_rng(0).random((400, 2000)))
     truth = -np.log(1 - k)
     off = np.abs(log_mean_exp(log_weights, axis=1) - truth)
