@@ -54,7 +54,7 @@ def free_energy_difference(a: BoltzmannGenerator, b: BoltzmannGenerator, *, rand
         first, second = (found.by_method.loc[name] for found in own)
         error = float(np.hypot(first.error, second.error))
         rows[name] = (second.value - first.value, error, min(first.ess, second.ess), max(first.pareto_k, second.pareto_k))
-    n = min(len(a.draws_), len(b.draws_))
+    n = min(len(a.rows_), len(b.rows_))
     if a.target_.features == b.target_.features:
         there, back = mapped_work(a, b), mapped_work(b, a)
         value, error, ess, k = mapped_row(back)
@@ -72,7 +72,7 @@ def free_energy_difference(a: BoltzmannGenerator, b: BoltzmannGenerator, *, rand
 def mapped_work(a: BoltzmannGenerator, b: BoltzmannGenerator) -> np.ndarray:
     """``u_b(T x) - u_a(x) - ln |det T|`` at configurations x of a, T by way of both flows' base ``(n,)``; +inf where T leaves b."""
     with one_thread():
-        x = torch.from_numpy(a.draws_)
+        x = a.rows_
         z, log_det = a.flow_.to_base(x)
         y, more = b.flow_.from_base(z, dtype=torch.float64)
         work: Tensor = a.target_.log_prob(x) - b.target_.log_prob(y) - log_det.double() - more.double()

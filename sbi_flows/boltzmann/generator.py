@@ -18,6 +18,7 @@ from sbi_flows._validation import as_rows, check_finite, choose, positive
 from sbi_flows.boltzmann import fitting
 from sbi_flows.boltzmann.annealing import anneal_from_above
 from sbi_flows.boltzmann.checks import Checked, FitReport, check, verdict, weighted_draws, worth
+from sbi_flows.boltzmann.coordinates import Coordinates, coordinates_of
 from sbi_flows.boltzmann.files import load_generator, save_generator
 from sbi_flows.boltzmann.free_energy import FreeEnergy, as_region, between_regions, bridge_row, chosen, importance_row
 from sbi_flows.boltzmann.start import broad_starts
@@ -57,8 +58,13 @@ class BoltzmannGenerator:
         In the same units.
     names, support : optional
         As of :class:`sbi_flows.Target`: of the columns. Angles are ``"circular"``.
+    coordinates : Coordinates, optional
+        What the flow sees of a configuration: :class:`sbi_flows.boltzmann.MoleculeCoordinates` (bonds, angles, dihedrals) or
+        :class:`sbi_flows.boltzmann.MeanFreeCoordinates`. By default what suits the energy: those of a molecule where it has ``bonds``,
+        mean-free ones where "translations" are among ``energy.symmetries``, else columns as they are. Configurations go in and come out as
+        the energy takes them.
     flow : Flow, optional
-        An untrained flow with the support of the energy; a coupling spline flow on a normal or a mixture of normals by default.
+        An untrained flow of those columns and their support; a coupling spline flow on a normal or a mixture of normals by default.
     layers, bins, hidden : int, int, sequence of int
         Of the default flow.
     start : array-like (m, d) or Distribution, optional
@@ -86,6 +92,8 @@ class BoltzmannGenerator:
     report_ : FitReport
     draws_ : ndarray (m, d)
         Configurations of the target on which the flow was not trained: held-out data, or ends of chains.
+    rows_ : Tensor (m, features)
+        The same in the coordinates of the flow.
 
     Examples
     --------
@@ -104,7 +112,7 @@ class BoltzmannGenerator:
     target_: BoltzmannTarget
     history_: dict[str, FitHistory]
     report_: FitReport
-    draws_: np.ndarray
+    rows_: Tensor
 
     def __init__(
         self,
@@ -114,6 +122,7 @@ class BoltzmannGenerator:
         temperature: float = 1.0,
         names: Sequence[str] | None = None,
         support: Any = None,
+        coordinates: Coordinates | None = None,
         flow: Flow | None = None,
         layers: int = _LAYERS,
         bins: int = _BINS,
@@ -127,7 +136,7 @@ class BoltzmannGenerator:
         progress: bool = False,
     ):
         self.energy, self.features, self.temperature = energy, features, temperature
-        self.names, self.support, self.flow = names, support, flow
+        self.names, self.support, self.coordinates, self.flow = names, support, coordinates, flow
         self.layers, self.bins, self.hidden, self.start = layers, bins, hidden, start
         self.method, self.n_particles, self.n_steps, self.learning_rate = method, n_particles, n_steps, learning_rate
         self.random_state, self.progress = random_state, progress
@@ -152,7 +161,10 @@ class BoltzmannGenerator:
             If the energy has no finite value where the fit begins, does not confine, or returns a wrong shape.
         """
         began, generator = time.perf_counter(), torch_generator(self.random_state)
-        target = self.target_ = BoltzmannTarget(self.energy, self.features, self.temperature, self.names, self.support)
+        known = X if X is not None else None if isinstance(self.start, Distribution) else self.start
+        coordinates = self.coordinates or coordinates_of(self.energy, known)
+        target = BoltzmannTarget(self.energy, self.features, self.temperature, self.names, self.support, coordinates)
+        self.target_ = target
         choose("method", self.method, ("auto", *METHODS))
         self.history_, notes = {}, []
         with one_thread():
@@ -193,7 +205,7 @@ class BoltzmannGenerator:
 
     def _report(self, checked: Checked, notes: list[str], began: float) -> None:
         """Keep what the checks found, and the verdict."""
-        self.draws_ = checked.rows.numpy()
+        self.rows_ = checked.rows
         reasons = [reason for history in self.history_.values() for reason in history.reliability.reasons]
         notes = [*notes, *(note for history in self.history_.values() for note in history.reliability.notes), *self.target_.notes]
         drawn = checked.drawn
@@ -233,32 +245,43 @@ class BoltzmannGenerator:
             return max(_PARTICLES, 100 * target.features)
         return int(positive("n_particles", self.n_particles, integer=True))
 
-    def _start(self, target: Target) -> Tensor | Distribution | None:
+    def _start(self, target: BoltzmannTarget) -> Tensor | Distribution | None:
         return self.start if self.start is None or isinstance(self.start, Distribution) else self._rows(self.start, target, "start")
 
-    def _rows(self, X: Any, target: Target, name: str = "X") -> Tensor:
-        rows = as_rows(X, name, target.features).double()
-        check_finite(rows.numpy(), name, target.names)
+    def _rows(self, X: Any, target: BoltzmannTarget, name: str = "X") -> Tensor:
+        rows = as_rows(X, name, target.whole).double()
+        check_finite(rows.numpy(), name, target.whole_names)
         if len(rows) < 20 and name == "X":
             raise ValueError(f"Expected at least 20 configurations to fit to; got {len(rows)}. Without any, call fit().")
-        return rows
+        if target.coordinates is not None:
+            target.coordinates.check(rows)
+        return target.rows(rows)
 
     # --- Results -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def draws_(self) -> np.ndarray:
+        """Configurations of the target on which the flow was not trained ``(m, whole)``."""
+        return self.target_.configurations(self.rows_)[0].numpy()
 
     def sample(self, n_samples: int = 1000, random_state: RandomState = None) -> WeightedSamples:
         """``n_samples`` independent configurations with their importance weights, ESS, Pareto k and verdict."""
         self._check_fitted()
         n = int(positive("n_samples", n_samples, integer=True))
-        with one_thread():
+        with one_thread(), torch.no_grad():
             drawn = weighted_draws(self.target_, self.flow_, n, torch_generator(random_state))
-        return WeightedSamples(drawn.samples, drawn.log_weights, drawn.names, self.report_.reliability)
+            x = self.target_.configurations(torch.from_numpy(drawn.samples))[0].numpy()
+        return WeightedSamples(x, drawn.log_weights, self.target_.whole_names, self.report_.reliability)
 
     def log_prob(self, X) -> np.ndarray:
-        """Natural log of the flow's own normalised density at ``X (n, d)``, ``(n,)``; the energy is not evaluated."""
+        """Natural log of the flow's own normalised density at ``X (n, d)``, ``(n,)``; the energy is not evaluated.
+
+        With coordinates that leave out place or direction, it is per volume of the space of what is left.
+        """
         self._check_fitted()
-        rows = as_rows(X, "X", self.flow_.features).double()
         with torch.no_grad(), one_thread():
-            return self.flow_.log_prob(rows).double().numpy()
+            y = self.target_.rows(as_rows(X, "X", self.target_.whole).double())
+            return (self.flow_.log_prob(y).double() - self.target_.configurations(y)[1]).numpy()
 
     def free_energy(self, n_samples: int | str = "auto", random_state: RandomState = None) -> FreeEnergy:
         """``F = -ln Z`` in units of kT, Z the integral of ``exp(-U / T)``: by importance weights and by a bridge to ``draws_``.
@@ -274,7 +297,8 @@ class BoltzmannGenerator:
         FreeEnergy
         """
         log_weights = self._draws(n_samples, random_state).log_weights
-        ratios = -self.target_.reduced_energy(torch.from_numpy(self.draws_)).numpy() - self.log_prob(self.draws_)
+        with torch.no_grad(), one_thread():
+            ratios = (self.target_.log_prob(self.rows_) - self.flow_.log_prob(self.rows_).double()).numpy()
         rows = {"importance": importance_row(log_weights), "bridge": bridge_row(ratios, log_weights)}
         return chosen(rows, ("importance", "bridge"), self.report_.reliability, len(log_weights))
 
@@ -338,11 +362,7 @@ class BoltzmannGenerator:
         self._check_fitted()
         kept = ("layers", "bins", "hidden", "method", "n_particles", "n_steps", "learning_rate")
         parameters = {name: getattr(self, name) for name in kept}
-        facts = {
-            "features": self.target_.features, "temperature": self.temperature, "names": self.target_.names,
-            "support": self.target_.support,
-        }  # fmt: skip
-        save_generator(path, self.flow_, torch.from_numpy(self.draws_), self.history_, self.report_, parameters, facts)
+        save_generator(path, self.flow_, self.rows_, self.history_, self.report_, parameters, self.target_)
 
     @classmethod
     def load(cls, path: str | Path, energy: Energy | Target) -> BoltzmannGenerator:
@@ -354,12 +374,10 @@ class BoltzmannGenerator:
             If the file is missing, damaged or newer than this package, or the energy has other columns.
         """
         with complete(path):
-            flow, draws, history, report, parameters, facts = load_generator(path)
-            known = {name: facts[name] for name in ("features", "temperature", "names", "support")}
-            support = [tuple(entry) if isinstance(entry, list) else entry for entry in known.pop("support")]
-            generator = cls(energy, **known, support=support, **parameters)
-        generator.flow_, generator.draws_, generator.history_, generator.report_ = flow, draws.numpy(), history, report
-        generator.target_ = BoltzmannTarget(energy, facts["features"], facts["temperature"], facts["names"], support)
+            flow, rows, history, report, parameters, facts = load_generator(path)
+            generator = cls(energy, **facts, **parameters)
+        generator.flow_, generator.rows_, generator.history_, generator.report_ = flow, rows, history, report
+        generator.target_ = BoltzmannTarget(energy, **facts)
         return generator
 
     def _draws(self, n_samples: int | str, random_state: RandomState) -> WeightedSamples:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sbi_flows._validation import positive
+from sbi_flows.boltzmann.coordinates import Coordinates
 from sbi_flows.targets import Target
 from sbi_flows.targets.evaluation import inside, where_inside
 
@@ -29,10 +30,14 @@ class BoltzmannTarget(Target):
     temperature : float
     names, support : optional
         As in :class:`sbi_flows.targets.Target`; those of a target given as the energy.
+    coordinates : Coordinates, optional
+        Columns of the target, in place of those of the energy; their volume is part of the density. Names and support are theirs.
 
     Attributes
     ----------
     temperature : float
+    whole : int
+        Columns of a configuration, as the energy sees it.
     n_evaluations, n_invalid : int
         Configurations at which the energy was evaluated, and at which it was NaN or minus infinity.
 
@@ -44,7 +49,7 @@ class BoltzmannTarget(Target):
 
     def __init__(
         self, energy: Energy | Target, features: int | None = None, temperature: float = 1.0,
-        names: Sequence[str] | None = None, support: Any = None,
+        names: Sequence[str] | None = None, support: Any = None, coordinates: Coordinates | None = None,
     ):  # fmt: skip
         if not callable(energy) and not isinstance(energy, Target):
             raise TypeError(f"Expected energy to be a function of a tensor (n, d), or a Target; got a {type(energy).__name__}.")
@@ -56,13 +61,32 @@ class BoltzmannTarget(Target):
         if isinstance(energy, Target):
             names, support = names or energy.names, energy.support if support is None else support
         width = int(positive("features", own if features is None else features, integer=True))
-        super().__init__(width, names, support)
+        if coordinates is not None and coordinates.whole != width:
+            raise ValueError(
+                f"Expected coordinates of configurations with {width} columns, as the energy takes; these are of {coordinates.whole}."
+            )
+        if coordinates is not None and support is not None:
+            raise ValueError("Expected either support or coordinates, which have a support of their own; got both.")
+        self.whole, self.coordinates = width, coordinates
+        self.whole_names = tuple(f"x{i}" for i in range(width)) if names is None else tuple(map(str, names))
+        if coordinates is None:
+            super().__init__(width, names, support)
+        else:
+            super().__init__(coordinates.features, coordinates.names, coordinates.support)
         self.energy, self.temperature = energy, float(positive("temperature", temperature))
         self._function: Energy = (lambda x: -energy.log_prob(x)) if isinstance(energy, Target) else energy
         self.n_evaluations = self.n_invalid = 0
 
+    def configurations(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows ``y (n, features)`` as the energy sees them, ``(n, whole)``, and ``ln |volume|`` of the coordinates there ``(n,)``."""
+        return (y, y.new_zeros(len(y))) if self.coordinates is None else self.coordinates.to_configurations(y)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Configurations ``x (n, whole)`` as rows of the target ``(n, features)``."""
+        return x if self.coordinates is None else self.coordinates.from_configurations(x)
+
     def reduced_energy(self, x: Tensor) -> Tensor:
-        """``U / T`` ``(n,)`` of configurations inside the support; +inf where the energy has no value."""
+        """``U / T`` ``(n,)`` of configurations ``x (n, whole)``; +inf where the energy has no value."""
         values = where_inside(self._function, x, None, "energy")
         invalid = torch.isnan(values) | (values == -math.inf)
         self.n_evaluations += len(x)
@@ -71,7 +95,11 @@ class BoltzmannTarget(Target):
 
     def log_prob(self, x):
         x = self._checked(x)
-        return where_inside(lambda rows: -self.reduced_energy(rows), x, inside(x, self._columns), "energy")
+        return where_inside(self._inside, x, inside(x, self._columns), "energy")
+
+    def _inside(self, y: Tensor) -> Tensor:
+        x, log_volume = self.configurations(y)
+        return log_volume - self.reduced_energy(x)
 
     def at(self, temperature: float) -> BoltzmannTarget:
         """The same energy at another temperature, with counts of its own."""

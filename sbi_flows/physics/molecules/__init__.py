@@ -1,5 +1,6 @@
 """Energies of molecules, clusters, liquids and crystals, in units of kT, and what is known exactly of them."""
 
+from sbi_flows.physics.molecules.chain import ButaneLike
 from sbi_flows.physics.molecules.checks import check_force, check_symmetries
 from sbi_flows.physics.molecules.clusters import Cluster, DoubleWellParticles, LennardJones, dw4, lj13, lj55
 from sbi_flows.physics.molecules.crystal import HarmonicCrystal
@@ -13,6 +14,7 @@ from sbi_flows.physics.molecules.wells import ManyWell, double_well
 
 __all__ = [
     "SYMMETRIES",
+    "ButaneLike",
     "Cluster",
     "DoubleWellParticles",
     "Energy",

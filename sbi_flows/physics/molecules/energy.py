@@ -30,6 +30,8 @@ class Energy(ABC):
         configurations with zero mean: :class:`sbi_flows.bijections.mean_free.MeanFree` gives them coordinates.
     permuted : tuple of tuple of int
         Groups of particles that are alike; empty for all.
+    bonds : tuple of (int, int) or None
+        Which atoms are bound, of a molecule.
     periodic : bool
         Whether coordinates live on a torus; :meth:`wrapped` brings them back into its cell.
     """
@@ -40,6 +42,7 @@ class Energy(ABC):
     particles: tuple[int, int] | None = None
     symmetries: tuple[str, ...] = ()
     permuted: tuple[tuple[int, ...], ...] = ()
+    bonds: tuple[tuple[int, int], ...] | None = None
     periodic: bool = False
 
     @abstractmethod
