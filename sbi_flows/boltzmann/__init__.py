@@ -1,7 +1,7 @@
 """Boltzmann sampling: an energy in; weighted configurations and free energies out."""
 
-from sbi_flows.boltzmann.checks import FitReport
 from sbi_flows.bijections.z_matrix import ZMatrix, z_matrix
+from sbi_flows.boltzmann.checks import FitReport
 from sbi_flows.boltzmann.coordinates import Coordinates, MeanFreeCoordinates, MoleculeCoordinates
 from sbi_flows.boltzmann.difference import free_energy_difference
 from sbi_flows.boltzmann.free_energy import FreeEnergy
