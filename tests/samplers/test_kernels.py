@@ -114,7 +114,8 @@ def test_jumps_carry_mass_between_modes():
     run = {"n_steps": 200, "n_warmup": 100, "thin": 200, "random_state": 1}
     with_jumps = run_chains(RandomWalk(jumps=0.3), target, start, **run).samples[:, -1, 0]
     assert abs(np.mean(with_jumps > 0) - 0.8) < 4.5 * math.sqrt(0.16 / N)
-    assert np.std(with_jumps[with_jumps > 0]) == pytest.approx(1, abs=0.15)
+    # Of 1600 chains a spread is good to .018: five of that.
+    assert np.std(with_jumps[with_jumps > 0]) == pytest.approx(1, abs=0.09)
 
 
 def test_warm_up_learns_shape_and_acceptance():

@@ -51,9 +51,10 @@ def test_emcee_starts_in_every_mode_the_prior_finds():
         modes = torch.stack([-0.5 * ((x - m) ** 2).sum(-1) / 0.25 + math.log(w) for m, w in ((-3.0, 0.3), (3.0, 0.7))])
         return torch.logsumexp(modes, 0)
 
-    chains = run_emcee(in_box(two), n_walkers=200, n_burn_in=100, min_ess=2000, min_steps=100, max_steps=100, random_state=0)
-    # Of 200 starts a share has a standard error of .032; flattening, and 4000 draws of which few are in a mode, add as much.
-    assert abs((chains.samples[..., 0] > 0).mean() - 0.7) < 0.2
+    chains = run_emcee(in_box(two), n_walkers=1000, n_burn_in=100, min_ess=2000, min_steps=100, max_steps=100, random_state=0)
+    # Of 1000 starts a share has a standard error of .014, of the 600 draws of the prior near a mode one of .019: .024 together, and
+    # flattening moves it. Four errors (6e-5); starts that ignored the masses would be .2 off.
+    assert abs((chains.samples[..., 0] > 0).mean() - 0.7) < 0.1
 
 
 def test_emcee_gives_up_and_says_so():
@@ -66,7 +67,7 @@ def test_emcee_of_angles_cubes_and_holes():
     start = np.random.default_rng(0).uniform(0, 2 * np.pi, (40, 1))
     x = run_emcee(circular, start, n_burn_in=200, max_steps=500, random_state=0).samples
     assert x.min() >= 0 and x.max() < 2 * np.pi
-    assert np.cos(x).mean() == pytest.approx(0.6978, abs=0.3)  # I_1(2) / I_0(2); some 75 independent draws of spread .4, six errors
+    assert np.cos(x).mean() == pytest.approx(0.6978, abs=0.185)  # I_1(2) / I_0(2); some 75 independent draws of spread .4, four errors
     cube = targets.from_dynesty(lambda u: 10 * u - 5, lambda t: -0.5 * (t**2).sum(-1), 2, vectorized=True)
     draws = run_emcee(cube, n_burn_in=100, max_steps=500, random_state=0)
     assert draws.log_posterior is None and abs(draws.samples.std() - 1) < 0.15
@@ -155,7 +156,8 @@ def test_flow_move_with_a_fitted_density():
     rows = np.random.default_rng(0).normal([1.0, -2.0], [0.5, 2.0], (500, 2))
     density = FlowDensity(flow="realnvp", layers=2, max_epochs=2, random_state=0).fit(rows)
     chain = ensemble(lambda x: -0.5 * (((x - [1.0, -2.0]) / [0.5, 2.0]) ** 2).sum(-1), density, rows[:200], 20)
-    assert np.abs((chain[5:].mean((0, 1)) - [1.0, -2.0]) / [0.5, 2.0]).max() < 0.35
+    # Exact starts, of which means have errors of .07, stay exact: four of them, chance 1e-4. A forgotten Hastings factor is caught above.
+    assert np.abs((chain[5:].mean((0, 1)) - [1.0, -2.0]) / [0.5, 2.0]).max() < 0.28
 
 
 def test_flow_move_outside_its_density_never_lies():
@@ -186,7 +188,8 @@ def test_dynesty_gives_draws_and_evidence():
     assert draws.log_z == pytest.approx(evidence.log_z, abs=1e-6)
     assert evidence.info["n_evaluations"] == draws.info["n_evaluations"] > 500
     assert evidence.by_method.loc["nested sampling", "n_evaluations"] == evidence.info["n_evaluations"]
-    assert abs(np.average(draws.samples[:, 0] ** 2, weights=draws.weights) - 1) < 0.35
+    # The square of a unit normal has variance 2; five errors.
+    assert abs(np.average(draws.samples[:, 0] ** 2, weights=draws.weights) - 1) < 5 * math.sqrt(2 / draws.ess)
     assert evidence.reliability.ok and "nested sampling" in repr(evidence)
     early = run_dynesty(in_box(), n_live=150, max_calls=300, random_state=0)[1]
     assert not early.reliability.ok and "max_calls" in str(early.reliability)
