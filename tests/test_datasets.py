@@ -91,5 +91,6 @@ def test_an_unknown_entry_lists_the_known():
 
 def test_the_mirror_at_hand_is_the_published_data(full_data, monkeypatch):
     monkeypatch.setenv(datasets.VARIABLE, str(full_data))
+    assert len(datasets.names()) > 3
     for name in datasets.names():
-        datasets.fetch(name)
+        assert datasets.fetch(name).is_file()

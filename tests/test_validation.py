@@ -26,7 +26,9 @@ def test_as_float_keeps_floats_and_turns_integers_into_float64():
 def test_as_float_does_not_alias_read_only_memory():
     x = np.zeros(3)
     x.flags.writeable = False
-    as_float(x, "x")  # torch would warn about a tensor that may not be written
+    own = as_float(x, "x")  # torch would warn about a tensor that may not be written
+    own += 1
+    assert (x == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_flat_priors_complete_a_likelihood(monkeypatch, capsys, tmp_path):
     ends = ("--bounds", "a=-5:5", "--bounds", "b=-5:5")
     code, out, _ = run(monkeypatch, capsys, "evidence", path, "--log-column", "likelihood", "--flat-prior", *ends, "--json")
     result = json.loads(out)
-    assert abs(result["log_z"] - files.LOG_Z) < 4 * result["log_z_err"]
+    assert abs(result["log_z"] - files.LOG_Z) < 4 * result["log_z_err"] < 0.1
     assert code == 0
 
 

@@ -168,6 +168,7 @@ def test_dead_points_count_the_live_ones_and_sum_to_the_evidence(tmp_path):
     result = evidence(chains, random_state=0)
     assert result.reliability.ok, result
     assert abs(result.log_z - files.LOG_Z) < 5 * result.log_z_err
+    assert 0.10 < result.log_z_err < 0.17  # sqrt(H / n_live) is .133
     same = load_chains(tmp_path / "run_dead-birth.txt")
     np.testing.assert_array_equal(same.samples, chains.samples)
 

@@ -22,6 +22,7 @@ def texts(figure):
 def test_all_on_one_page(tmp_path, kind):
     estimator = EXACT if kind == "exact" else BROKEN[kind]
     result = diagnose(estimator, THETA, X, X[0], simulator=lambda theta: theta @ MIXING.T, n_draws=70, random_state=0)
+    assert result.reliability.ok == (kind == "exact")
     figure = plots.diagnosis(result)
     assert plots.save_figure(figure, tmp_path / "diagnosis.png").stat().st_size > 20_000
     assert len(figure.axes) == 7

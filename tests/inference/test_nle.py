@@ -72,7 +72,7 @@ def test_log_prob_is_the_posterior_up_to_a_constant(gaussian):
     mean, variance = exact_posterior([[0.5, 0.1]])
     theta = mean + np.sqrt(variance) * simulations(50, seed=5)[1]
     difference = gaussian.log_prob(theta, [0.5, 0.1]) - stats.norm(mean, np.sqrt(variance)).logpdf(theta).sum(1)
-    assert np.std(difference) < 0.3
+    assert np.std(difference) < 0.15
     np.testing.assert_allclose(gaussian.posterior([0.5, 0.1]).log_prob(theta), gaussian.log_prob(theta, [0.5, 0.1]), rtol=1e-6)
     rows = gaussian.log_prob(theta, np.repeat([[0.5, 0.1]], 50, axis=0))
     np.testing.assert_allclose(rows, gaussian.log_prob(theta, [0.5, 0.1]), rtol=1e-6)

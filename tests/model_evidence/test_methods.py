@@ -76,7 +76,7 @@ def test_truncation_keeps_its_share_of_draws_in_any_dimension():
         f, f_y = log_posterior(x) - log_z(d), log_posterior(y) - log_z(d)
         estimate = harmonic(draws, [Fold(np.arange(4000), log_posterior(x) - f, f, np.zeros(0), y, None, f_y)])
         assert estimate.ess == pytest.approx(0.99, abs=0.01)
-        assert abs(estimate.log_z - log_z(d)) < 4 * estimate.log_z_err
+        assert abs(estimate.log_z - log_z(d)) < 4 * estimate.log_z_err < 0.015  # the error is sqrt(2 x .01 / 4000), .0022
 
 
 def test_hard_edges_unknown_to_the_density_do_not_bias_the_harmonic_mean():
@@ -89,7 +89,7 @@ def test_hard_edges_unknown_to_the_density_do_not_bias_the_harmonic_mean():
     fold = Fold(np.arange(20_000), log_posterior(x) - f, f, np.zeros(0), y, ratio, f_y)
     for estimator in ESTIMATORS.values():
         estimate = estimator(draws, [fold])
-        assert abs(estimate.log_z - (log_z(1) - np.log(2))) < 4 * estimate.log_z_err
+        assert abs(estimate.log_z - (log_z(1) - np.log(2))) < 4 * estimate.log_z_err < 0.06
 
 
 def test_optimal_bridge_beats_both_others():

@@ -126,7 +126,7 @@ def test_slow_chains_have_a_larger_error(nested):
 
 def test_with_the_default_flow(nested):
     result = savage_dickey(draws_of(nested, 3000), PRIOR, {"x1": 0.0}, random_state=0)
-    assert abs(result.log_bf - nested["log_bf"]) < 4 * result.log_bf_err
+    assert abs(result.log_bf - nested["log_bf"]) < 4 * result.log_bf_err and result.log_bf_err < 0.2
     assert result.reliability.ok, result
 
 
