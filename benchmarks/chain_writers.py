@@ -72,7 +72,7 @@ def rosenbrock() -> Problem:
     def log_likelihood(x):
         return -100.0 * (x[:, 1] - x[:, 0] ** 2) ** 2 - (1.0 - x[:, 0]) ** 2
 
-    return Problem(log_likelihood, 2, 5.0, -5.804132, start=1.0, scale=0.3)
+    return Problem(log_likelihood, 2, 5.0, -5.804132, start=1.0, scale=0.1)
 
 
 PROBLEMS = {"gaussian-5": gaussian, "rosenbrock-2": rosenbrock}
@@ -111,7 +111,7 @@ def by_cobaya(problem: Problem, folder: Path, seed: int, short: bool) -> list[st
         {
             "likelihood": {"known": density},
             "params": dict.fromkeys(names, prior),
-            "sampler": {"mcmc": {**stop, "seed": seed}},
+            "sampler": {"mcmc": {**stop, "max_tries": 10_000, "seed": seed}},
             "output": str(folder / "run"),
         },
         no_mpi=True,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sbi_flows._files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +28,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"Expected a folder to write {path.name} to; {path.parent.absolute()} does not exist. Make it first.")
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
-    figure.savefig(temporary, dpi=160)
-    temporary.replace(path)
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix.removeprefix(".") or None, dpi=160)
+    write_atomic(path, content.getvalue())
     return path

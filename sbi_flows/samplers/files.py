@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import io
 import json
-import secrets
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from sbi_flows._files import write_atomic
 
 _KIND = "sbi_flows chains"
 _VERSION = 1
@@ -36,18 +37,15 @@ def settings_of(kernel: Any) -> Any:
 
 def save_run(path: Path, description: dict, done: int, arrays: dict[str, np.ndarray], state: Any, stream: Tensor) -> None:
     """Replace the file by the present state of a run, atomically: killed at any moment, it leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update({"kind": _KIND, "version": _VERSION, "description": json.dumps(description), "done": done})
-            for name, array in arrays.items():
-                file.create_dataset(name, data=array)
-            file.create_dataset("generator", data=stream.numpy())
-            _write_state(file.create_group("state"), state)
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+    # Made in memory: HDF5 that meets a full disk takes the interpreter down with it, and the run with that.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.attrs.update({"kind": _KIND, "version": _VERSION, "description": json.dumps(description), "done": done})
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
+        file.create_dataset("generator", data=stream.numpy())
+        _write_state(file.create_group("state"), state)
+    write_atomic(path, content.getvalue())
 
 
 def load_run(path: Path, description: dict, state: Any, generator: torch.Generator) -> tuple[int, dict[str, np.ndarray], Any]:
