@@ -67,11 +67,12 @@ def test_a_mirror_turns_dihedrals_and_nothing_else():
     torch.testing.assert_close(mirrored[:, 2 * n - 3 :], -shape[:, 2 * n - 3 :], rtol=0, atol=1e-12)
 
 
-def test_dihedrals_have_the_sign_of_chemistry():
-    """Seen along the middle bond, the far bond is clockwise of the near one: positive (IUPAC)."""
+@pytest.mark.parametrize(("end", "expected"), [((1, 0, 1), 90), ((1, 0, -1), -90), ((1, 1, 0), 0), ((1, -1, 1e-9), 180)])
+def test_dihedrals_are_those_of_chemistry(end, expected):
+    """Zero where both ends are on one side; seen along the middle bond, positive where the far one is clockwise of the near one (IUPAC)."""
     bijection = InternalCoordinates(z_matrix(MOLECULES["butane's carbons"]))
-    x = torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0]], dtype=torch.float64)
-    assert bijection.forward_and_log_det(x)[0][0, -1].item() == pytest.approx(0.5 * math.pi, abs=1e-12)
+    x = torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, *end]], dtype=torch.float64)
+    assert math.degrees(bijection.forward_and_log_det(x)[0][0, -1]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_torsions_follow_the_longest_branches():

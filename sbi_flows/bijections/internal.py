@@ -108,7 +108,12 @@ def _spherical(own: Tensor, near: Tensor, middle: Tensor, far: Tensor) -> tuple[
     angle = torch.atan2(normal.norm(dim=-1), (bond * axis).sum(-1))
     other = torch.linalg.cross(beyond, axis)
     sine = (torch.linalg.cross(other, normal) * axis).sum(-1) / axis.norm(dim=-1)
-    return distance, angle, torch.atan2(-sine, -(normal * other).sum(-1))
+    return distance, angle, torch.atan2(-sine, (normal * other).sum(-1))
+
+
+def dihedral_of(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """Dihedral a-b-c-d of points ``(..., 3)``: ``(...,)`` in [-pi, pi]."""
+    return _spherical(a, b, c, d)[2]
 
 
 def _placed(near: Tensor, middle: Tensor, far: Tensor, distance: Tensor, angle: Tensor, turn: Tensor) -> Tensor:
@@ -119,7 +124,7 @@ def _placed(near: Tensor, middle: Tensor, far: Tensor, distance: Tensor, angle: 
     normal = normal / normal.norm(dim=-1, keepdim=True)
     across = torch.linalg.cross(axis, normal)
     radius = distance * angle.sin()
-    parts = ((distance * angle.cos(), axis), (radius * turn.cos(), -across), (radius * turn.sin(), normal))
+    parts = ((distance * angle.cos(), axis), (radius * turn.cos(), across), (radius * turn.sin(), normal))
     return near + sum(size[..., None] * direction for size, direction in parts)
 
 

@@ -27,6 +27,11 @@ def test_free_energy_of_a_molecule(butane):
     assert abs(gauche.value - energy.free_energy_difference) < 4 * gauche.error
 
 
+def test_the_chain_starts_trans():
+    t = ButaneLike().torsion(ButaneLike().start(10, torch.Generator().manual_seed(0)))
+    assert bool((t.cos() < -0.95).all())
+
+
 def test_configurations_come_out_as_the_energy_takes_them(butane):
     drawn = butane.sample(50, random_state=0)
     assert drawn.samples.shape == (50, 12)

@@ -8,12 +8,14 @@ from sbi_flows.physics.molecules.energy import SYMMETRIES, Energy
 from sbi_flows.physics.molecules.liquid import KobAndersen
 from sbi_flows.physics.molecules.mean_free import MeanFreeEnergy
 from sbi_flows.physics.molecules.mixtures import GaussianMixture, gmm9, gmm40
+from sbi_flows.physics.molecules.openmm_energy import AlanineDipeptide, OpenMMEnergy
 from sbi_flows.physics.molecules.reference import Reference, load_reference, reference_samples, save_reference
 from sbi_flows.physics.molecules.rigid import Ice, RigidBodies, Tetrahedron
 from sbi_flows.physics.molecules.wells import ManyWell, double_well
 
 __all__ = [
     "SYMMETRIES",
+    "AlanineDipeptide",
     "ButaneLike",
     "Cluster",
     "DoubleWellParticles",
@@ -25,6 +27,7 @@ __all__ = [
     "LennardJones",
     "ManyWell",
     "MeanFreeEnergy",
+    "OpenMMEnergy",
     "Reference",
     "RigidBodies",
     "Tetrahedron",

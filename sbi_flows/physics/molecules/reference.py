@@ -125,7 +125,11 @@ def reference_samples(
         draws.append(walk.x.clone())
         energies.append(walk.energy.clone())
         virials.append(-(walk.x * walk.force).sum(1))
-    return _judged(energy, draws, energies, virials, walk, time.perf_counter() - began)
+    return judged(
+        energy, draws, energies, virials,
+        acceptance=float(np.mean(walk.accepted)), step_size=walk.step_size, n_gradients=walk.n_gradients,
+        seconds=time.perf_counter() - began,
+    )  # fmt: skip
 
 
 class _Walk:
@@ -178,7 +182,18 @@ class _Walk:
             )
 
 
-def _judged(energy, draws, energies, virials, walk: _Walk, seconds: float) -> Reference:
+def judged(
+    energy: Energy,
+    draws: list[Tensor],
+    energies: list[Tensor],
+    virials: list[Tensor],
+    *,
+    acceptance: float,
+    step_size: float,
+    n_gradients: int,
+    seconds: float,
+) -> Reference:
+    """What draws of chains are worth: each list has one entry a draw, with a row a chain."""
     by_chain = torch.stack(energies, 1).numpy()
     time_of = autocorrelation_time(by_chain)
     ess = by_chain.size / time_of
@@ -207,9 +222,8 @@ def _judged(energy, draws, energies, virials, walk: _Walk, seconds: float) -> Re
         )
     if ess < _LEAST_ESS:
         reasons.append(f"the mean energy has an effective size of {ess:.0f} draws only: run longer")
-    acceptance = float(np.mean(walk.accepted))
     return Reference(
-        torch.cat(draws), len(walk.x), mean, error, virial, virial_err, acceptance, walk.step_size, ess, walk.n_gradients, seconds,
+        torch.cat(draws), len(draws[0]), mean, error, virial, virial_err, acceptance, step_size, ess, n_gradients, seconds,
         Reliability.from_reasons(reasons),
     )
 
