@@ -152,7 +152,7 @@ class OpenMMEnergy(Energy):
         if start is None:
             start = self.start(chains, torch.Generator().manual_seed(int(rng.integers(2**31))))
         length, integrator = math.ceil(n / chains), self.context.getIntegrator()
-        draws = np.empty((length, chains, *self.particles))
+        draws = np.empty((length, chains, self.features // 3, 3))
         for j, row in enumerate(start):
             integrator.setRandomNumberSeed(int(rng.integers(1, 2**31)))
             self.context.reinitialize()
@@ -247,7 +247,8 @@ def _dipeptide() -> tuple[Any, tuple[tuple[int, int], ...]]:
     """OpenMM's topology and the bonds."""
     app = _openmm().app
     topology = app.Topology()
-    chain, atoms = topology.addChain(), []
+    chain = topology.addChain()
+    atoms: list[Any] = []
     bonds = list(_PEPTIDE_BONDS)
     for name, members, own in _RESIDUES:
         residue, first = topology.addResidue(name, chain), len(atoms)
