@@ -3,23 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS := $(VENV)/.installed-docs
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(STAMP)
 	$(BIN)/sbi-flows pta compare --output pta-results
 
-test: $(STAMP) lint
+test: $(STAMP) lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(STAMP)
-	$(BIN)/ruff check sbi_flows tests benchmarks scripts
+	$(BIN)/ruff check sbi_flows tests benchmarks scripts tutorials docs
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 # Warnings are errors: a page that names what is gone fails.
-docs: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+docs: $(DOCS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 # The editable install links the sources, so only a change of dependencies reinstalls.
@@ -27,6 +27,14 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,zarr]'
+	touch $@
+
+# Side by side with other packages, each in an environment of its own; hours. BENCH="evidence flows" runs some of the tables.
+bench: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.all --python $(PYTHON) $(BENCH)
+
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 clean:

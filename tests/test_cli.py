@@ -1,5 +1,6 @@
 """The command line: bad input ends with a plain message and status 2, a run prints one table."""
 
+import os
 import re
 import subprocess
 import sys
@@ -125,3 +126,16 @@ def test_help_shows_what_is_taken_where_nothing_is_given():
 )
 def test_an_error_is_never_rounded_to_zero(value, error, text):
     assert _with_error(value, error) == text
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [(["ev"], ["evidence"]), (["pta", "co"], ["compare"]), (["evidence", "--bu"], ["--burn"]), (["datasets", ""], ["list", "fetch"])],
+)
+def test_the_shell_is_told_what_may_follow(typed, offered):
+    """What bash asks on Tab, after ``sbi-flows --install-completion``."""
+    script = "import sys; sys.argv[0] = 'sbi-flows'; from sbi_flows.cli import main; main()"
+    asked = {"_SBI_FLOWS_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(["sbi-flows", *typed]), "COMP_CWORD": str(len(typed))}
+    ended = subprocess.run([sys.executable, "-c", script], env={**os.environ, **asked}, capture_output=True, text=True, check=True)
+    assert set(offered) <= set(ended.stdout.split())
+    assert "pta" not in ended.stdout.split() or typed == [""]
