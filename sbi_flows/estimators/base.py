@@ -28,7 +28,7 @@ from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble, data_dtype
 from sbi_flows.losses import Loss, denoising_score_matching, flow_matching, nll, nll_through_solver
 from sbi_flows.results import Reliability
 from sbi_flows.training import ArraySource, train
-from sbi_flows.training.loop import auto_epochs
+from sbi_flows.training.lengths import auto_epochs
 
 NAMED_FLOWS = ("nsf", "nsf-coupling", "maf", "realnvp", "cnf", "score")
 _ROWS_AT_ONCE = 65536

@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from sbi_flows.estimators import ConditionalFlow
-from sbi_flows.training.loop import auto_epochs
+from sbi_flows.training.lengths import auto_epochs
 
 QUALITIES = ("default", "high")
 _FEWEST_ROWS = 1000  # with fewer, simulations are taken to be scarce without a trial

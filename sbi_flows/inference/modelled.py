@@ -10,6 +10,7 @@ import numpy as np
 from sbi_flows.flows import CountColumn
 from sbi_flows.flows.counts import UNIT
 from sbi_flows.inference.cells import CONTINUOUS, Cells
+from sbi_flows.inference.labels import label
 from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.start import choose_scale, choose_support
 
@@ -111,7 +112,7 @@ class Modelled:
     @property
     def labels(self) -> list[str]:
         """What messages call the modelled columns: their names, or their place in x."""
-        return [self.observations.label(int(j)) for j in self._columns]
+        return [label(int(j), self.observations.names, self.observations.event_shape) for j in self._columns]
 
     def refuse_impossible(self, x: np.ndarray) -> None:
         """``ValueError`` where further simulations ``(n, ...)`` hold numbers that were taken to be impossible."""

@@ -22,10 +22,10 @@ from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.estimators.files import load_estimator, save_estimator
 from sbi_flows.flows import MixedDensity
 from sbi_flows.inference.defaults import QUALITIES, default_estimator, settle
+from sbi_flows.inference.flow_posterior import FlowPosterior
 from sbi_flows.inference.layout import read_observations
 from sbi_flows.inference.observations import Observations
 from sbi_flows.inference.pairs import exchanged, tells_nothing
-from sbi_flows.inference.posterior import FlowPosterior
 from sbi_flows.inference.saved import SavedMethod
 from sbi_flows.inference.settings import own_copy
 from sbi_flows.inference.simulations import Simulations, in_order, read_names, read_simulations, read_theta, remarks

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sbi_flows._validation import as_float
+from sbi_flows.inference.labels import labels
 from sbi_flows.inference.maps import LINEAR, ROOT, STAGE_PARTS, Stage, choose_stage
 from sbi_flows.inference.relevance import idle_columns
 from sbi_flows.inference.start import straight
@@ -350,20 +351,7 @@ class Observations:
         return values
 
     def _labels(self, columns: np.ndarray) -> str:
-        """A few columns by name, or by index in the shape of one simulation."""
-
-        labels = [self.label(int(j)) for j in columns[:3]]
-        if self.names is not None:
-            labels = [repr(label) for label in labels]
-        more = f" and {len(columns) - 3} more columns" if len(columns) > 3 else ""
-        return ", ".join(labels) + more
-
-    def label(self, column: int) -> str:
-        """What a column of x flattened is called: its name, or its place in one simulation."""
-        if self.names is not None:
-            return self.names[column]
-        index = np.unravel_index(column, self.event_shape) if self.event_shape else ()
-        return f"x[{', '.join(str(int(i)) for i in index)}]"
+        return labels(columns, self.names, self.event_shape)
 
     # --- Files -------------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from sbi_flows._random import torch_generator
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.bijections.unconstrain import LARGEST_QUANTILE
 from sbi_flows.targets import Target, circular_columns
-from sbi_flows.targets.base import UnconstrainedTarget
+from sbi_flows.targets.mapped import UnconstrainedTarget
 
 _MISSED = 3.0  # mass, times their number, that so many independent draws miss one time in twenty: -ln .05
 _LEAST_ACCEPTANCE = 0.1  # assumed, where nothing else was accepted either

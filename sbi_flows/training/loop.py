@@ -16,12 +16,14 @@ from sbi_flows._random import RandomState, torch_generator
 from sbi_flows._threads import CALL, threads_for
 from sbi_flows._validation import choose, positive
 from sbi_flows.losses import Loss, nll
-from sbi_flows.results import FitHistory, Reliability
+from sbi_flows.results import FitHistory
 from sbi_flows.training.adamw import AdamW
 from sbi_flows.training.checkpoints import Checkpoint, FitState
+from sbi_flows.training.lengths import n_epochs, steps_per_epoch
 from sbi_flows.training.schedules import SCHEDULES
 from sbi_flows.training.sources import BatchSource
 from sbi_flows.training.stacking import StackedFlows
+from sbi_flows.training.verdict import verdict
 
 _BAD_ROW_PENALTY = 1e3  # nats: no improvement elsewhere may pay for a validation row that lost its density
 
@@ -157,8 +159,8 @@ def train(
         raise ValueError(f"Expected averaging in [0, 1), a share of the steps so far; got {averaging!r}.")
     first = next(iter(members[0].parameters()))
     source = source.to(first.device, getattr(members[0], "data_dtype", first.dtype))
-    n_steps = _steps_per_epoch(source.n_rows, batch_size)
-    epochs = _epochs(source.n_rows, n_steps, max_epochs)
+    n_steps = steps_per_epoch(source.n_rows, batch_size)
+    epochs = n_epochs(source.n_rows, n_steps, max_epochs)
     settings = {
         "max_epochs": epochs,
         "steps_per_epoch": n_steps,
@@ -235,7 +237,7 @@ class _Fit:
             n_skipped=int(state.n_skipped.sum()),
             seconds=state.seconds,
             stopped=state.finished,
-            reliability=_verdict(state),
+            reliability=verdict(state),
             loss=_name_of(self.loss),
         )
 
@@ -365,50 +367,3 @@ def _validation_sums(rows: Tensor, weights: Tensor | None) -> Tensor:
     kept = torch.where(finite, rows, 0.0)
     worst = torch.where(finite, rows, -torch.inf).amax(dim=1)
     return torch.stack([(kept * weights).sum(1), (weights * ~finite).sum(1), weights.sum(1), (~finite).sum(1), worst])
-
-
-def _steps_per_epoch(n_rows: int, batch_size: int | str) -> int:
-    if batch_size == "auto":
-        batch_size = int(2 ** np.clip(np.round(np.log2(np.sqrt(n_rows) * 2.5)), 6, 10))
-    positive("batch_size", batch_size, integer=True)
-    return max(1, round(n_rows / int(batch_size)))
-
-
-def _epochs(n_rows: int, n_steps: int, max_epochs: int | str) -> int:
-    if max_epochs == "auto":
-        wanted = 1000 * max(1.0, (n_rows / 1e4) ** 0.25)
-        return int(np.clip(round(wanted / n_steps), 10, 100))
-    return int(positive("max_epochs", max_epochs, integer=True))
-
-
-def auto_epochs(n_rows: int, batch_size: int | str = "auto") -> int:
-    """What ``max_epochs="auto"`` of :func:`train` stands for."""
-    return _epochs(n_rows, _steps_per_epoch(n_rows, batch_size), "auto")
-
-
-def _verdict(state: FitState) -> Reliability:
-    reasons, notes = [], []
-    members = len(state.best_loss)
-    if state.failed.any():
-        reasons.append(
-            f"{state.failed.sum()} of {members} members saw an epoch without one finite loss and keep their best weights: "
-            "lower learning_rate, look for extreme values in the data, or use dtype='float64'"
-        )
-    elif state.n_skipped.sum() > 0.05 * max(1, state.n_steps * members):
-        reasons.append(
-            f"{state.n_skipped.sum() / (state.n_steps * members):.0%} of the steps had no finite loss and were skipped: "
-            "lower learning_rate or use dtype='float64'"
-        )
-    elif state.n_skipped.any():
-        notes.append(f"{int(state.n_skipped.sum())} steps had no finite loss and were skipped")
-    if state.bad_validation.any():
-        reasons.append(
-            f"{int(state.bad_validation.max())} validation rows have no finite density: they lie where the flow has none; "
-            "look at them, or give support= with ends that contain the data"
-        )
-    if not state.failed.any() and (state.best_epoch < 0).any() and not np.isnan(state.validation_loss).all():
-        notes.append(
-            "training did not lower the validation loss: the start was already the best on held-out rows and is kept (the weights of the "
-            "fit before; or, given a context, a linear Gaussian regression fitted to the data, which needs no training where it is right)"
-        )
-    return Reliability.from_reasons(reasons, notes)

@@ -10,7 +10,7 @@ from npe_cases import quick
 
 from sbi_flows import NPE, ConditionalFlow, Reliability
 from sbi_flows.distributions import BoxUniform, from_pair
-from sbi_flows.inference.posterior import FlowPosterior
+from sbi_flows.inference.flow_posterior import FlowPosterior
 
 
 def test_no_draw_leaves_the_prior():

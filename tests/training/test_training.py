@@ -53,10 +53,10 @@ def test_kept_weights_are_the_running_average():
     ("n_rows", "batch", "epochs"), [(100, 64, 100), (1000, 64, 62), (10_000, 256, 26), (100_000, 1024, 18), (10**7, 1024, 10)]
 )
 def test_automatic_lengths(n_rows, batch, epochs):
-    from sbi_flows.training.loop import _epochs, _steps_per_epoch
+    from sbi_flows.training.lengths import n_epochs, steps_per_epoch
 
-    n_steps = _steps_per_epoch(n_rows, "auto")
-    assert n_steps == max(1, round(n_rows / batch)) and _epochs(n_rows, n_steps, "auto") == epochs
+    n_steps = steps_per_epoch(n_rows, "auto")
+    assert n_steps == max(1, round(n_rows / batch)) and n_epochs(n_rows, n_steps, "auto") == epochs
 
 
 def test_weights_before_training_are_kept_when_training_only_harms():

@@ -23,8 +23,8 @@ from sbi_flows.embeddings import ObjectEmbedding
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.flows import hierarchical
 from sbi_flows.inference import NPE, ModelClassifier, Posterior
+from sbi_flows.inference.flow_posterior import FlowPosterior
 from sbi_flows.inference.model_probability import ModelProbabilities
-from sbi_flows.inference.posterior import FlowPosterior
 from sbi_flows.physics.pta.models import get_model
 from sbi_flows.physics.pta.timing import LOUDEST, TimingTarget, timing_likelihood
 from sbi_flows.physics.pta.timing_arrays import PulsarArray
