@@ -99,7 +99,7 @@ def timing(
         str | None,
         typer.Option(help="Names or numbers joined by commas, 'all', or 'synthetic' for five that are made up.", show_default="ten"),
     ] = None,
-    route: Annotated[str, typer.Option(help="npe (amortised network), sampler (FlowSampler), or both.")] = "npe",
+    route: Annotated[str, typer.Option(help="npe (amortised network), importance, sampler (FlowSampler), or both.")] = "npe",
     correlation: Annotated[str, typer.Option(help="hd, uncorrelated, monopole or dipole.")] = "hd",
     bins: Annotated[int, typer.Option(help="Lowest frequencies in which the background is heard.")] = 14,
     simulations: Annotated[int | None, typer.Option(help="Skies of each source.", show_default="20000; 2000 with --quick")] = None,

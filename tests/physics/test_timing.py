@@ -94,6 +94,37 @@ def test_gradient_is_that_of_differences(correlation):
         torch.testing.assert_close(gradient[:, j], difference, rtol=1e-5, atol=1e-5)
 
 
+def test_pulsars_apart_add_up():
+    target = timing_likelihood(small(), "uncorrelated", n_bins=4)
+    theta = rows(target, 40)
+    apart = target.log_likelihood_apart(theta)
+    assert apart.shape == (40, 3)
+    torch.testing.assert_close(apart.sum(1), target.log_likelihood(theta), rtol=1e-12, atol=1e-9)
+    # What a pulsar says by itself does not depend on the others' noise.
+    theta[:, 4:] = rows(target, 40, seed=1)[:, 4:]
+    torch.testing.assert_close(target.log_likelihood_apart(theta)[:, 0], apart[:, 0], rtol=1e-12, atol=1e-9)
+
+
+def test_background_in_every_bin():
+    """No noise is left above the background's bins."""
+    target = timing_likelihood(small(2, 4), n_bins=4)
+    theta = torch.tensor([[-13.5, 3.0, -14.0, 3.0, -13.5, 2.0]], dtype=torch.float64)
+    assert target.log_likelihood(theta).item() == pytest.approx(dense(target, theta[0]), rel=1e-9)
+    assert torch.isfinite(target.log_prob_and_grad(theta)[1]).all()
+
+
+def test_gradients_on_threads_are_those_of_one():
+    target = timing_likelihood(small(), n_bins=4)
+    theta = rows(target, 3000)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        both = target.log_prob_and_grad(theta)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(both, target.log_prob_and_grad(theta), rtol=0, atol=0)
+
+
 def test_rows_do_not_depend_on_their_neighbours():
     target = timing_likelihood(small(), n_bins=4)
     theta = rows(target, 40)

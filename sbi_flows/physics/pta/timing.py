@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import repeat
 
 import numpy as np
 import torch
@@ -16,10 +15,10 @@ from sbi_flows.distributions import BoxUniform, Distribution, Product
 from sbi_flows.physics.pta.embedded import DEFAULT_BINS, embedded_degrees_of_freedom, source_tables
 from sbi_flows.physics.pta.models import Model, get_model
 from sbi_flows.physics.pta.spectra import Background, log10_rho, power_law
-from sbi_flows.physics.pta.timing_algebra import gram_and_log_det
+from sbi_flows.physics.pta.timing_algebra import by_blocks, gram_and_log_det
 from sbi_flows.physics.pta.timing_arrays import TEN, PulsarArray, ng15_pulsars
+from sbi_flows.physics.pta.timing_correlations import apart, correlation_matrix
 from sbi_flows.physics.pta.timing_correlations import correlation as correlation_of
-from sbi_flows.physics.pta.timing_correlations import correlation_matrix
 from sbi_flows.targets import Target
 from sbi_flows.targets.evaluation import where_inside
 
@@ -67,8 +66,11 @@ class TimingTarget(Target):
         tables = {} if model.table is None else source_tables(model.table, array.frequencies[:n_bins])
         self._heard = Background(frequencies[:n_bins], self.degrees_of_freedom, tables)
         self.factor, self.whitener = _factors(array.tnt)
-        self._white = torch.einsum("prk,pk->pr", self.whitener, torch.from_numpy(array.tnr))
-        pairs = self.factor.unflatten(1, (-1, 2))
+        turn, self._low, self._low_rest, self._high = _high_first(self.factor, 2 * n_bins)
+        self._reader = turn @ self.whitener
+        self._white = self._whitened(torch.from_numpy(array.tnr)[None])
+        self._constant = self._low_rest @ self._low_rest.mT
+        pairs = self._high.unflatten(1, (-1, 2))
         self._outer = torch.einsum("pkcr,pkcs->pkrs", pairs, pairs).flatten(2)  # what variance in a frequency adds to the data's covariance
 
     @property
@@ -99,7 +101,7 @@ class TimingTarget(Target):
 
         Differentiable. -inf where the background exceeds 1e9 s in some bin; zero background is like any other.
         """
-        return self._by_blocks(self._checked(x), self._white[None])
+        return self._by_blocks(self._checked(x), self._white)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """ln L + ln prior ``(n,)``; -inf outside the prior's support."""
@@ -109,57 +111,75 @@ class TimingTarget(Target):
 
     def log_likelihood_of(self, theta: Tensor, tnr: Tensor) -> Tensor:
         """The same for other residuals: ``tnr (n, p, 2 m)`` in 1/s, one sky a row of theta, or ``(1, p, 2 m)`` for all."""
-        white = torch.einsum("prk,npk->npr", self.whitener, torch.as_tensor(tnr, dtype=torch.float64))
-        return self._by_blocks(self._checked(theta), white)
+        return self._by_blocks(self._checked(theta), self._whitened(torch.as_tensor(tnr, dtype=torch.float64)))
+
+    def _whitened(self, tnr: Tensor) -> Tensor:
+        return torch.einsum("prk,npk->npr", self._reader, tnr)
 
     def _by_blocks(self, theta: Tensor, white: Tensor) -> Tensor:
-        """In blocks whose matrices stay near the cache; without gradients, blocks at once on as many threads as torch has."""
-        p, rank = white.shape[1:]
-        size = (2 * self.n_bins) ** 2 * (p**2 if self.correlation == "hd" else p)
-        block = max(1, _BLOCK_BYTES // (8 * (size + 2 * p * rank**2)))
-        pieces = list(zip(theta.split(block), white.split(block) if len(white) > 1 else repeat(white), strict=False))
-        if theta.requires_grad and torch.is_grad_enabled():
-            values = [self._log_likelihood(*piece) for piece in pieces]
-        else:
-            values = each_on_a_thread(lambda piece: self._log_likelihood(*piece), pieces, block)
-        return torch.cat(values) if values else theta.new_zeros(0)
+        """In blocks whose matrices stay near the cache, on as many threads as torch has."""
+        p, low, high = self.n_pulsars, 2 * self.n_bins, self._high.shape[-1]
+        size = low**2 * (p**2 if self.correlation == "hd" else p)
+        block = max(1, _BLOCK_BYTES // (8 * (size + 2 * p * (high + low) ** 2)))
+        return by_blocks(self._log_likelihood, theta, white, block)
 
     def _log_likelihood(self, theta: Tensor, white: Tensor) -> Tensor:
         background = self.log10_rho(theta)
         deafening = (background > LOUDEST).any(-1)
         # A point that is too loud is computed at a harmless one, and its value dropped.
         root = _power_of_ten(background.masked_fill(deafening[:, None], -99.0) - _LOG10_UNIT)
-        precision, information, log_own = self._without_own_noise(theta, white)
-        log_shared = self._shared.log_integral(precision, information, root.repeat_interleave(2, dim=-1))
-        return torch.where(deafening, -math.inf, log_own + log_shared)
+        own = _power_of_ten(self.own_log10_rho(theta) - _LOG10_UNIT)
+        precision, information, log_high = self._without_high_bins(own[..., self.n_bins :], white)
+        own, root = (x.repeat_interleave(2, dim=-1) for x in (own[..., : self.n_bins], root))
+        log_low = self._shared.log_integral(precision, information, own, root)
+        return torch.where(deafening, -math.inf, log_high.sum(-1) + log_low)
 
-    def _without_own_noise(self, theta: Tensor, white: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the data say of the background once each pulsar's own noise is integrated out: K, c and ln L of no background."""
-        p, rank, k = self.n_pulsars, white.shape[-1], 2 * self.n_bins
-        variance = _power_of_ten(2 * (self.own_log10_rho(theta) - _LOG10_UNIT)).transpose(0, 1)
-        identity = torch.eye(rank, dtype=torch.float64).flatten().expand(p, 1, rank**2)
+    def log_likelihood_apart(self, x: Tensor) -> Tensor:
+        """ln L of each pulsar by itself ``(n, p)``, as if no other had heard the same background; they add up to "uncorrelated"."""
+        x = self._checked(x)
+        block = max(1, _BLOCK_BYTES // (16 * self.n_pulsars * 4 * self.array.n_frequencies**2))
+        with torch.no_grad():
+            return torch.cat(each_on_a_thread(self._log_likelihood_apart, x.split(block), block))
+
+    def _log_likelihood_apart(self, theta: Tensor) -> Tensor:
+        background = self.log10_rho(theta)
+        deafening = (background > LOUDEST).any(-1)
+        root = _power_of_ten(background.masked_fill(deafening[:, None], -99.0) - _LOG10_UNIT)
+        own = _power_of_ten(self.own_log10_rho(theta) - _LOG10_UNIT)
+        precision, information, log_high = self._without_high_bins(own[..., self.n_bins :], self._white)
+        own, root = (x.repeat_interleave(2, dim=-1) for x in (own[..., : self.n_bins], root))
+        return torch.where(deafening[:, None], -math.inf, log_high + apart(precision, information, own, root))
+
+    def _without_high_bins(self, own: Tensor, white: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """K and c of what the data say of the low bins' coefficients, and ln L of none ``(n, p)``: own noise above is integrated out."""
+        n, p, high = len(own), self.n_pulsars, self._high.shape[-1]
+        k = self._low.shape[1]
+        heard, rest = white[..., :high], white[..., high:]
+        identity = torch.eye(high, dtype=torch.float64).flatten().expand(p, 1, high**2)
         # Pulsars lead here: each is one matrix product over all rows.
-        covariance = torch.baddbmm(identity, variance, self._outer).unflatten(-1, (rank, rank))
-        columns = theta.new_empty(p, len(theta), rank, k + 1)
-        columns[..., :k] = self.factor[:, None, :k].mT
-        columns[..., k] = white.transpose(0, 1)
+        covariance = torch.baddbmm(identity, own.square().transpose(0, 1), self._outer).unflatten(-1, (high, high))
+        columns = own.new_empty(p, n, high, k + 1)
+        columns[..., :k] = self._low[:, None].mT
+        columns[..., k] = heard.transpose(0, 1)
         gram, log_det = gram_and_log_det(covariance, columns)
-        log_own = 0.5 * (white.square().sum((1, 2)) - (gram[..., k, k] + log_det).sum(0))
+        log_high = 0.5 * (heard.square().sum(2) - (gram[..., k, k] + log_det).T)
         gram = gram.transpose(0, 1)
-        return gram[..., :k, :k], gram[..., :k, k], log_own
+        information = gram[..., :k, k] + torch.einsum("pkr,npr->npk", self._low_rest, rest)
+        return gram[..., :k, :k] + self._constant, information, log_high
 
     def chi_squared(self, theta: Tensor) -> tuple[float, int]:
         """w' C^-1 w of the white data under one ``theta (d,)``, and how many numbers they are: chi-squared where the model is true."""
         theta = self._checked(theta[None])
         own = _power_of_ten(2 * (self.own_log10_rho(theta)[0] - _LOG10_UNIT)).repeat_interleave(2, dim=-1)
         shared = _power_of_ten(2 * (self.log10_rho(theta)[0] - _LOG10_UNIT)).repeat_interleave(2, dim=-1)
-        p, rank = self._white.shape
+        white = torch.einsum("prk,pk->pr", self.whitener, torch.from_numpy(self.array.tnr))
+        p, rank = white.shape
         heard = self.factor[:, : 2 * self.n_bins]
         gamma = torch.from_numpy(correlation_matrix(self.correlation, self.array.positions))
         covariance = torch.einsum("ij,ika,k,jkb->iajb", gamma, heard, shared, heard)
         each = torch.einsum("ika,ik,ikb->iab", self.factor, own, self.factor) + torch.eye(rank, dtype=torch.float64)
         covariance.diagonal(dim1=0, dim2=2).add_(each.permute(1, 2, 0))
-        white = self._white.reshape(-1)
+        white = white.reshape(-1)
         there = (self.factor.square().sum(1) > 0).reshape(-1)  # directions that the timing model took are neither data nor misfit
         solved = torch.linalg.solve(covariance.reshape(p * rank, p * rank), white)
         return float(white @ solved), int(there.sum())
@@ -261,6 +281,17 @@ def _factors(tnt: np.ndarray) -> tuple[Tensor, Tensor]:
     factor = vectors * root[:, None, :] * 10**_LOG10_UNIT
     whitener = np.swapaxes(vectors * inverse[:, None, :], 1, 2)
     return torch.from_numpy(factor), torch.from_numpy(np.ascontiguousarray(whitener))
+
+
+def _high_first(factor: Tensor, low: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """White data turned so that the rows of F above the first ``low`` fill the first columns only: F Q' = [[low, rest], [high, 0]].
+
+    Noise above the background's bins then enters a smaller matrix, and what it leaves untouched of the low bins is a constant.
+    """
+    high = factor.shape[1] - low
+    q, r = torch.linalg.qr(torch.cat([factor[:, low:], factor[:, :low]], dim=1).mT)
+    turned = r.mT
+    return q.mT, turned[:, high:, :high].contiguous(), turned[:, high:, high:].contiguous(), turned[:, :high, :high].contiguous()
 
 
 def _power_of_ten(x: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import pandas
 
 REFERENCE = "smbhb"
+BOTH = ("npe", "sampler")
 QUICK = Effort(n_simulations=2000, max_epochs=5, hidden=32, width=16, n_classified=2000), RouteEffort(500, 5000, 1000)
 FULL = Effort(), RouteEffort()
 
@@ -68,9 +69,9 @@ class TimingComparison:
 
     def distances(self, model: str) -> tuple[np.ndarray, float] | None:
         """Hellinger distance of each marginal between the two routes, and its floor; None where one is missing."""
-        if not all((model, route) in self.draws for route in ROUTES):
+        if not all((model, route) in self.draws for route in BOTH):
             return None
-        a, b = (self.draws[model, route] for route in ROUTES)
+        a, b = (self.draws[model, route] for route in BOTH)
         return hellinger(a.samples, b.samples, weights_x=a.weights, weights_y=b.weights), hellinger_floor(a.ess, b.ess)
 
     def records(self) -> list[dict[str, Any]]:
@@ -172,9 +173,10 @@ def compare_timing(
     models : sequence of str
     pulsars : PulsarArray, sequence of str or int, or "all"
         As in :func:`timing_likelihood`.
-    route : {"npe", "sampler", "both"}
-        "npe" trains one network on simulations of all sources and weighs its draws by the exact likelihood; "sampler" runs
-        :class:`sbi_flows.FlowSampler` on that likelihood; "both" also gives the Hellinger distance of every marginal between them.
+    route : {"npe", "sampler", "importance", "both"}
+        "npe" trains one network on simulations of all sources, betters its draws by the exact likelihood and weighs them by it;
+        "importance" does the same from the prior, without a network; "sampler" runs :class:`sbi_flows.FlowSampler` on that likelihood;
+        "both", the first and the last, also gives the Hellinger distance of every marginal between them.
     correlation : str
     n_bins : int
     output : path, optional
@@ -219,7 +221,7 @@ def compare_timing(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     run = _Run(array, correlation, n_bins, seed, folder, effort or (QUICK if quick else FULL), on_stage or (lambda what, stage: None))
-    return run.go(names, ROUTES if route == "both" else (route,), n_jobs)
+    return run.go(names, BOTH if route == "both" else (route,), n_jobs)
 
 
 class _Run:

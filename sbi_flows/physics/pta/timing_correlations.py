@@ -1,8 +1,8 @@
-"""How a background's Fourier coefficients correlate between pulsars, and the marginal likelihood of such a background.
+"""How a background's Fourier coefficients correlate between pulsars, and the marginal likelihood of background and own noise.
 
-After each pulsar's own noise is marginalised, the data say of the background's coefficients g (2 n_bins a pulsar) what a Gaussian of
-precision K (a block a pulsar) and information vector c says: ln L = c'g - g'Kg/2. With g ~ N(0, Gamma x S) the integral is
-d' A^-1 d / 2 - ln |A| / 2, where sqrt(S) enters as a factor, so that a silent background (S = 0) is nothing special.
+Of the coefficients g of the low bins (2 n_bins a pulsar: background and the pulsar's own noise) the data say what a Gaussian of precision
+K (a block a pulsar) and information vector c says: ln L = c'g - g'Kg/2. With g ~ N(0, Phi), Phi = Gamma x S + D, the integral is
+c'(Phi^-1 + K)^-1 c / 2 - ln |1 + Phi K| / 2. Standard deviations are factors of K, so that a silent background (S = 0) is nothing special.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from sbi_flows._validation import choose
-from sbi_flows.physics.pta.timing_algebra import gram_and_log_det
+from sbi_flows.physics.pta.timing_algebra import gram_and_log_det, joined_integral
 
 _NULL = 1e-9  # of the largest eigenvalue: below, a direction of the correlation matrix does not exist
+_SILENCE = 1e-150  # 1e-7 s: no standard deviation is less, so that there are ratios of them
 CORRELATIONS = ("hd", "uncorrelated", "monopole", "dipole")
 
 
@@ -53,7 +54,7 @@ class Correlation(ABC):
     """The integral over a background's coefficients, for one structure of their correlation between pulsars."""
 
     @abstractmethod
-    def log_integral(self, precision: Tensor, information: Tensor, root: Tensor) -> Tensor:
+    def log_integral(self, precision: Tensor, information: Tensor, own: Tensor, root: Tensor) -> Tensor:
         """ln of the integral of exp(c'g - g'Kg/2) over g, ``(n,)``.
 
         Parameters
@@ -62,8 +63,10 @@ class Correlation(ABC):
             K, a block a pulsar.
         information : Tensor (n, p, k)
             c.
+        own : Tensor (n, p, k)
+            Standard deviation of each coefficient of a pulsar's own noise.
         root : Tensor (n, k)
-            Standard deviation of each coefficient.
+            That of the background.
         """
 
     @abstractmethod
@@ -74,60 +77,85 @@ class Correlation(ABC):
 class Uncorrelated(Correlation):
     """Every pulsar hears a background of its own."""
 
-    def log_integral(self, precision, information, root):
-        k = root.shape[-1]
-        scaled = precision * (root[:, None, :, None] * root[:, None, None, :])
-        gram, log_det = gram_and_log_det(scaled + torch.eye(k).to(root), (information * root[:, None])[..., None])
-        return 0.5 * (gram[..., 0, 0] - log_det).sum(-1)
+    def log_integral(self, precision, information, own, root):
+        return apart(precision, information, own, root).sum(-1)
 
     def draw(self, noise):
         return noise
 
 
 class FullRank(Correlation):
-    """Any invertible correlation matrix: A = Gamma^-1 x 1 + sqrt(S) K sqrt(S), whose second part is a block a pulsar."""
+    """Any invertible correlation matrix.
+
+    In each bin Phi = E rho E with E the standard deviations of background and own noise together, and rho as far from singular as Gamma is.
+    A = rho^-1 + E K E, whose first part is a block a bin and whose second a block a pulsar.
+    """
 
     def __init__(self, matrix: np.ndarray):
-        cholesky = torch.linalg.cholesky(torch.from_numpy(matrix))
-        self._cholesky = cholesky
-        self._inverse = torch.cholesky_inverse(cholesky).contiguous()
-        self._log_det = 2 * float(cholesky.diagonal().log().sum())
+        self._matrix = torch.from_numpy(matrix)
+        self._cholesky = torch.linalg.cholesky(self._matrix)
 
-    def log_integral(self, precision, information, root):
-        n, p, k, _ = precision.shape
-        between = torch.kron(self._inverse.to(root), torch.eye(k).to(root))
-        whole = between.reshape(p, k, p, k).expand(n, p, k, p, k).clone()
-        scaled = precision * (root[:, None, :, None] * root[:, None, None, :])
-        # The diagonal over pulsars, a view (n, k, k, p), takes each pulsar's block.
-        whole.diagonal(dim1=1, dim2=3).add_(scaled.permute(0, 2, 3, 1))
-        vector = (information * root[:, None]).reshape(n, p * k, 1)
-        gram, log_det = gram_and_log_det(whole.reshape(n, p * k, p * k), vector)
-        return 0.5 * (gram[:, 0, 0] - log_det - k * self._log_det)
+    def log_integral(self, precision, information, own, root):
+        total = torch.sqrt(own.square() + root.square()[:, None]).clamp(min=_SILENCE)
+        inverse, log_det_rho = self._between(own, root, total)
+        # Sine and cosine share a bin.
+        joined = joined_integral(inverse.repeat_interleave(2, dim=1), _scaled(precision, total), information * total)
+        return joined - log_det_rho
+
+    def _between(self, own: Tensor, root: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """rho^-1 of each bin ``(n, bins, p, p)``, and the sum over bins of ln |rho| ``(n,)``; sine and cosine share them."""
+        own, root, total = own[..., ::2].mT, root[..., ::2, None], total[..., ::2].mT
+        shared, alone = root / total, own / total
+        rho = self._matrix * (shared[..., :, None] * shared[..., None, :]) + torch.diag_embed(alone.square())
+        inverse, log_det = gram_and_log_det(rho, torch.eye(len(self._matrix)).to(rho).expand_as(rho))
+        return inverse, log_det.sum(-1)
 
     def draw(self, noise):
         return torch.einsum("ij,njk->nik", self._cholesky.to(noise), noise)
 
 
 class LowRank(Correlation):
-    """Few sky patterns shared by all pulsars, Gamma = M M' with M (p, r): A = 1 + R' K R with R = M x sqrt(S)."""
+    """Few sky patterns shared by all pulsars, Gamma = M M' with M (p, r): after own noise A = 1 + R' K R with R = M x sqrt(S)."""
 
     def __init__(self, factor: np.ndarray):
         self._factor = torch.from_numpy(np.ascontiguousarray(factor))
 
-    def log_integral(self, precision, information, root):
+    def log_integral(self, precision, information, own, root):
         n, _, k, _ = precision.shape
+        precision, information, log_own = _without_own_noise(precision, information, own)
         factor = self._factor.to(root)
         r = factor.shape[1]
         pairs = torch.einsum("ia,ib->abi", factor, factor).reshape(r * r, -1)
-        scaled = precision * (root[:, None, :, None] * root[:, None, None, :])
-        shared = (pairs @ scaled.reshape(n, -1, k * k)).reshape(n, r, r, k, k).transpose(2, 3).reshape(n, r * k, r * k)
+        shared = (pairs @ _scaled(precision, root[:, None]).reshape(n, -1, k * k)).reshape(n, r, r, k, k)
         vector = (factor.T @ (information * root[:, None])).reshape(n, r * k, 1)
-        gram, log_det = gram_and_log_det(shared + torch.eye(r * k).to(root), vector)
-        return 0.5 * (gram[:, 0, 0] - log_det)
+        whole = shared.transpose(2, 3).reshape(n, r * k, r * k) + torch.eye(r * k).to(root)
+        gram, log_det = gram_and_log_det(whole, vector)
+        return log_own + 0.5 * (gram[:, 0, 0] - log_det)
 
     def draw(self, noise):
         factor = self._factor.to(noise)
         return torch.einsum("ir,nrk->nik", factor, noise[:, : factor.shape[1]])
+
+
+def apart(precision: Tensor, information: Tensor, own: Tensor, root: Tensor) -> Tensor:
+    """The same integral pulsar by pulsar ``(n, p)``, each hearing a background of its own."""
+    total = torch.sqrt(own.square() + root.square()[:, None])
+    k = root.shape[-1]
+    gram, log_det = gram_and_log_det(_scaled(precision, total) + torch.eye(k).to(root), (information * total)[..., None])
+    return 0.5 * (gram[..., 0, 0] - log_det)
+
+
+def _scaled(precision: Tensor, deviation: Tensor) -> Tensor:
+    return precision * (deviation[..., :, None] * deviation[..., None, :])
+
+
+def _without_own_noise(precision: Tensor, information: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """K and c of the background alone, and ln L of no background ``(n,)``: own noise integrated out, pulsar by pulsar."""
+    k = own.shape[-1]
+    columns = torch.cat([precision, information[..., None]], dim=-1) * own[..., None]
+    gram, log_det = gram_and_log_det(_scaled(precision, own) + torch.eye(k).to(own), columns)
+    log_own = 0.5 * (gram[..., k, k] - log_det).sum(-1)
+    return precision - gram[..., :k, :k], information - gram[..., :k, k], log_own
 
 
 def correlation(kind: str, positions: np.ndarray) -> Correlation:

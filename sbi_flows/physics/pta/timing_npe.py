@@ -29,12 +29,14 @@ from sbi_flows.physics.pta.models import get_model
 from sbi_flows.physics.pta.timing import LOUDEST, TimingTarget, timing_likelihood
 from sbi_flows.physics.pta.timing_arrays import PulsarArray
 from sbi_flows.physics.pta.timing_cube import Cube, cube_prior
+from sbi_flows.physics.pta.timing_refine import refined
 from sbi_flows.physics.pta.timing_summaries import PulsarSummaries
 from sbi_flows.results import Reliability, WeightedSamples
 
 _AT_ONCE = 2000
 _OF_ONE_CHOICE = 100  # skies of one choice of pulsars, where these vary
 _IMPOSSIBLE = 1e-4  # false alarm of the chi-squared, as draws near the posterior lie below its mean
+_ROUGH = 2000  # draws of the network from which proposals are made
 _TYPICAL = 1000  # simulations kept, among which a sky is looked for
 _LAYOUT = 1
 
@@ -284,12 +286,27 @@ class TimingNPE:
                 return cube.log_likelihood(torch.from_numpy(rows)).numpy()
 
         weighted = self.posterior(cube.target.model.name, array).reweight(log_likelihood, n_samples, random_state)
-        theta = cube.to_user(torch.from_numpy(weighted.samples))
-        best = theta[int(np.argmax(weighted.log_weights))]
-        source = weighted.source
-        if source is not None and (reason := _misfit(cube.target, best)):
-            source = Reliability.from_reasons([*source.reasons, reason], source.notes)
-        return dataclasses.replace(weighted, samples=theta.numpy(), names=cube.target.names, source=source)
+        theta = cube.to_user(torch.from_numpy(weighted.samples)).numpy()
+        return self._judged(dataclasses.replace(weighted, samples=theta, names=cube.target.names), cube.target)
+
+    def _judged(self, weighted: WeightedSamples, target: TimingTarget) -> WeightedSamples:
+        """With what the best draw says of the sky as part of the verdict."""
+        reason = _misfit(target, torch.from_numpy(weighted.samples[int(np.argmax(weighted.log_weights))]))
+        if not reason or weighted.source is None:
+            return weighted
+        source = Reliability.from_reasons([*weighted.source.reasons, reason], weighted.source.notes)
+        return dataclasses.replace(weighted, source=source)
+
+    def refined(self, model: str, array: PulsarArray, n_samples: int = 10_000, random_state: int = 0) -> WeightedSamples:
+        """The same, but with proposals made of the network's draws and bettered by the likelihood (:func:`.timing_refine.refined`).
+
+        Effective draws cost a fraction of those of :meth:`reweighted`; their verdict holds what is said of the sky.
+        """
+        posterior = self.posterior(model, array)
+        cube = self.cube(get_model(model).name, array)
+        rough = posterior.sample(_ROUGH, random_state)
+        weighted = refined(cube, rough, n_samples=n_samples, random_state=random_state, source=posterior.reliability)
+        return self._judged(weighted, cube.target)
 
     def probabilities(self, array: PulsarArray) -> ModelProbabilities:
         """Probabilities of the sources from the classifier, which no evidence enters."""

@@ -19,11 +19,14 @@ from sbi_flows._files import write_atomic
 from sbi_flows.flow_sampling import FlowSampler
 from sbi_flows.physics.pta.timing import timing_likelihood
 from sbi_flows.physics.pta.timing_arrays import PulsarArray
+from sbi_flows.physics.pta.timing_cube import Cube
 from sbi_flows.physics.pta.timing_npe import TimingNPE
+from sbi_flows.physics.pta.timing_refine import refined
 from sbi_flows.results import Evidence, Reliability, WeightedSamples
 
-ROUTES = ("npe", "sampler")
-LAYOUT = 1  # raise when a record changes meaning: older ones are then computed anew
+ROUTES = ("npe", "sampler", "importance")
+_STARTS = 2000  # weighted draws from which chains start
+LAYOUT = 2  # raise when a record changes meaning: older ones are then computed anew
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ class RouteDraws:
 def run_route(job: TimingJob, stage: Callable[[str], None]) -> tuple[RouteResult, RouteDraws]:
     """Everything for one source by one route; ``stage`` is told what is being done."""
     began, cpu = time.perf_counter(), time.process_time()
-    found = _by_network(job, stage) if job.route == "npe" else _by_sampler(job, stage)
+    found = _by_sampler(job, stage) if job.route == "sampler" else _by_weights(job, stage)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
     values, draws, names = found
     result = RouteResult(
@@ -165,15 +168,13 @@ def run_route(job: TimingJob, stage: Callable[[str], None]) -> tuple[RouteResult
     return result, draws
 
 
-def _by_network(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str, Any], RouteDraws, tuple[str, ...]]:
-    """Draws of the network in blocks until they are worth enough, each block with seeds of its own."""
-    if job.network is None:
-        raise ValueError("Expected a fitted network for the route 'npe'; got None.")
+def _by_weights(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str, Any], RouteDraws, tuple[str, ...]]:
+    """Weighted draws in blocks until they are worth enough, each block with seeds and proposals of its own."""
     effort = job.effort
     blocks: list[WeightedSamples] = []
     while True:
-        stage(f"weighing draws of the network, {len(blocks) * effort.block} so far")
-        blocks.append(job.network.reweighted(job.model, job.array, effort.block, job.model_seed + len(blocks)))
+        stage(f"weighing draws, {len(blocks) * effort.block} so far")
+        blocks.append(_weighted(job, effort.block, job.model_seed + len(blocks)))
         whole = WeightedSamples(
             np.concatenate([block.samples for block in blocks]),
             np.concatenate([block.log_weights for block in blocks]),
@@ -198,10 +199,26 @@ def _by_network(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str,
     return values, RouteDraws(whole.samples[kept], whole.log_weights[kept], whole.ess), whole.names
 
 
-def _by_sampler(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str, Any], RouteDraws, tuple[str, ...]]:
-    stage("sampling with FlowSampler")
+def _weighted(job: TimingJob, n: int, seed: int) -> WeightedSamples:
+    if job.route == "npe":
+        if job.network is None:
+            raise ValueError("Expected a fitted network for the route 'npe'; got None.")
+        return job.network.refined(job.model, job.array, n, seed)
+    return refined(_cube(job), n_samples=n, random_state=seed)
+
+
+def _cube(job: TimingJob) -> Cube:
     target = timing_likelihood(job.array, job.correlation, job.model, n_bins=job.n_bins)
-    sampler = FlowSampler(target=target, n_effective=job.effort.n_effective, random_state=job.model_seed).fit()
+    return Cube(target, target.model.prior.features)
+
+
+def _by_sampler(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str, Any], RouteDraws, tuple[str, ...]]:
+    stage("looking for starts")
+    cube = _cube(job)
+    target = cube.target
+    start = refined(cube, n_samples=_STARTS, random_state=job.model_seed).resample(_STARTS, job.model_seed)
+    stage("sampling with FlowSampler")
+    sampler = FlowSampler(target=target, n_effective=job.effort.n_effective, random_state=job.model_seed).fit(start)
     stage("computing the evidence")
     evidence = sampler.evidence()
     report = sampler.report_
