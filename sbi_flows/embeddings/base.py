@@ -34,6 +34,8 @@ class Embedding(nn.Module, ABC):
     ----------
     exchangeable : bool
         Whether the first axis of ``shape`` is that of exchangeable trials.
+    regressable : int
+        Outputs, the first ones, that mean something before any training: a flow may begin with its regression on them.
     shared : tuple of int
     inputs : int
         Columns of a row: those of ``shape`` and of ``missing``.
@@ -42,6 +44,7 @@ class Embedding(nn.Module, ABC):
     """
 
     exchangeable = False
+    regressable = 0
     location: Tensor
     scale: Tensor
     _mask_of: Tensor

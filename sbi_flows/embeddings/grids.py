@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from sbi_flows.embeddings.base import AttentionPool, Convolution, Dense, Embedding, spec_of
 
 _SMALL = 4  # cells that an axis is brought down to
+_MOST_CELLS = 256  # of a spectrum, at most, that the dense network sees
+_WIDEST = 15  # bins over which a place is looked for
+_PEAKED = 2.0  # by how much a bin's score grows with one standard deviation of what is seen there
 
 
 class SeriesEmbedding(Embedding):
@@ -71,21 +74,33 @@ class SeriesEmbedding(Embedding):
 
 
 class SpectrumEmbedding(Embedding):
-    """A spectrum, or any curve where each place means something of its own: strided convolutions, and no pooling.
+    """A spectrum, or any curve where each place means something of its own: a network on all bins, and where its lines are.
 
-    Every bin has its own scale and the network after the convolutions sees which cell is which.
+    Every bin has its own scale. A network that squeezes hundreds of bins into a few numbers would have to learn the place of a narrow line
+    to a thousandth of the axis; instead each of ``heads`` attends to bins (at first to peaks or dips of some width), and the mean place it
+    attends to is an output of its own, on which a flow may regress. More than 256 bins are first brought down by a convolution.
 
     Parameters
     ----------
     shape : sequence of int
         ``(bins,)`` or ``(bins, channels)``.
-    outputs, missing, channels, kernel, hidden, generator
+    outputs, missing, hidden, generator
         As in :class:`SeriesEmbedding`.
+    channels : int
+        Features of each bin, where lines are looked for.
+    kernel : int
+        Odd number of bins that a feature is made from.
+    heads : int
+        Places among the outputs; even, half of them begin as peaks and half as dips.
 
     Examples
     --------
     >>> SpectrumEmbedding((500,))(torch.zeros(3, 500)).shape
     torch.Size([3, 32])
+
+    References
+    ----------
+    Levine, Finn, Darrell & Abbeel 2016, "End-to-end training of deep visuomotor policies", arXiv:1504.00702 (expected places).
     """
 
     def __init__(
@@ -94,21 +109,34 @@ class SpectrumEmbedding(Embedding):
         outputs: int = 32,
         missing: Sequence[int] = (),
         *,
-        channels: int = 16,
+        channels: int = 8,
         kernel: int = 5,
-        hidden: Sequence[int] = (64,),
+        hidden: Sequence[int] = (128, 128),
+        heads: int = 6,
         generator: torch.Generator | None = None,
     ):
         _check_grid("a spectrum", shape, (1, 2), "(bins,) or (bins, channels)", kernel)
+        if heads < 2 or heads % 2 or heads >= outputs:
+            raise ValueError(f"Expected an even number of heads below outputs={outputs}; got {heads}.")
         super().__init__(shape, outputs, missing, shared=())
-        self.tower = _Tower(self.shape[:1], _channels_of(shape) * (2 if self.missing else 1), channels, kernel, 2 * _SMALL, generator)
-        self.whole = Dense([self.tower.cells, *hidden, outputs], generator)
-        self.spec = spec_of("spectrum", self, channels=channels, kernel=kernel, hidden=list(hidden))
+        self.regressable = heads
+        inputs = _channels_of(shape) * (2 if self.missing else 1)
+        stride = -(-self.shape[0] // _MOST_CELLS)
+        self.coarse = Convolution(1, inputs, channels, kernel * stride | 1, (stride,), generator) if stride > 1 else None
+        self.fine = Convolution(1, inputs, channels, kernel, (1,), generator)
+        self.places = _Places(self.shape[0], inputs, _channels_of(shape), channels, heads, generator)
+        cells = channels * -(-self.shape[0] // stride) if stride > 1 else inputs * self.shape[0]
+        self.whole = Dense([cells + self.places.outputs + heads, *hidden, outputs - heads], generator)
+        self.spec = spec_of("spectrum", self, channels=channels, kernel=kernel, hidden=list(hidden), heads=heads)
 
     def embed(self, values, present):
         if values.ndim == 2:
             values, present = values[..., None], present[..., None]
-        return self.whole(self.tower(self.with_flags(values, present).mT).flatten(1))
+        lines = self.with_flags(values, present).mT
+        places, heights = self.places(lines, self.fine(lines))
+        cells = lines if self.coarse is None else self.coarse(lines)
+        rest = self.whole(torch.cat([cells.flatten(1), places, heights], dim=1))
+        return torch.cat([places, rest], dim=1)
 
 
 class ImageEmbedding(Embedding):
@@ -185,6 +213,36 @@ class _Tower(nn.Module):
             h = down(nn.functional.silu(h))
             h = h + stay(nn.functional.silu(h))
         return nn.functional.silu(h)
+
+
+class _Places(nn.Module):
+    """Mean places, with weights that begin as peaks and dips of the data smoothed over some bins, and what is there."""
+
+    coordinates: Tensor
+
+    def __init__(self, bins: int, inputs: int, data: int, features: int, heads: int, generator: torch.Generator | None):
+        super().__init__()
+        self.register_buffer("coordinates", torch.linspace(-1.0, 1.0, bins), persistent=False)
+        self.smooth = Convolution(1, inputs, heads, _WIDEST, (1,), generator)
+        self.refine = Convolution(1, features, heads, 5, (1,), generator)
+        with torch.no_grad():
+            offsets = torch.arange(_WIDEST) - _WIDEST // 2
+            for weight in (self.smooth.weight, self.refine.weight):
+                weight.zero_()
+            for head in range(heads):
+                width = 1 + 2 * (head // 2)
+                kernel = torch.exp(-0.5 * (offsets / (0.5 * width)).square())
+                sign = 1.0 if head % 2 == 0 else -1.0
+                self.smooth.weight[head, :data] = sign * _PEAKED * kernel / kernel.norm() / data**0.5
+        self.outputs = heads * (1 + features)
+
+    def forward(self, lines: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
+        """``(n, inputs, bins)`` and features there to places ``(n, heads)`` from -1 to 1 and what is there, ``(n, heads * ...)``."""
+        scores = self.smooth(lines) + self.refine(nn.functional.silu(fine))
+        weights = torch.softmax(scores, dim=-1)
+        places = weights @ self.coordinates
+        spread = (weights @ self.coordinates.square() - places.square()).clamp(min=1e-12).sqrt()
+        return places, torch.cat([spread, (weights @ fine.mT).flatten(1)], dim=1)
 
 
 def _channels_of(shape: Sequence[int]) -> int:

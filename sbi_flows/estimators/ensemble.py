@@ -124,7 +124,11 @@ class EmbeddedFlow(nn.Module):
         with torch.no_grad():
             embedded = self._embed(context.to(self.location))
             if isinstance(self.flow, Flow | PartlyDiscrete):
-                self.flow.fit_scaling(x, embedded, weights, regress=False)
+                # Random features change as the network learns: what was regressed on them would be noise.
+                known = int(getattr(self.embedding, "regressable", 0))
+                if known:
+                    embedded[:, known:] = 0.0
+                self.flow.fit_scaling(x, embedded, weights, regress=known > 0)
             else:
                 self.flow.fit_scaling(x, embedded, weights)
 

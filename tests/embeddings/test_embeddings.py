@@ -17,6 +17,7 @@ SPECS = {
     "series": {"embedding": "series", "shape": [30, 2], "missing": list(range(40, 60))},
     "short series": {"embedding": "series", "shape": [3]},
     "spectrum": {"embedding": "spectrum", "shape": [41], "missing": [0]},
+    "long spectrum": {"embedding": "spectrum", "shape": [517]},
     "image": {"embedding": "image", "shape": [2, 9, 17]},
     "grey image": {"embedding": "image", "shape": [6, 6], "missing": [4]},
     "token": {"embedding": "token", "shape": [5], "missing": [1]},
@@ -273,3 +274,18 @@ def test_a_network_of_ones_own_sees_the_shape_and_nan():
     assert embedding(rows)[:, 0].tolist() == pytest.approx([2.5, 2.0])
     with pytest.raises(ValueError, match=r"from \(n, 3, 2\) to \(n, k\); for n = 2 it gave \(2, 3, 2\)"):
         ShapedEmbedding(nn.Identity(), (3, 2))
+
+
+def test_a_spectrum_knows_where_its_line_is_before_training():
+    """A line of two bins (standard deviation), ten times the noise, anywhere in 200 bins: its place is told to .4 bins."""
+    generator = torch.Generator().manual_seed(0)
+    place = 10 + 180 * torch.rand(4000, 1, generator=generator, dtype=torch.float64)
+    line = torch.exp(-0.5 * ((torch.arange(200.0) - place) / 2).square())
+    embedding = build_embedding({"embedding": "spectrum", "shape": [200]}, generator).double()
+    x = line + 0.1 * torch.randn(4000, 200, generator=generator, dtype=torch.float64)
+    embedding.fit_scaling(x)
+    with torch.no_grad():
+        known = embedding(x)[:, : embedding.regressable]
+    design = torch.cat([known, torch.ones(4000, 1, dtype=torch.float64)], dim=1)
+    residual = place - design @ torch.linalg.lstsq(design, place).solution
+    assert residual.std() < 0.4
