@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from sbi_flows._random import randn
 from sbi_flows._validation import positive
 from sbi_flows.bijections.mean_free import mean_free_basis
-from sbi_flows.bijections.velocity import TIME_FEATURES, silu_and_slope, time_features
+from sbi_flows.bijections.modulated import TimeModulated, normal_parameter, two_layers
+from sbi_flows.bijections.velocity import silu_and_slope
 
 _REACH = 5.0  # of the radial functions at the start: five standard deviations of a coordinate
 _SOFT = 0.3  # distances are sqrt(r^2 + soft^2): without a crease, which integrators would have to resolve, where two particles meet
@@ -48,7 +48,7 @@ class NoConditions(NamedTuple):
         return self
 
 
-class ParticleNet(nn.Module):
+class ParticleNet(TimeModulated):
     """``(t, y)`` to a velocity of the mean-free coordinates ``y`` of particles, equivariant under rotations, reflections and permutations.
 
     It has the methods of :class:`sbi_flows.bijections.velocity.VelocityNet` that :class:`sbi_flows.bijections.continuous.Continuous` calls.
@@ -97,14 +97,11 @@ class ParticleNet(nn.Module):
         super().__init__()
         for name, value in (("dimensions", dimensions), ("radial", radial), ("products", products)):
             positive(name, value, integer=True)
-        if len(hidden) != 2 or min(hidden) < 1:
-            raise ValueError(f"Expected two hidden layers, of positive width, such as hidden=(128, 128); got {tuple(hidden)}.")
-        self.particles, self.dimensions, self.hidden = particles, dimensions, tuple(hidden)
+        self.particles, self.dimensions, self.hidden = particles, dimensions, two_layers(hidden)
         self.features = (particles - 1) * dimensions
 
         def normal(*shape: int, fan_in: int) -> nn.Parameter:
-            values = randn(shape, generator, dtype=torch.get_default_dtype(), device="cpu")
-            return nn.Parameter(values / math.sqrt(fan_in))
+            return normal_parameter(*shape, fan_in=fan_in, generator=generator)
 
         self.register_buffer("basis", mean_free_basis(particles).to(torch.get_default_dtype()), persistent=False)
         self.register_buffer("is_real", torch.ones(self.features, 1), persistent=False)
@@ -123,13 +120,7 @@ class ParticleNet(nn.Module):
         self.in_weight = normal(first, radial + products, fan_in=radial + products)
         self.mid_weight = normal(second, first, fan_in=first)
         self.out_weight = nn.Parameter(torch.zeros(radial + 1, second))
-        self.time_weight = normal(embedding, TIME_FEATURES, fan_in=TIME_FEATURES)
-        self.time_bias = nn.Parameter(torch.zeros(embedding, 1))
-        self._sizes = [first, first, second, second, radial + 1]
-        self.film_weight = normal(sum(self._sizes), embedding, fan_in=embedding)
-        self.film_bias = nn.Parameter(torch.zeros(sum(self._sizes), 1))
-        with torch.no_grad():
-            self.film_weight[-radial - 1 :] = 0
+        self._start_modulation(self.hidden, radial + 1, embedding, generator)
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
@@ -177,14 +168,6 @@ class ParticleNet(nn.Module):
         return self._out(gain, seen), factor * divergence
 
     # --- Parts -------------------------------------------------------------------------------------------------------------
-
-    def _modulation(self, t: Tensor) -> Tensor:
-        embedded = silu(torch.addmm(self.time_bias, self.time_weight, time_features(t)))
-        return torch.addmm(self.film_bias, self.film_weight, embedded)
-
-    def _parts(self, modulation: Tensor) -> list[Tensor]:
-        shift1, gain1, shift2, gain2, offset = modulation.split(self._sizes)
-        return [shift1, 1 + gain1, shift2, 1 + gain2, offset]
 
     def _pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Differences ``(pairs, d, n)`` and softened squared distances ``(pairs, 1, n)``."""

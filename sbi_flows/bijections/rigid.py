@@ -18,15 +18,17 @@ from torch.nn.functional import silu
 from sbi_flows._random import randn
 from sbi_flows._validation import positive
 from sbi_flows.bijections.base import Bijection
+from sbi_flows.bijections.modulated import TimeModulated, normal_parameter, two_layers
 from sbi_flows.bijections.quaternions import multiply, to_matrix
-from sbi_flows.bijections.velocity import TIME_FEATURES, silu_and_slope, time_features
+from sbi_flows.bijections.velocity import silu_and_slope
 from sbi_flows.nn import transforms_active
 from sbi_flows.ode import ORDER8, RowSolution, State, integrate, solve_rows
 
+_EMBEDDING = 64  # of time
 _UNIT = 1e-3  # how far from one the length of a quaternion may be
 
 
-class RigidContinuous(Bijection):
+class RigidContinuous(TimeModulated, Bijection):
     """The flow of bodies from data at t = 1 to noise at t = 0; rows are ``(x, y, z, qw, qx, qy, qz)`` a body, or ``(qw, ...)`` alone.
 
     Densities are with respect to volume, for positions, and to the area of the unit sphere in four dimensions (``2 pi^2`` in all), for
@@ -67,28 +69,22 @@ class RigidContinuous(Bijection):
         positive("bodies", bodies, integer=True)
         positive("length", length)
         positive("steps", steps, integer=True)
-        if len(hidden) != 2 or min(hidden) < 1:
-            raise ValueError(f"Expected two hidden layers, of positive width, such as hidden=(128, 128); got {tuple(hidden)}.")
         self.bodies, self.places, self.length = int(bodies), 3 if positions else 0, float(length)
         self.width = self.places + 4
         self.features = bodies * self.width
         self.steps, self.tolerance = int(steps), tolerance
-        first, second = hidden
+        first, second = two_layers(hidden)
         seen, moves = bodies * (self.places + 9), bodies * (self.places + 3)
 
         def normal(*shape: int, fan_in: int) -> nn.Parameter:
-            return nn.Parameter(randn(shape, generator, dtype=torch.get_default_dtype(), device="cpu") / math.sqrt(fan_in))
+            return normal_parameter(*shape, fan_in=fan_in, generator=generator)
 
         self.in_weight = normal(first, seen, fan_in=seen)
         self.mid_weight = normal(second, first, fan_in=first)
         self.out_weight = nn.Parameter(torch.zeros(moves, second))
-        self._sizes = [first, first, second, second, moves]
-        self.time_weight = normal(64, TIME_FEATURES, fan_in=TIME_FEATURES)
-        self.time_bias = nn.Parameter(torch.zeros(64, 1))
-        self.film_weight = normal(sum(self._sizes), 64, fan_in=64)
-        self.film_bias = nn.Parameter(0.5 * randn((sum(self._sizes), 1), generator, dtype=torch.get_default_dtype(), device="cpu"))
+        self._start_modulation((first, second), moves, _EMBEDDING, generator)
         with torch.no_grad():
-            self.film_weight[-moves:] = 0
+            self.film_bias.copy_(0.5 * randn(self.film_bias.shape, generator, dtype=self.film_bias.dtype, device="cpu"))
             self.film_bias[-moves:] = 0
 
     # --- The field ---------------------------------------------------------------------------------------------------------
@@ -99,7 +95,7 @@ class RigidContinuous(Bijection):
         Positions, and so velocities, are in units of ``length``.
         """
         place, turn = self._split(x.mT)
-        shift1, gain1, shift2, gain2, offset = self._modulation(t.to(x))
+        shift1, gain1, shift2, gain2, offset = self._parts(self._modulation(t.to(x)))
         h = silu(self.in_weight @ _seen(place, to_matrix(turn.movedim(1, 0))) + shift1) * gain1
         h = silu(self.mid_weight @ h + shift2) * gain2
         return self._moves(self.out_weight @ h + offset)
@@ -108,7 +104,7 @@ class RigidContinuous(Bijection):
         """Time derivative of ``x (features, n)`` and the divergence ``(n,)``."""
         place, turn = self._split(x)
         matrix = to_matrix(turn.movedim(1, 0))
-        shift1, gain1, shift2, gain2, offset = self._modulation(torch.tensor(t, dtype=x.dtype, device=x.device))
+        shift1, gain1, shift2, gain2, offset = self._parts(self._modulation(torch.tensor(t, dtype=x.dtype, device=x.device)))
         h, slope1 = silu_and_slope(self.in_weight @ _seen(place, matrix) + shift1)
         g, slope2 = silu_and_slope(self.mid_weight @ (h * gain1) + shift2)
         velocity, rate = self._moves(self.out_weight @ (g * gain2) + offset)
@@ -138,11 +134,6 @@ class RigidContinuous(Bijection):
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         each = x.unflatten(0, (self.bodies, self.width))
         return each[:, : self.places], each[:, self.places :]
-
-    def _modulation(self, t: Tensor) -> list[Tensor]:
-        embedded = silu(torch.addmm(self.time_bias, self.time_weight, time_features(t)))
-        shift1, gain1, shift2, gain2, offset = torch.addmm(self.film_bias, self.film_weight, embedded).split(self._sizes)
-        return [shift1, 1 + gain1, shift2, 1 + gain2, offset]
 
     # --- The map -----------------------------------------------------------------------------------------------------------
 
