@@ -154,3 +154,26 @@ def test_pta_models(capsys, monkeypatch):
     assert len(found) == 2 and "gradient of ln L" in said
     for (log_z, error), exact in zip(found, (-21.826, -21.826 + 3.585), strict=True):
         assert abs(float(log_z) - exact) < 4 * float(error) < 0.2
+
+
+@pytest.mark.filterwarnings("ignore:[A-Z].*:UserWarning")  # of fits cut short
+def test_simulation_correction(tmp_path, capsys, monkeypatch):
+    """Fits cut short start as linear regressions, which the distortion nearly is: single events come closer to their true twins."""
+    module = tutorial("simulation_correction")
+    monkeypatch.setattr(module, "ConditionalFlow", partial(ConditionalFlow, layers=1, max_epochs=3))
+    monkeypatch.setattr(module, "c2st", lambda x, y, random_state: f"{x.shape} and {y.shape}")  # tested where it lives
+    module.main(tmp_path, n_events=1500, n_checks=400)
+    said = capsys.readouterr().out
+    assert said.count("(400, 3) and (400, 3)") == 2
+    found = re.findall(r"off its true twin by (\S+) and (\S+) of", said)
+    before, after = ([float(value) for value in pair] for pair in found)
+    assert after[0] < before[0] and after[1] < before[1]
+    assert (tmp_path / "simulation_correction.png").stat().st_size > 5000
+
+
+def test_the_distortion_of_showers_is_monotone_in_each_column():
+    module = tutorial("simulation_correction")
+    energy = np.full(50, 40.0)
+    rising = np.linspace(1, 6, 50)
+    assert (np.diff(module.distorted(np.stack([rising, np.full(50, 3.0)], 1), energy)[:, 0]) > 0).all()
+    assert (np.diff(module.distorted(np.stack([np.full(50, 2.0), rising], 1), energy)[:, 1]) > 0).all()
