@@ -48,3 +48,13 @@ def to_rate(q: Tensor) -> Tensor:
     q = torch.where(q[:1] < 0, -q, q)
     sine = q[1:].square().sum(0, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny).sqrt()
     return 2 * torch.atan2(sine, q[:1]) / sine * q[1:]
+
+
+# The cross products with the three axes: (3, 3, axis).
+CROSS = torch.tensor(
+    [
+        [[0.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]],
+        [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]],
+        [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
+    ]
+)

@@ -19,7 +19,7 @@ from sbi_flows._random import randn
 from sbi_flows._validation import positive
 from sbi_flows.bijections.base import Bijection
 from sbi_flows.bijections.modulated import TimeModulated, normal_parameter, two_layers
-from sbi_flows.bijections.quaternions import multiply, to_matrix
+from sbi_flows.bijections.quaternions import CROSS, multiply, to_matrix
 from sbi_flows.bijections.velocity import silu_and_slope
 from sbi_flows.nn import transforms_active
 from sbi_flows.ode import ORDER8, RowSolution, State, integrate, solve_rows
@@ -120,7 +120,7 @@ class RigidContinuous(TimeModulated, Bijection):
         bodies, places, n = self.bodies, self.places, matrix.shape[-1]
         out = matrix.new_zeros(bodies, places + 9, bodies, places + 3, n)
         # d(R)/d(turn about own axis a) = R times the cross product with a: column b of R [a]x.
-        turned = torch.einsum("ijbn,jka->ikabn", matrix, _CROSS.to(matrix))
+        turned = torch.einsum("ijbn,jka->ikabn", matrix, CROSS.to(matrix))
         for b in range(bodies):
             for i in range(places):
                 out[b, i, b, i] = 1.0
@@ -193,13 +193,3 @@ def _seen(place: Tensor, matrix: Tensor) -> Tensor:
 
 def _product(weight: Tensor, tangent: Tensor) -> Tensor:
     return (weight @ tangent.flatten(1)).unflatten(1, tangent.shape[1:])
-
-
-# [a]x for the three axes a: (3, 3, axis).
-_CROSS = torch.tensor(
-    [
-        [[0.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]],
-        [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]],
-        [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
-    ]
-)

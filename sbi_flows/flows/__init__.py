@@ -5,6 +5,7 @@ from sbi_flows.flows.continuous import cnf
 from sbi_flows.flows.counts import CountColumn, CountDensity, CountFlow, counted
 from sbi_flows.flows.discrete import maf, nsf, realnvp
 from sbi_flows.flows.hierarchical import hierarchical
+from sbi_flows.flows.manifold import manifold_flow
 from sbi_flows.flows.mean import MeanFlow, mean_flow
 from sbi_flows.flows.mixed import MixedDensity, MixedFlow, mixed
 from sbi_flows.flows.particles import particle_flow
@@ -30,6 +31,7 @@ __all__ = [
     "counted",
     "hierarchical",
     "maf",
+    "manifold_flow",
     "mean_flow",
     "mixed",
     "nsf",

@@ -11,6 +11,7 @@ from sbi_flows.flows.continuous import cnf
 from sbi_flows.flows.counts import counted
 from sbi_flows.flows.discrete import maf, nsf, realnvp
 from sbi_flows.flows.hierarchical import hierarchical
+from sbi_flows.flows.manifold import manifold_flow
 from sbi_flows.flows.mean import mean_flow
 from sbi_flows.flows.mixed import mixed
 from sbi_flows.flows.particles import particle_flow
@@ -27,6 +28,7 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "mean_flow": mean_flow,
     "particle_flow": particle_flow,
     "rigid_flow": rigid_flow,
+    "manifold_flow": manifold_flow,
 }
 
 

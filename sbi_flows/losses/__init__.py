@@ -7,6 +7,7 @@ from sbi_flows.losses.couplings import COUPLINGS, Coupling
 from sbi_flows.losses.forces import force_matching
 from sbi_flows.losses.known_density import known_density
 from sbi_flows.losses.likelihood import nll, nll_through_solver
+from sbi_flows.losses.manifolds import manifold_flow_matching
 from sbi_flows.losses.matching import denoising_score_matching, flow_matching
 from sbi_flows.losses.path_gradient import forward_kl, reverse_kl
 from sbi_flows.losses.ratio import balanced, contrastive
@@ -26,6 +27,7 @@ __all__ = [
     "force_matching",
     "forward_kl",
     "known_density",
+    "manifold_flow_matching",
     "nll",
     "nll_through_solver",
     "reverse_kl",
