@@ -13,12 +13,15 @@ from sbi_flows._random import randn
 from sbi_flows._validation import positive
 from sbi_flows.bijections.base import Bijection
 from sbi_flows.bijections.manifolds import Factor
-from sbi_flows.bijections.velocity import TIME_FEATURES, silu_and_slope, time_features
+from sbi_flows.bijections.modulated import TimeModulated, normal_parameter, two_layers
+from sbi_flows.bijections.velocity import silu_and_slope
 from sbi_flows.nn import transforms_active
 from sbi_flows.ode import ORDER8, RowSolution, State, integrate, solve_rows
 
+_EMBEDDING = 64
 
-class ManifoldContinuous(Bijection):
+
+class ManifoldContinuous(TimeModulated, Bijection):
     """The flow of points from data at t = 1 to noise at t = 0; rows are the columns of the factors, one after another.
 
     A network of two hidden layers sees each point as its factor shows it and gives the numbers of its frame. Derivatives along the moves go
@@ -51,36 +54,30 @@ class ManifoldContinuous(Bijection):
     ):
         super().__init__()
         positive("steps", steps, integer=True)
-        if len(hidden) != 2 or min(hidden) < 1:
-            raise ValueError(f"Expected two hidden layers, of positive width, such as hidden=(128, 128); got {tuple(hidden)}.")
         self.factors = tuple(factors)
         self.steps, self.tolerance = int(steps), tolerance
         self.columns = [part.columns for part in self.factors]
         self.moves = [part.moves for part in self.factors]
         self.features = sum(self.columns)
         seen, moves = sum(part.seen for part in self.factors), sum(self.moves)
-        first, second = hidden
+        first, second = two_layers(hidden)
 
         def normal(*shape: int, fan_in: int) -> nn.Parameter:
-            return nn.Parameter(randn(shape, generator, dtype=torch.get_default_dtype(), device="cpu") / math.sqrt(fan_in))
+            return normal_parameter(*shape, fan_in=fan_in, generator=generator)
 
         self.in_weight = normal(first, seen, fan_in=seen)
         self.mid_weight = normal(second, first, fan_in=first)
         self.out_weight = nn.Parameter(torch.zeros(moves, second))
-        self._sizes = [first, first, second, second, moves]
-        self.time_weight = normal(64, TIME_FEATURES, fan_in=TIME_FEATURES)
-        self.time_bias = nn.Parameter(torch.zeros(64, 1))
-        self.film_weight = normal(sum(self._sizes), 64, fan_in=64)
-        self.film_bias = nn.Parameter(0.5 * randn((sum(self._sizes), 1), generator, dtype=torch.get_default_dtype(), device="cpu"))
+        self._start_modulation((first, second), moves, _EMBEDDING, generator)
         with torch.no_grad():
-            self.film_weight[-moves:] = 0
+            self.film_bias.copy_(0.5 * randn(self.film_bias.shape, generator, dtype=self.film_bias.dtype, device="cpu"))
             self.film_bias[-moves:] = 0
 
     # --- The field ---------------------------------------------------------------------------------------------------------
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         """``(n, features)`` at times ``t`` () or (n,) and points ``x (n, features)``: tangent, in the columns of x."""
-        shift1, gain1, shift2, gain2, offset = self._modulation(t.to(x))
+        shift1, gain1, shift2, gain2, offset = self._parts(self._modulation(t.to(x)))
         parts = self.split(x.mT)
         h = silu(self.in_weight @ self._seen(parts) + shift1) * gain1
         h = silu(self.mid_weight @ h + shift2) * gain2
@@ -88,7 +85,7 @@ class ManifoldContinuous(Bijection):
 
     def _slope(self, t: float, x: Tensor) -> tuple[Tensor, Tensor]:
         """Time derivative of ``x (features, n)`` and the divergence ``(n,)``."""
-        shift1, gain1, shift2, gain2, offset = self._modulation(torch.tensor(t, dtype=x.dtype, device=x.device))
+        shift1, gain1, shift2, gain2, offset = self._parts(self._modulation(torch.tensor(t, dtype=x.dtype, device=x.device)))
         parts = self.split(x)
         h, slope1 = silu_and_slope(self.in_weight @ self._seen(parts) + shift1)
         g, slope2 = silu_and_slope(self.mid_weight @ (h * gain1) + shift2)
@@ -115,11 +112,6 @@ class ManifoldContinuous(Bijection):
     def _velocity(self, parts: list[Tensor], u: Tensor) -> Tensor:
         each = zip(self.factors, parts, u.split(self.moves), strict=True)
         return torch.cat([part.velocity(x, own) for part, x, own in each])
-
-    def _modulation(self, t: Tensor) -> list[Tensor]:
-        embedded = silu(torch.addmm(self.time_bias, self.time_weight, time_features(t)))
-        shift1, gain1, shift2, gain2, offset = torch.addmm(self.film_bias, self.film_weight, embedded).split(self._sizes)
-        return [shift1, 1 + gain1, shift2, 1 + gain2, offset]
 
     # --- The map -----------------------------------------------------------------------------------------------------------
 
