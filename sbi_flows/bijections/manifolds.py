@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -296,7 +297,7 @@ def factor(entry) -> Factor:
     """
     if isinstance(entry, Factor):
         return entry
-    plain = {"real": Line, "circular": Circle, "rotation": Rotation}
+    plain: dict[str, Callable[[], Factor]] = {"real": Line, "circular": Circle, "rotation": Rotation}
     if isinstance(entry, str) and entry in plain:
         return plain[entry]()
     if not isinstance(entry, str) and len(entry) == 2:
