@@ -182,8 +182,22 @@ def _own_box(target: TimingTarget) -> tuple[Tensor, Tensor]:
     return low, high - low
 
 
+def prior_ratio(folder: Path) -> None:
+    """ln Z of black-hole binaries over that of any power law, from chains of the latter alone: the mean ratio of the two priors."""
+    path = folder / "mcmc_power_law.npz"
+    if not path.is_file():
+        return
+    narrow, wide = (timing_likelihood(spectrum=model).model.prior for model in ("smbhb", "power_law"))
+    with np.load(path) as stored:
+        rows = torch.from_numpy(stored["rows"][:, _BURN:, : wide.features])
+    ratio = torch.exp(narrow.log_prob(rows.flatten(0, 1)) - wide.log_prob(rows.flatten(0, 1))).unflatten(0, rows.shape[:2]).numpy()
+    error = ratio.std() / ratio.mean() * math.sqrt(autocorrelation_time(ratio) / ratio.size)
+    print(f"ln B of smbhb against power_law from the MCMC of power_law: {math.log(ratio.mean()):.3f} +- {error:.3f}")
+
+
 def compare(folder: Path, models: list[str]) -> None:
-    """ln B by importance, and marginals of the two ways beside each other, weighted and plain."""
+    """Marginals of the two ways beside each other, and one ln B that no importance weight enters."""
+    prior_ratio(folder)
     for model in models:
         path, other = folder / f"importance_{model}.npz", folder / f"mcmc_{model}.npz"
         if not (path.is_file() and other.is_file()):

@@ -60,24 +60,24 @@ def test_evidence_and_moments_are_those_of_the_prior(array, by_prior, model):
 def test_rough_draws_may_be_wrong(array, by_prior):
     """Proposals from draws of a corner, with nothing learned after: slower, not wrong, as a tenth comes from the prior."""
     rough = np.tile([0.9, 0.9, 0.5, -12.0, 6.0, -12.0, 6.0], (50, 1)) + 0.01 * np.random.default_rng(0).normal(size=(50, 7))
-    found = refined(cube(array, "power_law", 3), rough.clip(-13, 6.9), n_samples=5000, rounds=Rounds((), 4))
+    found = refined(cube(array, "power_law", 3), rough.clip(-13, 6.9), n_samples=5000, rounds=Rounds(most=0, candidates=4))
     expected = by_prior["power_law"]
     assert found.names == expected.names
     if found.reliability.ok:
         assert abs(found.log_z - expected.log_z) < 4.5 * math.hypot(found.log_z_err, expected.log_z_err)
-    learned = refined(cube(array, "power_law", 3), rough.clip(-13, 6.9), n_samples=2000, rounds=Rounds((1000, 1000), 4))
+    learned = refined(cube(array, "power_law", 3), rough.clip(-13, 6.9), n_samples=2000, rounds=Rounds(candidates=4))
     assert learned.ess / 2000 > 3 * found.ess / 5000
     assert abs(learned.log_z - expected.log_z) < 4.5 * math.hypot(learned.log_z_err, expected.log_z_err)
 
 
 def test_more_candidates_leave_more_of_the_draws(array):
     """At the same number of draws."""
-    few, many = (refined(cube(array, "power_law"), n_samples=1500, rounds=Rounds((600, 600), k)).ess for k in (1, 16))
+    few, many = (refined(cube(array, "power_law"), n_samples=1500, rounds=Rounds(600, 2, candidates=k)).ess for k in (1, 16))
     assert many > 1.5 * few
 
 
 def test_same_seed_same_draws_and_verdicts_pass_on(array):
-    rounds = Rounds((50,), 2)
+    rounds = Rounds(50, 1, candidates=2)
     one, two = (refined(cube(array, "smbhb"), n_samples=40, rounds=rounds, random_state=3) for _ in range(2))
     np.testing.assert_array_equal(one.samples, two.samples)
     np.testing.assert_array_equal(one.log_weights, two.log_weights)

@@ -137,7 +137,10 @@ def by_blocks(function: Callable[[Tensor, Tensor], Tensor], theta: Tensor, data:
 
 
 def _pieces(theta: Tensor, data: Tensor, block: int) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(theta.split(block), data.split(block) if len(data) > 1 else repeat(data), strict=False))
+    """An even number of pieces of at most ``block`` rows, as equal as they can be: two threads end together."""
+    pairs = max(1, -(-len(theta) // (2 * block)))
+    even = max(1, -(-len(theta) // (2 * pairs)))
+    return list(zip(theta.split(even), data.split(even) if len(data) > 1 else repeat(data), strict=False))
 
 
 class _ByBlocks(torch.autograd.Function):

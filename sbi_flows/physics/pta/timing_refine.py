@@ -20,6 +20,7 @@ from sbi_flows._validation import positive
 from sbi_flows.physics.pta.timing import OWN
 from sbi_flows.physics.pta.timing_cube import Cube, cube_prior
 from sbi_flows.results import Reliability, WeightedSamples
+from sbi_flows.weights import kish_ess
 
 _FROM_PRIOR = 0.1  # of the proposals, so that no weight is bounded by rough draws alone
 _KERNELS = 400
@@ -31,25 +32,31 @@ _WIDTH = _RANGE / torch.tensor(_CELLS)  # of a cell
 _EDGE = 1e-15  # of the cube, which the logistic scale does not reach
 _AT_ONCE = 500
 _FIRST = 2000  # draws of the prior, where there are no others
-_LEARNED_FROM = 100  # effective draws
+_MANY = 8  # times as many candidates for them
+_LEARNED_FROM = 80  # effective draws
+_LAST = 3  # rounds
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How proposals are bettered: draws of each round, and candidates for each pulsar's noise in each draw.
+    """How proposals are bettered: rounds of draws from which the next are made, and which have no part in the result.
 
     Attributes
     ----------
-    learning : tuple of int
-        Draws of the rounds from which the next proposals are made; they have no part in the result.
+    draws : int
+        Of a round.
+    most : int
+        Rounds, 0 for none.
+    enough : float
+        Effective share of a round's draws at which no other follows.
     candidates : int
+        For each pulsar's noise in each draw, in the result as well.
     """
 
-    learning: tuple[int, ...] = (1000,)
+    draws: int = 1000
+    most: int = 10
+    enough: float = 0.1
     candidates: int = 8
-
-
-FROM_PRIOR = Rounds((800, 800, 1500))
 
 
 def refined(
@@ -71,7 +78,6 @@ def refined(
         Rough draws, such as those of a network.
     n_samples : int
     rounds : Rounds, optional
-        By default one round of learning after rough draws, three from the prior.
     random_state : int
     source : Reliability, optional
         The verdict on the rough draws, which becomes part of the result's.
@@ -99,21 +105,35 @@ def refined(
     unbiased estimates); Hourihane et al. 2023, "Accurate characterization of the stochastic gravitational-wave background with pulsar
     timing arrays by likelihood reweighting", arXiv:2212.06276.
     """
-    rounds = rounds or (FROM_PRIOR if rows is None else Rounds())
-    for n in (n_samples, rounds.candidates, *rounds.learning):
+    rounds = rounds or Rounds()
+    for n in (n_samples, rounds.candidates, rounds.draws):
         positive("numbers of draws and candidates", n, integer=True)
     generator = torch_generator(random_state)
     if rows is None:
-        rows = cube_prior(cube.width, cube.target.n_pulsars).sample(_FIRST, generator)
+        rows = _first(cube, rounds, generator)
     rows = torch.as_tensor(rows, dtype=torch.float64)
     if rows.ndim != 2 or rows.shape[1] != cube.features or not len(rows):
         raise ValueError(f"Expected rough draws of shape (m, {cube.features}); got {tuple(rows.shape)}.")
     shares = torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)
-    for n in rounds.learning:
-        rows, log_weights = _drawn(cube, rows, shares, n, rounds.candidates, generator)
-        shares = _softened(log_weights)
+    learned: list[tuple[Tensor, Tensor]] = []
+    for _ in range(rounds.most):
+        learned.append(_drawn(cube, rows, shares, rounds.draws, rounds.candidates, generator))
+        # Weights of all rounds are on one scale; early ones, of poor proposals, are few and large and would stay.
+        rows = torch.cat([drawn for drawn, _ in learned[-_LAST:]])
+        shares = _softened(torch.cat([log_weights for _, log_weights in learned[-_LAST:]]))
+        if kish_ess(learned[-1][1].numpy()) >= rounds.enough * rounds.draws:
+            break
     rows, log_weights = _drawn(cube, rows, shares, n_samples, rounds.candidates, generator)
     return WeightedSamples(cube.to_user(rows).numpy(), log_weights.numpy(), cube.target.names, source)
+
+
+def _first(cube: Cube, rounds: Rounds, generator: torch.Generator) -> Tensor:
+    """Rows to begin with: few draws of the prior, but many candidates, as most of these say nothing of what a source is worth."""
+    rows = cube_prior(cube.width, cube.target.n_pulsars).sample(_FIRST, generator)
+    shares = torch.full((_FIRST,), 1 / _FIRST, dtype=torch.float64)
+    candidates = _MANY * rounds.candidates
+    rows, log_weights = _drawn(cube, rows, shares, max(1, 3 * rounds.draws // _MANY), candidates, generator)
+    return rows[torch.multinomial(_softened(log_weights), _FIRST, replacement=True, generator=generator)]
 
 
 def _softened(log_weights: Tensor) -> Tensor:
