@@ -13,7 +13,18 @@ from torch import Tensor
 from sbi_flows.boltzmann.buffer import AnnealedDraws, ReplayBuffer
 from sbi_flows.distributions import NormalMixture
 from sbi_flows.flows import Flow, nsf, realnvp
-from sbi_flows.losses import Batch, Loss, alpha_two, force_matching, known_density, nll, reverse_kl
+from sbi_flows.losses import (
+    Batch,
+    Loss,
+    alpha_two,
+    flow_matching,
+    force_matching,
+    known_density,
+    manifold_flow_matching,
+    nll,
+    reverse_kl,
+    rigid_flow_matching,
+)
 from sbi_flows.results import FitHistory
 from sbi_flows.targets import Target
 from sbi_flows.training import ArraySource, BatchSource, SimulatorSource, train
@@ -68,6 +79,11 @@ class Problem:
         """Likelihood, and the forces at the configurations."""
         return self._on_rows(flow, self.target.log_prob_and_grad(self._rows)[1], force_matching)
 
+    def matching(self, flow: Flow) -> FitHistory:
+        """Flow matching, for continuous flows: nothing is integrated in training."""
+        loss = _MATCHING.get(flow.spec.get("architecture", ""), flow_matching)
+        return self._on_rows(flow, None, loss)
+
     def mixed(self, flow: Flow) -> FitHistory:
         """Half likelihood, half reverse Kullback-Leibler divergence."""
         backward = reverse_kl(self.target.log_prob)
@@ -107,6 +123,8 @@ class Problem:
         )
 
 
+_MATCHING: dict[str, Loss] = {"manifold_flow": manifold_flow_matching, "rigid_flow": rigid_flow_matching}
+
 # Stages of each method: those after the first begin from its fit, and are undone where they make it worse.
 STAGES: dict[str, tuple[Callable[[Problem, Flow], FitHistory], ...]] = {
     "annealing": (Problem.heights, Problem.annealing),
@@ -114,8 +132,18 @@ STAGES: dict[str, tuple[Callable[[Problem, Flow], FitHistory], ...]] = {
     "likelihood": (Problem.likelihood,),
     "reverse_kl": (Problem.reverse_kl,),
     "mixed": (Problem.mixed,),
+    "matching": (Problem.matching,),
     "force_matching": (Problem.force_matching,),
 }
+
+
+def method_for(method: str, flow: Flow | None, data: bool) -> str:
+    """What "auto" means: matching for flows that are integrated, else heights, and annealing where there are no data."""
+    if method != "auto":
+        return method
+    if flow is not None and flow.spec.get("architecture") in ("cnf", "particle_flow", *_MATCHING):
+        return "matching"
+    return "heights" if data else "annealing"
 
 
 def started_flow(method: str, x: Tensor, held_out: Tensor, settings: Mapping[str, Any], generator: torch.Generator) -> Flow:

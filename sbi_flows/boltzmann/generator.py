@@ -23,6 +23,7 @@ from sbi_flows.boltzmann.files import load_generator, save_generator
 from sbi_flows.boltzmann.free_energy import FreeEnergy, as_region, between_regions, bridge_row, chosen, importance_row
 from sbi_flows.boltzmann.start import broad_starts
 from sbi_flows.boltzmann.steering import steered
+from sbi_flows.boltzmann.symmetries import suited_flow
 from sbi_flows.boltzmann.target import BoltzmannTarget, Energy, check_energy
 from sbi_flows.distributions import Distribution
 from sbi_flows.estimators.files import complete
@@ -64,16 +65,19 @@ class BoltzmannGenerator:
         mean-free ones where "translations" are among ``energy.symmetries``, else columns as they are. Configurations go in and come out as
         the energy takes them.
     flow : Flow, optional
-        An untrained flow of those columns and their support; a coupling spline flow on a normal or a mixture of normals by default.
+        An untrained flow of those columns and their support; by default :func:`sbi_flows.flows.particle_flow` where the energy says
+        that its particles are alike, else a coupling spline flow on a normal or a mixture of normals. Symmetries that flow or
+        coordinates assume are checked, and one that the energy has not is named.
     layers, bins, hidden : int, int, sequence of int
         Of the default flow.
     start : array-like (m, d) or Distribution, optional
         Configurations to begin from without data: as wide as the target or wider. By default descents find wells at all scales.
-    method : {"auto", "annealing", "heights", "likelihood", "mixed", "reverse_kl", "force_matching"}
+    method : {"auto", "annealing", "heights", "likelihood", "mixed", "reverse_kl", "force_matching", "matching"}
         How to train; "auto" is "annealing" without data and "heights" with. Without data all begin from annealed particles. "annealing" is
         "heights" and then the least alpha = 2 divergence on annealed draws of the flow, kept in a prioritised buffer; "heights" fits
         likelihood and energies at the configurations, "likelihood" the former alone, "reverse_kl" the energies at the flow's own draws, by
-        path gradients, "mixed" both of these; "force_matching" fits likelihood and forces, by a smooth flow.
+        path gradients, "mixed" both of these; "force_matching" fits likelihood and forces, by a smooth flow; "matching" is flow
+        matching, the default of continuous flows.
     n_particles : int or "auto"
         Annealed at once; by default 1000, and a hundred a column if that is more. They must find every state.
     n_steps : int
@@ -176,11 +180,12 @@ class BoltzmannGenerator:
                 x = self._rows(X, target)
                 bottoms = self._looked_for(target, x, generator)
             check_energy(target, x[:: max(1, len(x) // 100)])
+            flow = suited_flow(self.flow, self.method, target, x, generator)
             x = x[torch.randperm(len(x), generator=generator)]
             cut = max(1, round(_HELD_OUT * len(x)))
             held_out, x = x[:cut], x[cut:]
-            method = self.method if self.method != "auto" else "annealing" if X is None else "heights"
-            self.flow_ = self._flow(method, x, held_out, generator)
+            method = fitting.method_for(self.method, flow, X is not None)
+            self.flow_ = self._flow(method, flow, x, held_out, generator)
             worse = self._train(method, target, x, held_out, generator)
             checked = check(target, self.flow_, None if X is None else held_out, bottoms, generator)
         self._report(checked, [*notes, *worse], began)
@@ -221,14 +226,9 @@ class BoltzmannGenerator:
             reliability=verdict(checked, reasons, notes),
         )
 
-    def _flow(self, method: str, x: Tensor, held_out: Tensor, generator: torch.Generator) -> Flow:
-        if self.flow is not None:
-            if self.flow.features != self.target_.features or self.flow.context_features:
-                raise ValueError(
-                    f"Expected a flow of {self.target_.features} features without context; got one of {self.flow.features} with "
-                    f"{self.flow.context_features} context features."
-                )
-            return copy.deepcopy(self.flow).fit_scaling(x)
+    def _flow(self, method: str, flow: Flow | None, x: Tensor, held_out: Tensor, generator: torch.Generator) -> Flow:
+        if flow is not None:
+            return copy.deepcopy(flow).fit_scaling(x)
         settings = {"layers": self.layers, "bins": self.bins, "hidden": tuple(self.hidden), "support": self.target_.support}
         return fitting.started_flow(method, x, held_out, settings, generator)
 

@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-# Symmetries an energy may have; what each does to a configuration is in `checks`.
-SYMMETRIES = ("translations", "rotations", "reflections", "permutations")
+from sbi_flows.boltzmann.symmetries import SYMMETRIES
+
+__all__ = ["SYMMETRIES", "Energy"]
 
 
 class Energy(ABC):
