@@ -180,6 +180,7 @@ def _fit_generalised_pareto(exceedances: np.ndarray) -> tuple[float, float]:
         quartile = np.mean(exceedances)
     grid = np.arange(1, 30 + int(np.sqrt(n)) + 1)
     theta = 1 / exceedances[-1] + (1 - np.sqrt(len(grid) / (grid - 0.5))) / (3 * quartile)
+    theta = np.where(theta == 0, 1e-10 / exceedances[-1], theta)  # there shape is zero too, and only their ratio has a limit
     shape = np.log1p(-theta[:, None] * exceedances).mean(axis=1)
     log_likelihood = n * (np.log(-theta / shape) - shape - 1)
     posterior = np.exp(log_likelihood - logsumexp(log_likelihood))

@@ -92,8 +92,9 @@ def _mass_reasons(masses: ModeMasses, max_rhat: float) -> list[str]:
 
 
 def with_chains_verdict(found: Evidence, run: Run, chains: Reliability) -> Evidence:
-    """An evidence with what its chains' verdict says against it: holes count, the rest is noted, as it has checks of its own."""
+    """An evidence with what its chains' verdict says against it: holes and mass cut off at ends count, the rest is noted."""
     missing, holes = hole_remarks(run.stats(), *_invalid(run))
+    missing = [*missing, *at_the_ends(run.space.from_user(run.points()[0].flatten(0, 1)), run.space)]
     told = found.reliability
     others = [reason for reason in chains.reasons if reason not in missing]
     notes = [*told.notes, *holes, *(f"of the chains: {reason}" for reason in others)]

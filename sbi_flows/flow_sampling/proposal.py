@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -12,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbi_flows._random import RandomState, seed_from, torch_generator
+from sbi_flows._random import RandomState, rand, seed_from, torch_generator
 from sbi_flows._threads import one_thread
 from sbi_flows.bijections.base import Chain
 from sbi_flows.bijections.elementwise import Elementwise
 from sbi_flows.bijections.spline import CircularSpline, Spline
 from sbi_flows.bijections.support import parse_support
-from sbi_flows.distributions import NormalMixture
+from sbi_flows.distributions import Distribution, NormalMixture
 from sbi_flows.flows import Flow, nsf
 from sbi_flows.training import ArraySource, train
 
@@ -30,6 +31,7 @@ _WORTHWHILE = 0.02  # nats a row by which a larger start must be better
 _HELD_OUT = 8  # one chain in so many judges
 _BATCH = 512
 _PEAK = 4e-3
+_BROAD = 0.1  # of the proposals come from the prior; by .05 one seed of two of the model sigw_delta still had chains that waited
 
 
 class FlowProposal:
@@ -79,6 +81,30 @@ class FlowProposal:
     def weighted(self, shares: Tensor) -> FlowProposal:
         """The same flows with other shares ``(m,)``; a mode that holds little is still proposed, so that it can be proved small."""
         return FlowProposal(self.flows, (shares.double() + 0.02 / len(shares)).log())
+
+
+class WithPrior:
+    """Proposals of a flow with a share of draws of the prior among them.
+
+    Where the flow has hardly any density a chain would wait for as long as it takes: at an end of a parameter, where the posterior does not
+    fall to zero and the flow does. A draw of the prior frees it: in ten times as many proposals as the likelihood there is of the evidence.
+    """
+
+    def __init__(self, flows: FlowProposal, prior: Distribution):
+        self._flows, self._prior = flows, prior
+
+    def sample(self, n: int, *, generator: torch.Generator) -> Tensor:
+        """``(n, d)`` float64 draws."""
+        x = self._flows.sample(n, generator=generator)
+        broad = (rand((n,), generator) < _BROAD).nonzero()[:, 0]
+        x[broad] = self._prior.sample(len(broad), generator).double()
+        return x
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Normalised natural-log density, ``(n,)`` for ``x (n, d)``."""
+        return torch.logaddexp(
+            self._flows.log_prob(x) + math.log1p(-_BROAD), self._prior.log_prob(x).double() + math.log(_BROAD)
+        )
 
 
 class Measured(NamedTuple):

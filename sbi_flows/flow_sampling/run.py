@@ -15,7 +15,15 @@ from sbi_flows.flow_sampling.counting import CountedTarget
 from sbi_flows.flow_sampling.latent import effective_size, straightened
 from sbi_flows.flow_sampling.modes import separated_modes
 from sbi_flows.flow_sampling.paths import N_TRAINING, too_rare, with_paths
-from sbi_flows.flow_sampling.proposal import FlowProposal, Measured, ProposalFit, expected_acceptance, flow_prices
+from sbi_flows.flow_sampling.proposal import (
+    AUTOREGRESSIVE,
+    FlowProposal,
+    Measured,
+    ProposalFit,
+    WithPrior,
+    expected_acceptance,
+    flow_prices,
+)
 from sbi_flows.flow_sampling.walk import Drawn, Walk
 from sbi_flows.results import Chains
 from sbi_flows.samplers import IndependentMetropolis, Kernel, Mixed, MixedState, RandomWalk
@@ -253,11 +261,14 @@ class Run:
     def _mixed_walk(self, proposal: FlowProposal) -> Walk:
         """The chains as they stand, with flow proposals after every local step."""
         jumps = int(np.clip(round(self.forgets / 2), 1, _MOST_JUMPS))
+        prior = self.target.prior
+        # Draws of a prior of many columns are never accepted.
+        jump = IndependentMetropolis(WithPrior(proposal, prior) if prior and self.target.features <= AUTOREGRESSIVE else proposal)
         if jumps == 1:
             # Where jumps forget at once a local step would only double their price; a few free chains where the flow is too thin.
-            kernel = Mixed([self.local, IndependentMetropolis(proposal)], weights=[_LOCAL_SHARE, 1 - _LOCAL_SHARE])
+            kernel = Mixed([self.local, jump], weights=[_LOCAL_SHARE, 1 - _LOCAL_SHARE])
         else:
-            kernel = Mixed([self.local, *[IndependentMetropolis(proposal)] * jumps])
+            kernel = Mixed([self.local, *[jump] * jumps])
         walk = Walk(kernel, self.space, self.walk.position, self.generator)
         local = self.walk.state.parts[0] if isinstance(self.walk.state, MixedState) else self.walk.state
         walk.state = walk.state._replace(parts=(local, *walk.state.parts[1:]))
@@ -361,7 +372,8 @@ class Run:
                 if inside.any():
                     centred[inside] -= draws[inside].mean(0)
             draws = centred
-        return effective_size(draws)
+        # By ranks, as the report and any other sampler's would count it: a long tail must not decide for all of the column.
+        return effective_size(_by_rank(draws))
 
     def stats(self) -> dict[str, np.ndarray]:
         """What the kernel said of the draws, ``(chain, draw)``."""
@@ -387,6 +399,13 @@ class Run:
             ensemble=getattr(self.walk.kernel, "ensemble", False),
             stats=self.stats(),
         )
+
+
+def _by_rank(draws: Tensor) -> Tensor:
+    """Each column's normal scores, ``(chain, draw, d)`` (Vehtari et al. 2021, arXiv:1903.08008)."""
+    flat = draws.flatten(0, 1)
+    rank = flat.argsort(dim=0, stable=True).argsort(dim=0).double()
+    return torch.special.ndtri((rank + 0.625) / (len(flat) + 0.25)).view_as(draws)
 
 
 def _diverged(records: list[Drawn]) -> bool:

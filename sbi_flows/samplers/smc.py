@@ -23,9 +23,14 @@ from sbi_flows.samplers.tempered_path import TemperedPath
 from sbi_flows.samplers.unseen import reach
 from sbi_flows.samplers.waste_free import FORGOTTEN, Ascent, ascend
 from sbi_flows.targets import Target
+from sbi_flows.weights import largest_pareto_k, log_mean_exp
 
 _CHAINS = 400  # at each temperature, without a flow, where the user does not say
 _PRIOR_DRAWS = 5  # a chain, 2 a draw of a flow: they must find every mode
+_SHARE = 0.5  # of the particles that a rise of the power leaves: by a fifth, ln Z of a normal in 5 columns was off by .47, by a half by .14
+_RUNS, _LEAST_CHAINS = 4, 20
+_STUDENT = 1.2  # what 68 % of t with three degrees of freedom stay within
+_DISAGREE = 2.5  # times what they state that runs scatter by: once in 3000, if they were right
 _LEAST_MOVES, _MOST_MOVES = 5, 60  # of each chain; 5 more a parameter at most
 _DRAWS = 2000  # of each flow
 _LAYERS, _HIDDEN = 2, (64, 64)
@@ -50,15 +55,16 @@ def smc(
     The power of the likelihood rises from 0 to 1 in steps that leave the particles effective. With a flow, one that is fitted to all points
     so far proposes at each power, and ln Z comes from an importance sample of the last one (:mod:`sbi_flows.samplers.flow_smc`): that
     spares evaluations, where they cost more than milliseconds. Without, a kernel moves particles until they have forgotten where they
-    started, and ln Z is the product of the ratios on the way (:mod:`sbi_flows.samplers.waste_free`).
+    started, and ln Z is the product of the ratios on the way (:mod:`sbi_flows.samplers.waste_free`), averaged over four independent runs,
+    whose scatter is its error.
 
     Parameters
     ----------
     target : Target
         With a prior.
     n_particles : int or "auto"
-        Draws of each flow, by default 2000 and a hundred a parameter if that is more; or chains at each power, by default 400 and ten a
-        parameter if that is more. What no draw of the prior is near is not found: more particles find more.
+        Draws of each flow, by default 2000 and a hundred a parameter if that is more; or twice the chains at each power of each of four
+        runs, by default 400 and ten a parameter if that is more. What no draw of the prior is near is not found: more particles find more.
     flow : "auto", Flow, mapping or None
         "auto" is a spline flow; a flow (copied), or the ``spec`` of one; None for none.
     kernel : Kernel or "auto"
@@ -120,23 +126,50 @@ def _flow(flow: Any, target: Target, generator: torch.Generator) -> Flow:
 
 
 def _by_kernel(path: TemperedPath, n_chains: int, kernel: Kernel, generator: torch.Generator) -> SMCResult:
+    each = max(_LEAST_CHAINS, n_chains // 2)
     moves = {"least_moves": _LEAST_MOVES, "most_moves": _MOST_MOVES + 5 * path.features}
-    ascent: Ascent = ascend(path, n_chains, _PRIOR_DRAWS * n_chains, kernel, generator, ess=n_chains, **moves)
-    log_z, error = float(ascent.log_ratios.sum()), _spread(ascent)
-    slow, n_powers = int((ascent.remembered > FORGOTTEN).sum()), len(ascent.powers)
-    told = (
-        f"at {slow} of {n_powers} temperatures chains remembered where they started: what the prior's draws did not find may be missing, "
-        "and masses of separate modes are those that they gave them"
-    )
+    runs = [ascend(path, each, _PRIOR_DRAWS * each, kernel, generator, ess=each, share=_SHARE, **moves) for _ in range(_RUNS)]
+    log_zs, stated = np.array([run.log_ratios.sum() for run in runs]), np.array([_spread(run) for run in runs])
+    log_z = float(log_mean_exp(log_zs))
+    scatter = float(np.std(np.exp(log_zs - log_z), ddof=1))
+    # Of four numbers' scatter a standard error is Student's t, of three degrees of freedom.
+    error = max(math.sqrt(np.mean(stated**2) / _RUNS), _STUDENT * scatter / math.sqrt(_RUNS))
+    reasons, notes = _by_kernel_remarks(runs, error)
+    if scatter > max(_DISAGREE * float(np.sqrt(np.mean(stated**2))), 0.1):
+        shown = ", ".join(f"{value:.2f}" for value in log_zs)
+        reasons.append(
+            f"{_RUNS} runs from draws of the prior of their own disagree by more than errors of {stated.mean():.2g}: ln Z is {shown}. "
+            "What some of them missed all may have: use a flow, or more particles"
+        )
+    verdict = _verdict(path, reasons, notes, _RUNS * _PRIOR_DRAWS * each, float(min(run.acceptances[-1] for run in runs)))
+    x = torch.cat([run.particles.x for run in runs]).numpy()
+    rows = np.array([len(run.particles.x) for run in runs])
+    log_weights = np.repeat(log_zs + np.log(len(x) / (_RUNS * rows)), rows)
+    samples = WeightedSamples(x, log_weights, path.names, verdict)
+    table = _table({"product": (log_z, error, samples.ess / len(x), -np.inf, path.n_evaluations)})
+    evidence = Evidence(log_z, error, "product", samples.ess / len(x), -np.inf, verdict, table, path.names)
+    longest = max(runs, key=lambda run: len(run.powers))
+    return SMCResult(samples, evidence, longest.powers, longest.acceptances, path.n_evaluations, verdict)
+
+
+def _by_kernel_remarks(runs: list[Ascent], error: float) -> tuple[list[str], list[str]]:
+    """What speaks against the runs, and notes."""
     reasons = [f"the error of ln Z is {error:.2g}: use more particles"] if error > _LARGEST_ERROR else []
-    reasons += [f"{told}. Use a flow, a kernel with gradients, or more particles"] if slow > 0.5 * n_powers else []
-    notes = [told] if 0 < slow <= 0.5 * n_powers else []
-    verdict = _verdict(path, reasons, notes, _PRIOR_DRAWS * n_chains, float(ascent.acceptances[-1]))
-    x = ascent.particles.x.numpy()
-    samples = WeightedSamples(x, np.full(len(x), log_z), path.names, verdict)
-    table = _table({"product": (log_z, error, 1.0, -np.inf, path.n_evaluations)})
-    evidence = Evidence(log_z, error, "product", 1.0, -np.inf, verdict, table, path.names)
-    return SMCResult(samples, evidence, ascent.powers, ascent.acceptances, path.n_evaluations, verdict)
+    tails, powers = (np.concatenate([getattr(run, name) for run in runs]) for name in ("tails", "powers"))
+    worst = int(np.argmax(tails))
+    if tails[worst] > largest_pareto_k(min(len(run.particles.x) for run in runs)):
+        reasons.append(
+            f"weights at power {powers[worst]:.2g} have Pareto k = {tails[worst]:.2f}: the likelihood is largest where hardly any particle "
+            "was, and more of it may have been missed. Use a flow, or more particles"
+        )
+    remembered = np.concatenate([run.remembered for run in runs]) > FORGOTTEN
+    told = (
+        f"at {remembered.sum()} of {len(remembered)} temperatures of {len(runs)} runs chains remembered where they started: what the "
+        "prior's draws did not find may be missing, and masses of separate modes are those that they gave them"
+    )
+    if remembered.mean() > 0.5:
+        return [*reasons, f"{told}. Use a flow, a kernel with gradients, or more particles"], []
+    return reasons, [told] if remembered.any() else []
 
 
 def _spread(ascent: Ascent) -> float:

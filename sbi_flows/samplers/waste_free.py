@@ -22,6 +22,7 @@ from sbi_flows.samplers.kernel import Kernel
 from sbi_flows.samplers.random_walk import RandomWalkState
 from sbi_flows.samplers.tempered_path import TemperedPath, rise, systematic
 from sbi_flows.targets import unconstrained
+from sbi_flows.weights import log_mean_error, pareto_k
 
 MAX_TEMPERATURES = 200
 FORGOTTEN = 0.2  # correlation with the starts, in the worst parameter, at which moves end
@@ -54,15 +55,16 @@ class Ascent(NamedTuple):
     ----------
     particles : Particles
         At power 1; the last ``n_chains`` of them are the ends of the chains.
-    powers, log_ratios, variances, acceptances, remembered : ndarray (n_temperatures,)
-        Powers reached; the log of each ratio of normalising constants and its variance; mean acceptance; correlation of the worst
-        parameter with the starts when moves ended.
+    powers, log_ratios, variances, tails, acceptances, remembered : ndarray (n_temperatures,)
+        Powers reached; the log of each ratio of normalising constants, its variance, and the Pareto k of its weights; mean acceptance;
+        correlation of the worst parameter, or of the likelihood, with the starts when moves ended.
     """
 
     particles: Particles
     powers: np.ndarray
     log_ratios: np.ndarray
     variances: np.ndarray
+    tails: np.ndarray
     acceptances: np.ndarray
     remembered: np.ndarray
 
@@ -76,6 +78,7 @@ def ascend(
     generator: torch.Generator,
     *,
     ess: float,
+    share: float = 0.0,
     least_moves: int,
     most_moves: int,
 ) -> Ascent:
@@ -92,6 +95,8 @@ def ascend(
     generator : torch.Generator
     ess : float
         Effective number of particles that each change of temperature leaves, at least.
+    share : float
+        The same as a share of the particles.
     least_moves, most_moves : int
         Steps of each chain; within them the chains run until they have forgotten where they started.
 
@@ -104,15 +109,15 @@ def ascend(
     particles = Particles(x, log_likelihood, torch.arange(n_first), torch.arange(n_first))
     power, state, record = 0.0, None, []
     for _ in range(MAX_TEMPERATURES):
-        step = rise(particles.log_likelihood, 1 - power, ess)
+        step = rise(particles.log_likelihood, 1 - power, max(ess, share * len(particles.x)))
         power = path.power = min(1.0, power + step)
         log_weights = step * particles.log_likelihood
-        ratio, variance = _mean_weight(log_weights, particles.family)
+        ratio, variance, tail = _mean_weight(log_weights, particles.family)
         start = systematic(torch.softmax(log_weights, 0), n_chains, generator)
         particles, state, acceptance, remembered = _move(
             path, particles, start, kernel, state, generator, least_moves, most_moves
         )
-        record.append((power, ratio, variance, acceptance, remembered))
+        record.append((power, ratio, variance, tail, acceptance, remembered))
         if power >= 1:
             return Ascent(particles, *np.array(record).T)
     raise ValueError(
@@ -121,8 +126,8 @@ def ascend(
     )
 
 
-def _mean_weight(log_weights: Tensor, family: Tensor) -> tuple[float, float]:
-    """Log of the mean weight and its variance, families taken as independent of each other."""
+def _mean_weight(log_weights: Tensor, family: Tensor) -> tuple[float, float, float]:
+    """Log of the mean weight, its variance, families taken as independent of each other, and Pareto k."""
     top = log_weights.max()
     weights = (log_weights - top).exp()
     excess = weights / weights.mean() - 1
@@ -130,7 +135,9 @@ def _mean_weight(log_weights: Tensor, family: Tensor) -> tuple[float, float]:
     n_families = int(family.max()) + 1
     sums = torch.zeros(n_families, dtype=weights.dtype).index_add_(0, family, excess)
     correction = n_families / max(n_families - 1, 1)
-    return float(weights.mean().log() + top), float(sums.square().sum() / len(weights) ** 2) * correction
+    spread = float(sums.square().sum() / len(weights) ** 2) * correction
+    log_w = log_weights.numpy()
+    return float(weights.mean().log() + top), max(spread, log_mean_error(log_w) ** 2), pareto_k(log_w)
 
 
 def _move(path: TemperedPath, before: Particles, start: Tensor, kernel: Kernel, last: Any, generator, least: int, most: int):
@@ -139,6 +146,7 @@ def _move(path: TemperedPath, before: Particles, start: Tensor, kernel: Kernel, 
     space = unconstrained(path, x)
     origin = space.from_user(x)
     state = _carried(kernel.init(origin, space), last)
+    then = torch.cat([origin, before.log_likelihood[start][:, None]], dim=1)
     rows, log_likelihood, acceptance, history = [], [], [], [1.0]
     for move in range(1, most + 1):
         state, info = kernel.step(state, space, generator)
@@ -147,7 +155,9 @@ def _move(path: TemperedPath, before: Particles, start: Tensor, kernel: Kernel, 
         log_likelihood.append(path.recovered(user, state.log_prob - log_det))
         acceptance.append(float(info.acceptance.mean()))
         state = kernel.adapt(state, info, space, move / (most + 1))
-        history.append(_memory(origin, state.position))
+        # The likelihood is what ln Z is made of: forgotten places at a radius that is remembered would not do.
+        now = torch.cat([state.position, log_likelihood[-1][:, None]], dim=1)
+        history.append(_memory(then, now))
         if move >= least and (history[-1] < FORGOTTEN or history[-1] > history[move // 2] - _PROGRESS):
             break
     # Duplicates and siblings among the starts are no independent chains.
@@ -164,7 +174,7 @@ def _carried(state: Any, last: Any) -> Any:
 
 
 def _memory(origin: Tensor, now: Tensor) -> float:
-    """Largest correlation, over the parameters, of where chains are with where they started."""
+    """Largest correlation, over the columns, of where chains are with where they started."""
     a, b = origin - origin.mean(0), now - now.mean(0)
     scale = (a.square().sum(0) * b.square().sum(0)).sqrt()
     return float(torch.where(scale > 0, (a * b).sum(0) / scale, 1.0).max())
