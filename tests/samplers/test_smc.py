@@ -187,7 +187,7 @@ def test_mixtures_of_widened_flows_have_the_density_they_say():
 
 
 def test_what_independent_runs_scatter_by_is_the_error():
-    """A normal that fills 3e-5 of the prior. By one run and larger steps ln Z was up to four of its errors low with an ok, .5 on average."""
+    """A normal that fills 3e-5 of the prior. By one run and larger steps ln Z was up to four errors low with an ok."""
     target = posterior(lambda x: -0.5 * x.square().sum(-1), BoxUniform([-10.0] * 5, [10.0] * 5))
     truth = 2.5 * math.log(2 * math.pi) - 5 * math.log(20)
     found = [smc(target, flow=None, random_state=seed).evidence for seed in range(8)]
