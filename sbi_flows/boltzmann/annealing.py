@@ -10,6 +10,7 @@ from torch import Tensor
 from sbi_flows.boltzmann.start import broad_starts, start_distribution
 from sbi_flows.distributions import Distribution
 from sbi_flows.samplers import HMC, smc
+from sbi_flows.samplers.tempered_path import systematic
 from sbi_flows.targets import Target, posterior, unconstrained
 
 LEAPFROGS = 8
@@ -60,6 +61,7 @@ def anneal_from_above(target: Target, n_particles: int, start: Tensor | Distribu
     begin = start_distribution(space, found, generator)
     path = posterior(lambda x: space.log_prob(x) - begin.log_prob(x), begin)
     result = smc(path, n_particles=n_particles, flow=None, kernel=HMC(n_steps=LEAPFROGS, check=False), random_state=generator)
-    x = space.to_user(torch.as_tensor(result.samples.samples))[0]
+    rows = systematic(torch.from_numpy(result.samples.weights), len(result.samples.samples) // 2, generator)
+    x = space.to_user(torch.as_tensor(result.samples.samples)[rows])[0]
     notes = tuple(f"annealing: {text}" for text in (*result.reliability.reasons, *result.reliability.notes))
     return Annealed(x, result.evidence.log_z, result.evidence.log_z_err, space.to_user(found)[0], notes)
