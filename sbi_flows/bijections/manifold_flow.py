@@ -6,22 +6,16 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import silu
 
-from sbi_flows._random import randn
-from sbi_flows._validation import positive
-from sbi_flows.bijections.base import Bijection
+from sbi_flows.bijections.framed import Framed
 from sbi_flows.bijections.manifolds import Factor
-from sbi_flows.bijections.modulated import TimeModulated, normal_parameter, two_layers
 from sbi_flows.bijections.velocity import silu_and_slope
 from sbi_flows.nn import transforms_active
-from sbi_flows.ode import ORDER8, RowSolution, State, integrate, solve_rows
-
-_EMBEDDING = 64
 
 
-class ManifoldContinuous(TimeModulated, Bijection):
+class ManifoldContinuous(Framed):
     """The flow of points from data at t = 1 to noise at t = 0; rows are the columns of the factors, one after another.
 
     A network of two hidden layers sees each point as its factor shows it and gives the numbers of its frame. Derivatives along the moves go
@@ -52,26 +46,13 @@ class ManifoldContinuous(TimeModulated, Bijection):
         tolerance: float | None = 1e-3,
         generator: torch.Generator | None = None,
     ):
-        super().__init__()
-        positive("steps", steps, integer=True)
+        super().__init__(steps, tolerance)
         self.factors = tuple(factors)
-        self.steps, self.tolerance = int(steps), tolerance
         self.columns = [part.columns for part in self.factors]
         self.moves = [part.moves for part in self.factors]
         self.features = sum(self.columns)
         seen, moves = sum(part.seen for part in self.factors), sum(self.moves)
-        first, second = two_layers(hidden)
-
-        def normal(*shape: int, fan_in: int) -> nn.Parameter:
-            return normal_parameter(*shape, fan_in=fan_in, generator=generator)
-
-        self.in_weight = normal(first, seen, fan_in=seen)
-        self.mid_weight = normal(second, first, fan_in=first)
-        self.out_weight = nn.Parameter(torch.zeros(moves, second))
-        self._start_modulation((first, second), moves, _EMBEDDING, generator)
-        with torch.no_grad():
-            self.film_bias.copy_(0.5 * randn(self.film_bias.shape, generator, dtype=self.film_bias.dtype, device="cpu"))
-            self.film_bias[-moves:] = 0
+        self._start_network(seen, moves, hidden, generator)
 
     # --- The field ---------------------------------------------------------------------------------------------------------
 
@@ -147,20 +128,6 @@ class ManifoldContinuous(TimeModulated, Bijection):
         return self._map(z, 0.0, 1.0)[:2]
 
     def _map(self, x: Tensor, start: float, end: float) -> tuple[Tensor, Tensor, Tensor]:
-        state = (x.mT, x.new_zeros(len(x)))
-
-        def solve(rows: Tensor | None, n_steps: int) -> State:
-            some = state if rows is None else tuple(part.index_select(-1, rows) for part in state)
-            times = [start + (end - start) * i / n_steps for i in range(n_steps + 1)]
-            return integrate(lambda t, s: self._slope(t, s[0]), some, times, ORDER8)
-
-        if self.tolerance is None or transforms_active():
-            solution = RowSolution(solve(None, self.steps), x.new_zeros(len(x)))
-        else:
-            solution = solve_rows(solve, _distance, self.steps, self.tolerance)
+        solution = self._solution(x, start, end)
         end_row, log_det = solution.state
         return self.settled(end_row.mT), log_det, solution.error
-
-
-def _distance(a: State, b: State) -> Tensor:
-    return (a[1] - b[1]).abs() + 0.5 * (a[0].square() - b[0].square()).sum(0).abs() + (a[0] - b[0]).square().sum(0).sqrt()

@@ -14,7 +14,7 @@ from sbi_flows.bijections.velocity import TIME_FEATURES, time_features
 
 
 class TimeModulated(nn.Module):
-    """Base of :class:`sbi_flows.bijections.particles.ParticleNet` and :class:`sbi_flows.bijections.rigid.RigidContinuous`."""
+    """Base of :class:`sbi_flows.bijections.particles.ParticleNet` and :class:`sbi_flows.bijections.framed.Framed`."""
 
     _sizes: list[int]
 

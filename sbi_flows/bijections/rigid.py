@@ -12,23 +12,19 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import silu
 
-from sbi_flows._random import randn
 from sbi_flows._validation import positive
-from sbi_flows.bijections.base import Bijection
-from sbi_flows.bijections.modulated import TimeModulated, normal_parameter, two_layers
+from sbi_flows.bijections.framed import Framed
 from sbi_flows.bijections.quaternions import CROSS, multiply, to_matrix
 from sbi_flows.bijections.velocity import silu_and_slope
 from sbi_flows.nn import transforms_active
-from sbi_flows.ode import ORDER8, RowSolution, State, integrate, solve_rows
 
-_EMBEDDING = 64  # of time
 _UNIT = 1e-3  # how far from one the length of a quaternion may be
 
 
-class RigidContinuous(TimeModulated, Bijection):
+class RigidContinuous(Framed):
     """The flow of bodies from data at t = 1 to noise at t = 0; rows are ``(x, y, z, qw, qx, qy, qz)`` a body, or ``(qw, ...)`` alone.
 
     Densities are with respect to volume, for positions, and to the area of the unit sphere in four dimensions (``2 pi^2`` in all), for
@@ -65,27 +61,13 @@ class RigidContinuous(TimeModulated, Bijection):
         tolerance: float | None = 1e-2,
         generator: torch.Generator | None = None,
     ):
-        super().__init__()
+        super().__init__(steps, tolerance)
         positive("bodies", bodies, integer=True)
         positive("length", length)
-        positive("steps", steps, integer=True)
         self.bodies, self.places, self.length = int(bodies), 3 if positions else 0, float(length)
         self.width = self.places + 4
         self.features = bodies * self.width
-        self.steps, self.tolerance = int(steps), tolerance
-        first, second = two_layers(hidden)
-        seen, moves = bodies * (self.places + 9), bodies * (self.places + 3)
-
-        def normal(*shape: int, fan_in: int) -> nn.Parameter:
-            return normal_parameter(*shape, fan_in=fan_in, generator=generator)
-
-        self.in_weight = normal(first, seen, fan_in=seen)
-        self.mid_weight = normal(second, first, fan_in=first)
-        self.out_weight = nn.Parameter(torch.zeros(moves, second))
-        self._start_modulation((first, second), moves, _EMBEDDING, generator)
-        with torch.no_grad():
-            self.film_bias.copy_(0.5 * randn(self.film_bias.shape, generator, dtype=self.film_bias.dtype, device="cpu"))
-            self.film_bias[-moves:] = 0
+        self._start_network(bodies * (self.places + 9), bodies * (self.places + 3), hidden, generator)
 
     # --- The field ---------------------------------------------------------------------------------------------------------
 
@@ -165,25 +147,11 @@ class RigidContinuous(TimeModulated, Bijection):
         return self.bodies * self.places * math.log(self.length)
 
     def _map(self, x: Tensor, start: float, end: float) -> tuple[Tensor, Tensor, Tensor]:
-        state = (x.mT, x.new_zeros(len(x)))
-
-        def solve(rows: Tensor | None, n_steps: int) -> State:
-            some = state if rows is None else tuple(part.index_select(-1, rows) for part in state)
-            times = [start + (end - start) * i / n_steps for i in range(n_steps + 1)]
-            return integrate(lambda t, s: self._slope(t, s[0]), some, times, ORDER8)
-
-        if self.tolerance is None or transforms_active():
-            solution = RowSolution(solve(None, self.steps), x.new_zeros(len(x)))
-        else:
-            solution = solve_rows(solve, _distance, self.steps, self.tolerance)
+        solution = self._solution(x, start, end)
         end_row, log_det = solution.state
         place, turn = self._split(end_row)
         turn = turn / turn.square().sum(1, keepdim=True).sqrt()
         return torch.cat([place, turn], 1).flatten(0, 1).mT, log_det, solution.error
-
-
-def _distance(a: State, b: State) -> Tensor:
-    return (a[1] - b[1]).abs() + 0.5 * (a[0].square() - b[0].square()).sum(0).abs() + (a[0] - b[0]).square().sum(0).sqrt()
 
 
 def _seen(place: Tensor, matrix: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +15,10 @@ from sbi_flows.distributions import StandardNormal
 from sbi_flows.flow_sampling.counting import CountedTarget
 from sbi_flows.flow_sampling.proposal import ProposalFit
 from sbi_flows.flow_sampling.walk import Walk
+from sbi_flows.flow_sampling.worth import effective_size
 from sbi_flows.flows import Flow
 from sbi_flows.samplers import Kernel
 from sbi_flows.targets import pulled_back
-from sbi_flows.weights import autocorrelation_time
 
 _ROUNDS = 6
 _TRAINING = 400  # optimiser steps of each round
@@ -207,9 +206,3 @@ def led_flow(x: Tensor, support, columns: list[int], generator: torch.Generator)
     others = [j for j in range(d) if j not in columns]
     coupling = Coupling(Affine(), d, active=others, hidden=_HIDDEN, generator=generator)
     return Flow(parse_support(support, d), Chain([coupling]), StandardNormal(d), scaling="standard").fit_scaling(x)
-
-
-def effective_size(samples: Tensor) -> float:
-    """Independent draws that ``(chain, draw, d)`` are worth, by the slowest column."""
-    n = samples.shape[0] * samples.shape[1]
-    return float(np.min([n / autocorrelation_time(samples[..., j].numpy()) for j in range(samples.shape[-1])]))

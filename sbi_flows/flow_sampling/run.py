@@ -12,7 +12,7 @@ from torch import Tensor
 from sbi_flows.flow_sampling import starts
 from sbi_flows.flow_sampling.choice import FLOOR, FlowCosts, LocalPilot, after_training, nearly_done, wants_flow
 from sbi_flows.flow_sampling.counting import CountedTarget
-from sbi_flows.flow_sampling.latent import effective_size, straightened
+from sbi_flows.flow_sampling.latent import straightened
 from sbi_flows.flow_sampling.modes import separated_modes
 from sbi_flows.flow_sampling.paths import N_TRAINING, too_rare, with_paths
 from sbi_flows.flow_sampling.proposal import (
@@ -25,6 +25,7 @@ from sbi_flows.flow_sampling.proposal import (
     flow_prices,
 )
 from sbi_flows.flow_sampling.walk import Drawn, Walk
+from sbi_flows.flow_sampling.worth import about_their_modes, bulk_size, effective_size
 from sbi_flows.results import Chains
 from sbi_flows.samplers import IndependentMetropolis, Kernel, Mixed, MixedState, RandomWalk
 from sbi_flows.targets import circular_columns, unconstrained
@@ -330,7 +331,7 @@ class Run:
         """The kernel as it stays; where nothing has been learned since the pilot began, its draws are draws like any."""
         if self.method == "mixed" and self.proposal is not None:
             self.walk = self._mixed_walk(self.proposal)
-        if self.method != "local" or self.proposal is not None or _diverged(self.pilot_records):
+        if self.method != "local" or self.proposal is not None or any(drawn.diverged for drawn in self.pilot_records):
             self._settle()
         elif self.settings.n_chains / self.local_pilot.ess_a_step < 2 * _THINNED:
             self.records = list(self.pilot_records)
@@ -340,7 +341,7 @@ class Run:
         if "divergent" not in self.pilot_records[-1].stats:
             return
         for _ in range(_HALVINGS):
-            if not _diverged([self.walk.draw(_LOOK)]):
+            if not self.walk.draw(_LOOK).diverged:
                 return
             self.walk.halve_steps()
 
@@ -363,22 +364,14 @@ class Run:
         return self._worth(self.positions()) if self.records else 0.0
 
     def _worth(self, draws: Tensor) -> float:
-        """Independent draws that ``draws`` are worth: about their mode's mean where chains cannot leave it, which more would not mend."""
-        if self.modes.n > 1 and self.method in ("local", "latent"):
-            labels = self.modes.label(draws)
-            centred = draws.clone()
-            for k in range(self.modes.n):
-                inside = labels == k
-                if inside.any():
-                    centred[inside] -= draws[inside].mean(0)
-            draws = centred
-        # By ranks, as the report and any other sampler's would count it: a long tail must not decide for all of the column.
-        return effective_size(_by_rank(draws))
+        """Independent draws that ``draws`` are worth: within their modes where chains cannot leave these, which more would not mend."""
+        stay = self.modes.n > 1 and self.method in ("local", "latent")
+        return bulk_size(about_their_modes(draws, self.modes) if stay else draws)
 
     def stats(self) -> dict[str, np.ndarray]:
         """What the kernel said of the draws, ``(chain, draw)``."""
         kinds = {name: values.dtype for record in self.records for name, values in record.stats.items()}
-        return {name: np.concatenate([_stat(record, name, kind) for record in self.records], axis=1) for name, kind in kinds.items()}
+        return {name: np.concatenate([record.stat(name, kind) for record in self.records], axis=1) for name, kind in kinds.items()}
 
     def points(self) -> tuple[Tensor, Tensor]:
         """All draws that count so far ``(chain, draw, d)`` in the target's parameters, and its log-density there ``(chain, draw)``."""
@@ -399,22 +392,3 @@ class Run:
             ensemble=getattr(self.walk.kernel, "ensemble", False),
             stats=self.stats(),
         )
-
-
-def _by_rank(draws: Tensor) -> Tensor:
-    """Each column's normal scores, ``(chain, draw, d)`` (Vehtari et al. 2021, arXiv:1903.08008)."""
-    flat = draws.flatten(0, 1)
-    rank = flat.argsort(dim=0, stable=True).argsort(dim=0).double()
-    return torch.special.ndtri((rank + 0.625) / (len(flat) + 0.25)).view_as(draws)
-
-
-def _diverged(records: list[Drawn]) -> bool:
-    return any(bool(record.stats["divergent"].any()) for record in records if "divergent" in record.stats)
-
-
-def _stat(record: Drawn, name: str, kind: np.dtype) -> np.ndarray:
-    """What a record says of its draws; where a kernel of a mixture had no turn in it, nothing happened and no chance is known."""
-    if name in record.stats:
-        return record.stats[name]
-    nothing = np.nan if name.startswith("acceptance_") else 0
-    return np.full(record.log_prob.shape, nothing, dtype=kind)

@@ -40,6 +40,18 @@ class Drawn:
     n_steps: int
     seconds_a_step: float
 
+    @property
+    def diverged(self) -> bool:
+        """Whether any trajectory did."""
+        return "divergent" in self.stats and bool(self.stats["divergent"].any())
+
+    def stat(self, name: str, kind: np.dtype) -> np.ndarray:
+        """What the kernel said, ``(chain, draw)``; where a kernel of a mixture had no turn, nothing happened and no chance is known."""
+        if name in self.stats:
+            return self.stats[name]
+        nothing = np.nan if name.startswith("acceptance_") else 0
+        return np.full(self.log_prob.shape, nothing, dtype=kind)
+
 
 class Walk:
     """Chains of one kernel between their steps.

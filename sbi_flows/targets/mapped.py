@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from sbi_flows._random import torch_generator
+from sbi_flows.bijections.support import ColumnSupport
 from sbi_flows.bijections.unconstrain import LARGEST_QUANTILE, Unconstrain
 from sbi_flows.flows import Flow
 from sbi_flows.targets.base import Target
@@ -45,16 +47,12 @@ class TemperedTarget(Target):
         return self._target.notes
 
 
-class UnconstrainedTarget(Target):
-    """A target seen from the real line (angles: from [-pi, pi)); made by :func:`unconstrained`."""
+class _Mapped(Target):
+    """A target in other parameters than the user's, on real columns and angles."""
 
-    def __init__(self, target: Target, rows: Tensor):
-        circular = ["circular" if column.kind == "circular" else "real" for column in target._columns]
-        super().__init__(target.features, target.names, circular)
+    def __init__(self, target: Target, names: Sequence[str], support: Sequence[ColumnSupport]):
+        super().__init__(target.features, names, ["circular" if column.kind == "circular" else "real" for column in support])
         self.target = target
-        self.map = Unconstrain(target._columns)
-        self.map.fit(rows)
-        self._bounded = torch.tensor([column.kind not in ("real", "circular") for column in target._columns])
 
     @property
     def user(self):
@@ -62,6 +60,16 @@ class UnconstrainedTarget(Target):
 
     def log_likelihood(self, x):
         return self.target.log_likelihood(self.to_user(x)[0])
+
+
+class UnconstrainedTarget(_Mapped):
+    """A target seen from the real line (angles: from [-pi, pi)); made by :func:`unconstrained`."""
+
+    def __init__(self, target: Target, rows: Tensor):
+        super().__init__(target, target.names, target._columns)
+        self.map = Unconstrain(target._columns)
+        self.map.fit(rows)
+        self._bounded = torch.tensor([column.kind not in ("real", "circular") for column in target._columns])
 
     def log_prob(self, x):
         x = self._checked(x)
@@ -79,22 +87,13 @@ class UnconstrainedTarget(Target):
         return self.map.forward_and_log_det(self.target.from_user(x))[0]
 
 
-class PulledBackTarget(Target):
+class PulledBackTarget(_Mapped):
     """A target seen from the latent space of a flow; made by :func:`pulled_back`."""
 
     def __init__(self, target: Target, flow: Flow):
-        circular = ["circular" if column.kind == "circular" else "real" for column in flow.support.support]
-        super().__init__(target.features, [f"z{i}" for i in range(target.features)], circular)
-        self.target = target
+        super().__init__(target, [f"z{i}" for i in range(target.features)], flow.support.support)
         # A copy in float64: a density mapped through a float32 flow would be a staircase to gradients and small steps.
         self.flow = copy.deepcopy(flow).double().requires_grad_(False).eval()
-
-    @property
-    def user(self):
-        return self.target.user
-
-    def log_likelihood(self, x):
-        return self.target.log_likelihood(self.to_user(x)[0])
 
     def log_prob(self, x):
         theta, log_det = self.flow.from_base(self._checked(x))
