@@ -23,9 +23,10 @@ from sbi_flows._validation import as_float, choose, positive, resolve_device, to
 from sbi_flows.bijections.continuous import Continuous
 from sbi_flows.bijections.support import ColumnSupport, parse_support
 from sbi_flows.embeddings import build_embedding
+from sbi_flows.estimators.censoring import check_trainable, log_tails, with_kinds
 from sbi_flows.estimators.columns import check_modelled, check_support
 from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble, data_dtype, draw
-from sbi_flows.losses import Loss, denoising_score_matching, flow_matching, nll, nll_through_solver
+from sbi_flows.losses import Loss, censored_nll, denoising_score_matching, flow_matching, nll, nll_through_solver
 from sbi_flows.results import Reliability
 from sbi_flows.training import ArraySource, train
 from sbi_flows.training.lengths import auto_epochs
@@ -42,6 +43,7 @@ _RATE_OF_MATCHING = 3e-3
 _LENGTH_OF_MATCHING = 3
 _ROWS_FOR_STEPS = 512
 _VALIDATION_DRAWS = 4096
+_WITHOUT_NOISE = (nll, nll_through_solver, censored_nll)
 
 
 class FlowEstimator(BaseEstimator):
@@ -106,8 +108,12 @@ class FlowEstimator(BaseEstimator):
         names: Sequence[str] | None,
         notes: list[str],
         embedding: nn.Module | Mapping[str, Any] | None = None,
+        censored: np.ndarray | None = None,
     ) -> None:
-        """Fit a density of ``y (n, d)`` given ``context (n, c)``, float64 and finite; ``name`` is what the user calls y."""
+        """Fit a density of ``y (n, d)`` given ``context (n, c)``, float64 and finite; ``name`` is what the user calls y.
+
+        ``censored (n,)`` marks limits, see :mod:`sbi_flows.estimators.censoring`.
+        """
         dtype, device = torch_dtype(self.dtype), resolve_device(self.device)
         self._check_settings()
         if weights is not None:
@@ -116,6 +122,7 @@ class FlowEstimator(BaseEstimator):
                 notes = [*notes, f"{(~used).sum()} rows of zero weight were left out"]
             y, weights = y[used], weights[used]
             context = None if context is None else context[used]
+            censored = None if censored is None else censored[used]
         seeds = np.random.SeedSequence(seed_from(self.random_state)).generate_state(self.n_members + 2)
         widths = y.shape[1], 0 if context is None else context.shape[1]
         goes_on = bool(self.warm_start) and hasattr(self, "flow_")
@@ -125,7 +132,10 @@ class FlowEstimator(BaseEstimator):
             else [self._build(*widths, names, embedding, int(seed)).to(dtype) for seed in seeds[2:]]
         )
         density = members[0].flow if isinstance(members[0], EmbeddedFlow) else members[0]
-        reasons, more = _look_at(y, name, names, density)
+        if censored is not None:
+            check_trainable(density)
+        seen = y if censored is None else y[censored == 0]
+        reasons, more = _look_at(seen, name, names, density)
         notes = [*notes, *more, *check_support(y, _support_of(density), name, names)]
         training, validation = split_rows(
             y if context is None else np.hstack([y, context]), self.validation_fraction, int(seeds[0])
@@ -136,12 +146,12 @@ class FlowEstimator(BaseEstimator):
                 member.fit_scaling(*parts)
             member.to(device)
         x, given, row_weights = as_float(y, name), *parts[1:]
-        loss = self._loss(density)
+        loss, rows = (self._loss(density), x) if censored is None else (censored_nll, with_kinds(x, censored))
         # The noise in such a loss is averaged over several draws a held-out row.
-        held_out = validation if loss in (nll, nll_through_solver) else np.tile(validation, _draws_a_row(len(validation)))
+        held_out = validation if loss in _WITHOUT_NOISE else np.tile(validation, _draws_a_row(len(validation)))
         history = train(
             members,
-            ArraySource(x, given, row_weights, train_rows=training, validation_rows=held_out),
+            ArraySource(rows, given, row_weights, train_rows=training, validation_rows=held_out),
             loss=loss,
             max_epochs=self._epochs(loss, len(training)),
             batch_size=self.batch_size,
@@ -174,7 +184,7 @@ class FlowEstimator(BaseEstimator):
 
     def _epochs(self, loss: Loss, n_rows: int) -> int | str:
         """Noise in the loss wants a longer fit than likelihood does."""
-        if self.max_epochs != "auto" or loss is nll:
+        if self.max_epochs != "auto" or loss in (nll, censored_nll):
             return self.max_epochs
         return _LENGTH_OF_MATCHING * auto_epochs(n_rows, self.batch_size)
 
@@ -285,6 +295,18 @@ class FlowEstimator(BaseEstimator):
             with self._threads(len(y[rows])):
                 pieces.append(self.flow_.log_prob(self._tensor(y[rows]), given).double().cpu().numpy())
         return np.concatenate(pieces)
+
+    @torch.no_grad()
+    def _tails(self, y: np.ndarray, context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mass below and above ``y (n, 1)``, float64, each ``(n,)``."""
+        pieces = []
+        for start in range(0, len(y), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            with self._threads(len(y[rows])):
+                logs = log_tails(self.flow_, self._tensor(y[rows]), self._tensor(context[rows]))
+            pieces.append([side.double().exp().cpu().numpy() for side in logs])
+        below, above = zip(*pieces, strict=True)
+        return np.concatenate(below), np.concatenate(above)
 
     @torch.no_grad()
     def _sample(self, n: int, context: np.ndarray | None, random_state: RandomState) -> np.ndarray:

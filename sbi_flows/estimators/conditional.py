@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from torch import nn
 from sbi_flows._random import RandomState
 from sbi_flows._validation import check_finite, check_weights, positive
 from sbi_flows.estimators.base import FlowEstimator
+from sbi_flows.estimators.censoring import beyond, check_censored
 from sbi_flows.estimators.columns import check_condition
 from sbi_flows.estimators.files import complete, load_estimator, save_estimator
-from sbi_flows.results import FitHistory
+from sbi_flows.results import FitHistory, Reliability
 
 _FLOATS = [np.float64, np.float32]
 
@@ -118,7 +120,7 @@ class ConditionalFlow(FlowEstimator):
         )
         self.embedding = embedding
 
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, censored=None):
         """Fit the density of y given X.
 
         Parameters
@@ -129,6 +131,10 @@ class ConditionalFlow(FlowEstimator):
             What is modelled.
         sample_weight : array_like (n,), optional
             Non-negative; rows of weight zero are as good as absent.
+        censored : array_like (n,), optional
+            For y of one column: 0 or False where y was seen, 1 or True where all that is known is that the true value lies above (a survival
+            time cut short, a lower limit), -1 where it lies below (an upper limit). Limits must tell nothing beyond themselves of rows with
+            the same X.
 
         Returns
         -------
@@ -138,7 +144,7 @@ class ConditionalFlow(FlowEstimator):
         ------
         ValueError
             For NaN or infinite values, constant or linearly dependent columns of y, values of y outside ``support``, fewer than
-            two rows, or bad weights.
+            two rows, bad weights, or limits in y of several columns or for a continuous flow.
 
         Warns
         -----
@@ -160,7 +166,10 @@ class ConditionalFlow(FlowEstimator):
         notes = check_condition(X, "X", self._names())
         self.n_targets_ = y.shape[1]
         self.target_names_ = None if names is None else np.array(names, dtype=object)
-        self._fit(y, X, weights, self.target_called, names, notes, None if isinstance(embedding, str) else embedding)
+        kinds = None if censored is None else check_censored(censored, y, self.target_called)
+        self._fit(y, X, weights, self.target_called, names, notes, None if isinstance(embedding, str) else embedding, kinds)
+        if kinds is not None:
+            self._tell_of_limits(X, y, kinds)
         return self
 
     def log_prob(self, X, y) -> np.ndarray:
@@ -174,9 +183,36 @@ class ConditionalFlow(FlowEstimator):
         check_finite(y, "y", self._target_names())
         return self._log_prob(y, X)
 
-    def score(self, X, y) -> float:
-        """Mean of :meth:`log_prob`: higher is better, so that model selection works."""
-        return float(np.mean(self.log_prob(X, y)))
+    def cdf(self, X, y) -> np.ndarray:
+        """The mass p(Y <= y | X) below values of one column, exactly; small ones keep their digits.
+
+        Parameters
+        ----------
+        X : array_like (n, c)
+        y : array_like (n,) or (n, k)
+            One or several values for each row of X. The result has the same shape.
+
+        Raises
+        ------
+        ValueError
+            If several columns are modelled, or one that is an angle or discrete.
+        """
+        return self._mass(X, y)[0]
+
+    def survival(self, X, y) -> np.ndarray:
+        """The mass p(Y > y | X) above values of one column; arguments, shapes and errors as of :meth:`cdf`."""
+        return self._mass(X, y)[1]
+
+    def score(self, X, y, censored=None) -> float:
+        """Mean of :meth:`log_prob`: higher is better, so that model selection works. Rows that ``censored`` marks as limits, as in
+        :meth:`fit`, count with the log of the mass beyond them."""
+        log_prob = self.log_prob(X, y)
+        kinds = None if censored is None else check_censored(censored, np.reshape(y, (len(log_prob), -1)), "y")
+        if kinds is not None:
+            below, above = self._mass(X, np.reshape(y, -1))
+            with np.errstate(divide="ignore"):  # a limit without mass beyond it is as bad as a value without density
+                log_prob = np.where(kinds > 0, np.log(above), np.where(kinds < 0, np.log(below), log_prob))
+        return float(np.mean(log_prob))
 
     def sample(self, X, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
         """Draws of y for every row of X, ``(len(X), n_samples, d)``; the last axis is in the order of ``target_names_``."""
@@ -236,6 +272,26 @@ class ConditionalFlow(FlowEstimator):
         if facts["names"] is not None:
             model.feature_names_in_ = np.array(facts["names"], dtype=object)
         return model
+
+    def _mass(self, X, y) -> tuple[np.ndarray, np.ndarray]:
+        """Below and above, in the shape of y."""
+        X = self._condition(X)
+        y = np.asarray(y, dtype=np.float64)
+        if self.n_targets_ != 1:
+            raise ValueError(f"Expected a model of one column, as only there mass lies below or above y; this one has {self.n_targets_}.")
+        if y.ndim not in (1, 2) or len(y) != len(X):
+            raise ValueError(f"Expected y of shape ({len(X)},) or ({len(X)}, k), one row for each of X; got {y.shape}.")
+        if np.isnan(y).any():
+            raise ValueError(f"Expected y without NaN; got {int(np.isnan(y).sum())}. Drop those rows.")
+        below, above = self._tails(y.reshape(-1, 1), np.repeat(X, y[0].size, axis=0))
+        return below.reshape(y.shape), above.reshape(y.shape)
+
+    def _tell_of_limits(self, X: np.ndarray, y: np.ndarray, kinds: np.ndarray) -> None:
+        seen = y[kinds == 0]
+        below, above = (self._tails(np.full_like(y, edge), X)[side] for side, edge in enumerate((seen.min(), seen.max())))
+        own = self.history_.reliability
+        notes = [*own.notes, *beyond(kinds, y, below, above, self.target_called)]
+        self.history_ = dataclasses.replace(self.history_, reliability=Reliability.from_reasons(own.reasons, notes))
 
     def _condition(self, X) -> np.ndarray:
         check_is_fitted(self)

@@ -3,6 +3,7 @@
 from sbi_flows.losses.alpha_divergence import alpha_two
 from sbi_flows.losses.atomic import atomic
 from sbi_flows.losses.base import Batch, Loss
+from sbi_flows.losses.censored import censored_nll
 from sbi_flows.losses.couplings import COUPLINGS, Coupling
 from sbi_flows.losses.forces import force_matching
 from sbi_flows.losses.known_density import known_density
@@ -21,6 +22,7 @@ __all__ = [
     "alpha_two",
     "atomic",
     "balanced",
+    "censored_nll",
     "contrastive",
     "denoising_score_matching",
     "flow_matching",
