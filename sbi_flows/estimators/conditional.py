@@ -132,9 +132,9 @@ class ConditionalFlow(FlowEstimator):
         sample_weight : array_like (n,), optional
             Non-negative; rows of weight zero are as good as absent.
         censored : array_like (n,), optional
-            For y of one column: 0 or False where y was seen, 1 or True where all that is known is that the true value lies above (a survival
-            time cut short, a lower limit), -1 where it lies below (an upper limit). Limits must tell nothing beyond themselves of rows with
-            the same X.
+            For y of one column: 0 or False where y was seen, 1 or True where the true value is only known to lie above it (a survival time
+            cut short, a lower limit), -1 where it lies below (an upper limit). Limits must tell nothing beyond themselves of rows with the
+            same X.
 
         Returns
         -------
