@@ -4,11 +4,11 @@
     python tutorials/survival.py figures/
     python tutorials/survival.py figures/ --synthetic
 
-SUPPORT followed 9105 seriously ill people in five American hospitals (Knaus et al. 1995, Ann. Intern. Med. 122:191); 68 % of them died while they
-were watched. A conditional flow learns the density of the time to death given what was measured on the third day. Of those who left alive it
-is told that they lived longer (``censored=``), which counts by the mass of the flow above that time, without any integral. A Cox model and
-the Kaplan-Meier curve of everybody are the measure. With ``--synthetic`` times come from a formula in which hazards cross, so that the true curve of every
-patient is known.
+SUPPORT followed 9105 seriously ill people in five American hospitals (Knaus et al. 1995, Ann. Intern. Med. 122:191); 68 % of them died
+while they were watched. A conditional flow learns the density of the time to death given what was measured on the third day. Of those who
+left alive it is told that they lived longer (``censored=``), which counts by the mass of the flow above that time, without any integral. A
+Cox model and the Kaplan-Meier curve of everybody are the measure. With ``--synthetic`` times come from a formula in which hazards cross, so
+that the true curve of every patient is known.
 """
 
 import argparse
