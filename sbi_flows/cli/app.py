@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from sbi_flows import __version__
-from sbi_flows.cli import chains, data, doctor, flows, pta
+from sbi_flows.cli import chains, cosmology, data, doctor, flows, pta
 from sbi_flows.cli.output import STATUS
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ EXAMPLES = {
 for _name, _command in _COMMANDS.items():
     app.command(_name, epilog="  \n".join(["Examples:  ", *EXAMPLES[_name], "", STATUS]))(_command)
 app.add_typer(pta.app, name="pta")
+app.add_typer(cosmology.app, name="cosmology")
 app.add_typer(data.app, name="datasets")
 
 

@@ -1,0 +1,57 @@
+"""``sbi-flows cosmology``: distances and dark energy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sbi_flows.cli import options, output
+
+app = typer.Typer(help="Cosmology.", no_args_is_help=True)
+
+
+@app.callback()
+def cosmology() -> None:
+    """Cosmology."""
+
+
+@app.command(epilog=output.STATUS)
+def bao(
+    models: Annotated[str, typer.Option(help="Of lcdm, wcdm, w0wacdm, joined by commas.")] = "lcdm,wcdm,w0wacdm",
+    routes: Annotated[str, typer.Option(help="Of sampler, chains, emcee, smc, dynesty, grid, joined by commas.")] = "sampler,grid",
+    n_effective: Annotated[int, typer.Option(help="Independent draws that chains should be worth.")] = 4000,
+    folder: Annotated[Path | None, typer.Option("--output", help="Folder for the table.", show_default="none")] = None,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Is dark energy a constant? Evidences of flat universes from the distances of DESI's second data release."""
+    from sbi_flows.physics.cosmology import compare_bao
+
+    names, by = options.split(models) or [], options.split(routes) or []
+    with output.working("evidences of universes"):
+        result = compare_bao(names, routes=by, n_effective=n_effective, random_state=seed)
+    if folder is not None:
+        result.write(folder)
+    table = result.to_dataframe()
+    if json:
+        output.emit({"evidences": table.to_dict("records"), **output.verdict(result.reliability)})
+    else:
+        _print(table)
+        output.show_verdict(result.reliability)
+    output.end(result.reliability)
+
+
+def _print(rows) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("model", "route", "ln Z", "ln B against LCDM", "s", "verdict"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("model", "route") else "right")
+    for row in rows.sort_values("model", kind="stable").itertuples():
+        factor = "-" if row.log_bf != row.log_bf or row.model == "lcdm" else f"{row.log_bf:.3f}±{row.log_bf_err:.3f}"
+        verdict = "[green]ok" if row.reliable else "[red]NOT RELIABLE"
+        table.add_row(row.model, row.route, f"{row.log_z:.3f}±{row.log_z_err:.3f}", factor, f"{row.seconds:.0f}", verdict)
+    Console().print(table)
