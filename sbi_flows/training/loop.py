@@ -20,6 +20,7 @@ from sbi_flows.results import FitHistory
 from sbi_flows.training.adamw import AdamW
 from sbi_flows.training.checkpoints import Checkpoint, FitState
 from sbi_flows.training.lengths import n_epochs, steps_per_epoch
+from sbi_flows.training.processes import Processes
 from sbi_flows.training.schedules import SCHEDULES
 from sbi_flows.training.sources import BatchSource
 from sbi_flows.training.stacking import StackedFlows
@@ -82,6 +83,9 @@ def train(
     ``patience`` epochs is done; the fit ends when all are. Steps whose loss or gradient is not finite add nothing but a count; a
     member that sees a whole epoch of them is ended with its best weights. Nothing in a step waits for the device.
 
+    Where ``torch.distributed`` is initialised, its processes fit together, each a share of the rows of every batch: the same fit as that of
+    one process, but for rounding. All must be given the same data, settings and ``random_state``; all end with the same weights.
+
     Parameters
     ----------
     flows : Flow or sequence of Flow
@@ -128,7 +132,9 @@ def train(
     Raises
     ------
     ValueError
-        For settings out of range, flows that differ, or a checkpoint of another fit.
+        For settings out of range, flows that differ, a checkpoint of another fit, or processes with other data or settings.
+    ConnectionError
+        In the processes that are left when one of several has ended in the middle of a fit.
 
     Examples
     --------
@@ -174,7 +180,9 @@ def train(
         "source": source.description(),
     }
     saver = None if checkpoint is None else Checkpoint(Path(checkpoint), settings)
-    fit = _Fit(members, source, loss, settings, torch_generator(random_state, first.device), saver)
+    processes = Processes(first.device)
+    processes.agree({**settings, "random_state": random_state if isinstance(random_state, int) else None}, source.n_rows // n_steps)
+    fit = _Fit(members, source, loss, settings, torch_generator(random_state, first.device), saver, processes)
     try:
         fit.run(callbacks, checkpoint_seconds, progress)
     finally:
@@ -185,10 +193,21 @@ def train(
 class _Fit:
     """One run of the loop: the stacked flows, the optimiser, the source and the state between epochs."""
 
-    def __init__(self, flows, source: BatchSource, loss: Loss, settings: dict, generator: torch.Generator, saver: Checkpoint | None):
-        self.loss, self.settings, self.generator, self.saver = loss, settings, generator, saver
+    def __init__(
+        self,
+        flows: Sequence[nn.Module],
+        source: BatchSource,
+        loss: Loss,
+        settings: dict,
+        generator: torch.Generator,
+        saver: Checkpoint | None,
+        processes: Processes,
+    ):
+        self.loss, self.settings, self.generator, self.saver, self.processes = loss, settings, generator, saver, processes
         self.stack = StackedFlows(flows, loss)
-        self.source = self.stack.entering(source)
+        processes.begin([self.stack.values, *self.stack.constants().values()], generator)
+        self.stack.refresh_constants()
+        self.source = processes.share(self.stack.entering(source))
         self.optimizer = AdamW(self.stack.values, settings["weight_decay"])
         self.state = FitState.start(self.stack.values)
         self.average = self.stack.values.detach().clone()
@@ -199,24 +218,26 @@ class _Fit:
         state, epochs = self.state, self.settings["max_epochs"]
         if self.saver is not None and self.saver.path.exists():
             state = self.state = self._resume(self.saver)
+        self.processes.same_epoch(state.epoch)
         if state.epoch == 0:
             loss, bad = self._validate()
             if loss is not None:
                 state.best_loss, state.bad_validation = np.where(np.isfinite(loss), loss, np.inf), bad
         before, began = state.seconds, time.perf_counter()
         last_save = began
-        bar = tqdm(total=epochs, initial=state.epoch, desc="training", unit="epoch", disable=not progress)
+        bar = tqdm(total=epochs, initial=state.epoch, desc="training", unit="epoch", disable=not progress or not self.processes.first)
         with bar:
             while not state.finished:
                 self._epoch()
                 state.seconds = before + time.perf_counter() - began
                 report = self._report()
                 # Every callback hears of every epoch, also after one of them has asked to stop.
-                if any([bool(callback(report)) for callback in callbacks]):
+                if self.processes.any(any([bool(callback(report)) for callback in callbacks])):
                     state.finished = state.finished or "callback"
                 bar.update()
                 bar.set_postfix(loss=f"{state.train_loss[-1].mean():.3f}", validation=f"{state.validation_loss[-1].mean():.3f}")
-                if self.saver is not None and (state.finished or time.perf_counter() - last_save >= checkpoint_seconds):
+                due = state.finished or time.perf_counter() - last_save >= checkpoint_seconds
+                if self.saver is not None and self.processes.first and due:
                     self.saver.save(state, self._tensors())
                     last_save = time.perf_counter()
 
@@ -246,11 +267,12 @@ class _Fit:
         n_steps, total = self.settings["steps_per_epoch"], self.settings["max_epochs"] * self.settings["steps_per_epoch"]
         sums = torch.zeros(2, self.stack.members, dtype=torch.float64, device=self.stack.values.device)
         rate = 0.0
+        noise = self.processes.noise(self.generator, state.epoch)
         for batch in self.source.epoch(self.stack.members, n_steps, self.generator):
             rate = self.settings["learning_rate"] * self._rate(state.n_steps / total)
             state.n_steps += 1
             with threads_for(self.stack.multiply_adds(batch)):
-                self._step(batch, rate, sums)
+                self._step(batch, rate, sums, noise)
         total_loss, n_good = sums.cpu().numpy()  # the epoch's one look at the device, besides validation's
         n_bad = n_steps - n_good
         state.n_skipped = state.n_skipped + n_bad
@@ -260,11 +282,12 @@ class _Fit:
         loss, bad = self._validate()
         self._judge(state.train_loss[-1] if loss is None else loss, bad, held_out=loss is not None, blank=n_good == 0)
 
-    def _step(self, batch, rate: float, sums: Tensor) -> None:
+    def _step(self, batch, rate: float, sums: Tensor, noise: torch.Generator) -> None:
         """One optimiser step. No value is read back from the device here."""
-        rows = self.stack.losses(batch, self.generator)
+        rows = self.stack.losses(batch, noise)
         losses = (rows if batch.weights is None else rows * batch.weights).mean(dim=1)
         self.stack.backward(losses)
+        losses = self.processes.joint(self.stack.gradient, losses, rows.shape[1])
         with torch.no_grad():
             gradient = self.stack.gradient
             norm = torch.linalg.vector_norm(gradient, dim=1)
@@ -284,11 +307,14 @@ class _Fit:
         generator = torch.Generator(self.generator.device).manual_seed(self.generator.initial_seed())
         with self.stack.holding(self.average):
             parts = [self._validation_part(batch, generator) for batch in self.source.validation(members)]
-        if not parts:
+        nothing = torch.zeros(5, members, dtype=torch.float64, device=self.stack.values.device)
+        nothing[4] = -torch.inf
+        stacked = torch.stack([nothing, *parts])
+        sums, largest = self.processes.total(stacked[:, :4].sum(0), stacked[:, 4].amax(0))
+        total, bad_weight, weight, n_bad = sums.cpu().numpy()
+        worst = largest.cpu().numpy()
+        if not weight.any():
             return None, np.zeros(members)
-        stacked = torch.stack(parts).cpu().numpy()
-        total, bad_weight, weight, n_bad = stacked[:, :4].sum(axis=0)
-        worst = stacked[:, 4].max(axis=0)
         penalty = np.where(n_bad > 0, bad_weight * (np.where(np.isfinite(worst), worst, np.inf) + _BAD_ROW_PENALTY), 0.0)
         return (total + penalty) / weight, n_bad
 

@@ -138,7 +138,10 @@ class ArraySource:
         parts = {"x": self.x, "context": self.context, "weights": self.weights}
         sums = {name: float(part.double().sum()) for name, part in parts.items() if part is not None}
         rows = [list(self.train_rows.shape), list(self.validation_rows.shape)]
-        return {"kind": "arrays", "shape": list(self.x.shape), "rows": rows, "sums": sums}
+        # Sums that the order of rows changes, so that another choice of validation rows is another fit.
+        indices = (self.train_rows, self.validation_rows)
+        places = [int((part * torch.arange(1, part.shape[-1] + 1, device=part.device)).sum()) for part in indices]
+        return {"kind": "arrays", "shape": list(self.x.shape), "rows": rows, "places": places, "sums": sums}
 
     def state(self) -> dict[str, Tensor]:
         """Nothing: every epoch's permutation comes from the loop's generator."""
