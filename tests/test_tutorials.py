@@ -246,3 +246,37 @@ def test_desi_bao(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "-7.347" in said and "-9.753" in said
     assert sorted(path.name for path in (tmp_path / "figures").glob("*.png")) == ["desi_distances.png", "desi_posterior.png"]
+
+
+@pytest.mark.filterwarnings("ignore:[A-Za-z].*:UserWarning")  # of fits cut short
+def test_supernova(tmp_path, capsys, monkeypatch):
+    """The Gaussian process keeps what it says, and a flow cut short is worse than it."""
+    module = tutorial("supernova")
+    monkeypatch.setattr(module, "ConditionalFlow", lambda **how: ConditionalFlow(**{**how, "layers": 1, "n_members": 1, "max_epochs": 3}))
+    module.main(tmp_path, n_taught=40, n_new=2)
+    said = capsys.readouterr().out
+    rows = re.findall(r"^(Gaussian process|own flow|taught flow) +(\S+) \+- \S+ +(\S+) \+- \S+ +(\S+) \+-.* (\d+) of 2$", said, re.MULTILINE)
+    assert len(rows) == 6
+    process, own, taught = (tuple(map(float, row[1:])) for row in rows[:3])
+    assert process[0] > max(own[0], taught[0]) and process[1] < 0.1 and 0.8 < process[2] <= 1
+    for name in ("normal", "off"):
+        assert (tmp_path / f"supernova_{name}.png").stat().st_size > 5000
+
+
+def test_points_of_a_supernova():
+    module = tutorial("supernova")
+    rng = np.random.default_rng(0)
+    supernova = module.Supernova(rng)
+    points = supernova.points(4000, rng, share_off=0.0)
+    # Noise is of the stated size: the mean of 4000 squares is within 5 errors of one (false alarm 6e-7).
+    pull = (points.flux - supernova.flux(points.day, points.wavelength)) / points.error
+    assert np.mean(pull**2) == pytest.approx(1, abs=5 * np.sqrt(2 / 4000))
+    # Bazin's function far from its peak: a rise of its own, then a fall.
+    late = supernova.flux(np.array([400.0, 410.0]), 0.6)
+    assert np.log(late[0] / late[1]) == pytest.approx(10 / supernova.fall)
+    # A point asked about is no neighbour of itself: its flux is not among those it is given.
+    few = points[:30]
+    given = module.neighbours(few, few[np.arange(5)], np.arange(5))
+    fluxes = given[:, 2 * module.NEIGHBOURS : 3 * module.NEIGHBOURS]
+    assert given.shape == (5, 4 * module.NEIGHBOURS + 3) and not (fluxes == few.flux[:5, None]).any()
+    assert (module.neighbours(few, few[np.arange(5)])[:, 2 * module.NEIGHBOURS] == few.flux[:5]).all()
