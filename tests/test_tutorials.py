@@ -255,7 +255,8 @@ def test_supernova(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "ConditionalFlow", lambda **how: ConditionalFlow(**{**how, "layers": 1, "n_members": 1, "max_epochs": 3}))
     module.main(tmp_path, n_taught=40, n_new=2)
     said = capsys.readouterr().out
-    rows = re.findall(r"^(Gaussian process|own flow|taught flow) +(\S+) \+- \S+ +(\S+) \+- \S+ +(\S+) \+-.* (\d+) of 2$", said, re.MULTILINE)
+    row = r"^(Gaussian process|own flow|taught flow) +(\S+) \+- \S+ +(\S+) \+- \S+ +(\S+) \+-.* (\d+) of 2$"
+    rows = re.findall(row, said, re.MULTILINE)
     assert len(rows) == 6
     process, own, taught = (tuple(map(float, row[1:])) for row in rows[:3])
     assert process[0] > max(own[0], taught[0]) and process[1] < 0.1 and 0.8 < process[2] <= 1
