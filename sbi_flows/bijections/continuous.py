@@ -71,6 +71,11 @@ class Continuous(Bijection):
         self.circular = list(circular)
         self.steps, self.power, self.tolerance = int(steps), 1.5, tolerance
 
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of one piece on a CPU where no gradient is kept, as suits the net."""
+        return self.net.rows_at_once
+
     # --- The field ---------------------------------------------------------------------------------------------------------
 
     def velocity(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -50,6 +50,7 @@ class VelocityField(Protocol):
 
     features: int
     is_real: Tensor
+    rows_at_once: int
 
     def conditions(self, context: Tensor | None, divergence: bool = False) -> Any: ...
 
@@ -88,6 +89,7 @@ class VelocityNet(nn.Module):
     frequencies: Tensor
     in_mask: Tensor
     is_real: Tensor
+    rows_at_once = 2048
 
     def __init__(
         self,

@@ -19,9 +19,13 @@ from sbi_flows.targets import Target, unconstrained
 from sbi_flows.weights import bridge, kish_ess
 
 DRAWS, CHAINS, MOVES = 10_000, 1000, 30
+# Of flows that are integrated, whose density costs a thousand times that of an energy, and how many places of a chain are looked at.
+INTEGRATED_DRAWS, INTEGRATED_CHAINS, PLACES = 4000, 400, 3
 THIN = math.log(100)  # a chain's place where the flow has less than a hundredth of the density is one it misses
 THIN_SHARE = 0.01
 LEAPFROGS = 8
+INTEGRATED = ("cnf", "particle_flow", "rigid_flow", "manifold_flow")
+MOST_DRAWS, MOST_INTEGRATED = 200_000, 10_000  # that an estimate of a wanted error takes by itself
 _BROAD = 200  # chains from broad starts
 
 
@@ -89,9 +93,17 @@ class Checked(NamedTuple):
 
 @torch.no_grad()
 def weighted_draws(target: Target, flow: Flow, n: int, generator: torch.Generator) -> WeightedSamples:
-    """``n`` draws of the flow and their log-weights; the density is taken at the very numbers that were drawn, rounding included."""
-    x = flow.sample(n, generator=generator, dtype=torch.float64)
-    log_weights = target.log_prob(x) - flow.log_prob(x).double()
+    """``n`` draws of the flow and their log-weights.
+
+    The density is taken at the very numbers that were drawn, rounding included, but for flows that are integrated: the solve that draws
+    tells it as well as another would.
+    """
+    if is_integrated(flow):
+        x, log_q = flow.sample_and_log_prob(n, generator=generator, dtype=torch.float64)
+    else:
+        x = flow.sample(n, generator=generator, dtype=torch.float64)
+        log_q = flow.log_prob(x)
+    log_weights = target.log_prob(x) - log_q.double()
     log_weights = torch.nan_to_num(log_weights, nan=-math.inf, posinf=-math.inf, neginf=-math.inf)
     return WeightedSamples(x.numpy(), log_weights.numpy(), target.names)
 
@@ -125,15 +137,19 @@ def check(
     bottoms : Tensor (k, d) or None
         Broad starts.
     """
-    drawn = weighted_draws(target, flow, DRAWS, generator)
+    slow = is_integrated(flow)
+    drawn = weighted_draws(target, flow, INTEGRATED_DRAWS if slow else DRAWS, generator)
     log_weights = torch.from_numpy(drawn.log_weights)
     empty = torch.empty(0, target.features, dtype=torch.float64)
     if not bool((log_weights > -math.inf).any()):
         return Checked(drawn, empty, torch.empty(0), 0.0, 1.0, None, empty)
     missed = None
     if held_out is None:
-        start = systematic(torch.softmax(log_weights, 0), CHAINS, generator)
+        start = systematic(torch.softmax(log_weights, 0), INTEGRATED_CHAINS if slow else CHAINS, generator)
         path = chains_from(target, torch.from_numpy(drawn.samples)[start], MOVES, generator)
+        if slow:
+            every = path.shape[1] // PLACES
+            path = path[:, every - 1 :: every]
         steps = path.shape[1]
         along = _ratios(target, flow, path.reshape(-1, target.features)).reshape(-1, steps)
         missed = missed_mass(log_weights, along)
@@ -176,6 +192,16 @@ def worth(target: Target, flow: Flow, held_out: Tensor, n: int, generator: torch
 
 
 _RARE = 0.01
+
+
+def is_integrated(flow: Flow) -> bool:
+    """Whether a density of the flow is the solution of a differential equation."""
+    return flow.spec.get("architecture") in INTEGRATED
+
+
+def most_draws(flow: Flow) -> int:
+    """Draws that are taken where none are asked for."""
+    return MOST_INTEGRATED if is_integrated(flow) else MOST_DRAWS
 
 
 def verdict(checked: Checked, history_reasons: list[str], notes: list[str]) -> Reliability:

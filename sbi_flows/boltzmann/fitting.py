@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sbi_flows._validation import positive
 from sbi_flows.boltzmann.buffer import AnnealedDraws, ReplayBuffer
+from sbi_flows.boltzmann.checks import INTEGRATED, chains_from
 from sbi_flows.distributions import NormalMixture
 from sbi_flows.flows import Flow, nsf, realnvp
 from sbi_flows.losses import (
@@ -36,6 +38,9 @@ BATCH = 256
 STEPS_AN_EPOCH = 16
 FRESH = 256  # annealed draws an epoch
 KEPT = 32  # epochs of them
+N_STEPS, MATCHING_STEPS = 400, 3000  # a step of matching integrates nothing and is many times as cheap
+MATCHED_ROWS = 50_000  # that matching has without data: a noisy loss needs many
+_LONGEST = 100  # moves of the chains that make them
 _SLOWER = 0.3  # of the learning rate, for what improves on a fit
 
 
@@ -82,7 +87,7 @@ class Problem:
     def matching(self, flow: Flow) -> FitHistory:
         """Flow matching, for continuous flows: nothing is integrated in training."""
         loss = _MATCHING.get(flow.spec.get("architecture", ""), flow_matching)
-        return self._on_rows(flow, None, loss)
+        return self._on_rows(flow, None, loss, 0.5)
 
     def mixed(self, flow: Flow) -> FitHistory:
         """Half likelihood, half reverse Kullback-Leibler divergence."""
@@ -104,10 +109,10 @@ class Problem:
         source = ReplayBuffer(AnnealedDraws(self.target, flow), BATCH * STEPS_AN_EPOCH, FRESH, KEPT * FRESH)
         return self._train(flow, source, alpha_two, STEPS_AN_EPOCH, _SLOWER)
 
-    def _on_rows(self, flow: Flow, known: Tensor | None, loss: Loss) -> FitHistory:
+    def _on_rows(self, flow: Flow, known: Tensor | None, loss: Loss, rate: float = 1.0) -> FitHistory:
         n, m = len(self.x), len(self.held_out)
         source = ArraySource(self._rows, known, train_rows=np.arange(n), validation_rows=np.arange(n, n + m))
-        return self._train(flow, source, loss, max(1, round(len(self.x) / BATCH)), 1.0)
+        return self._train(flow, source, loss, max(1, round(len(self.x) / BATCH)), rate)
 
     def _train(self, flow: Flow, source: BatchSource, loss: Loss, steps_an_epoch: int, rate: float) -> FitHistory:
         return train(
@@ -141,9 +146,25 @@ def method_for(method: str, flow: Flow | None, data: bool) -> str:
     """What "auto" means: matching for flows that are integrated, else heights, and annealing where there are no data."""
     if method != "auto":
         return method
-    if flow is not None and flow.spec.get("architecture") in ("cnf", "particle_flow", *_MATCHING):
+    if flow is not None and flow.spec.get("architecture") in INTEGRATED:
         return "matching"
     return "heights" if data else "annealing"
+
+
+def steps_for(n_steps: int | str, method: str) -> int:
+    """What "auto" means."""
+    if n_steps == "auto":
+        return MATCHING_STEPS if method == "matching" else N_STEPS
+    return int(positive("n_steps", n_steps, integer=True))
+
+
+def more_rows(target: Target, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Annealed particles ``x (n, d)`` and where chains at the target go from them, some MATCHED_ROWS ``(m, d)``.
+
+    Chains keep the shares that annealing gave to states; what they add is what each state looks like.
+    """
+    moves = min(_LONGEST, 2 * round(MATCHED_ROWS / len(x)))
+    return x if moves < 2 else torch.cat([x, chains_from(target, x, moves, generator).flatten(0, 1)])
 
 
 def started_flow(method: str, x: Tensor, held_out: Tensor, settings: Mapping[str, Any], generator: torch.Generator) -> Flow:

@@ -17,7 +17,7 @@ from sbi_flows._threads import one_thread
 from sbi_flows._validation import as_rows, check_finite, choose, positive
 from sbi_flows.boltzmann import fitting
 from sbi_flows.boltzmann.annealing import anneal_from_above
-from sbi_flows.boltzmann.checks import Checked, FitReport, check, verdict, weighted_draws, worth
+from sbi_flows.boltzmann.checks import Checked, FitReport, check, is_integrated, most_draws, verdict, weighted_draws, worth
 from sbi_flows.boltzmann.coordinates import Coordinates, coordinates_of
 from sbi_flows.boltzmann.files import load_generator, save_generator
 from sbi_flows.boltzmann.free_energy import FreeEnergy, as_region, between_regions, bridge_row, chosen, importance_row
@@ -36,7 +36,6 @@ _LAYERS, _BINS, _HIDDEN = 4, 8, (64, 64)
 _PARTICLES = 1000
 _HELD_OUT = 0.1
 _WANTED_ERROR, _WANTED_DIFFERENCE = 0.005, 0.01  # kT
-_MOST_DRAWS = 200_000
 _JUDGED = 2000  # draws that tell whether a stage made the flow better
 _FEW_STARTS = 16  # of each scale, to look for states that data lack
 _WORSE = 0.7  # times what it was worth: less than that is undone
@@ -80,8 +79,8 @@ class BoltzmannGenerator:
         matching, the default of continuous flows.
     n_particles : int or "auto"
         Annealed at once; by default 1000, and a hundred a column if that is more. They must find every state.
-    n_steps : int
-        Optimiser steps of each stage, of 256 configurations each.
+    n_steps : int or "auto"
+        Optimiser steps of each stage, of 256 configurations each; by default 400, and 3000 of matching.
     learning_rate : float
         Its peak; a third of it for what improves on a fit by energies.
     random_state : int, generator or None
@@ -134,7 +133,7 @@ class BoltzmannGenerator:
         start: Any = None,
         method: str = "auto",
         n_particles: int | str = "auto",
-        n_steps: int = 400,
+        n_steps: int | str = "auto",
         learning_rate: float = 1e-2,
         random_state: RandomState = None,
         progress: bool = False,
@@ -185,6 +184,8 @@ class BoltzmannGenerator:
             cut = max(1, round(_HELD_OUT * len(x)))
             held_out, x = x[:cut], x[cut:]
             method = fitting.method_for(self.method, flow, X is not None)
+            if X is None and method == "matching":
+                x = fitting.more_rows(target, x, generator)
             self.flow_ = self._flow(method, flow, x, held_out, generator)
             worse = self._train(method, target, x, held_out, generator)
             checked = check(target, self.flow_, None if X is None else held_out, bottoms, generator)
@@ -193,13 +194,16 @@ class BoltzmannGenerator:
 
     def _train(self, method: str, target: BoltzmannTarget, x: Tensor, held_out: Tensor, generator: torch.Generator) -> list[str]:
         """Go through the stages; what was undone, in words."""
-        problem = fitting.Problem(target, x, held_out, self.n_steps, self.learning_rate, generator, self.progress)
+        n_steps = fitting.steps_for(self.n_steps, method)
+        problem = fitting.Problem(target, x, held_out, n_steps, self.learning_rate, generator, self.progress)
         flow, told = self.flow_, []
-        for stage in fitting.STAGES[method]:
-            before, was = copy.deepcopy(flow.state_dict()), worth(target, flow, held_out, _JUDGED, generator)
+        for i, stage in enumerate(fitting.STAGES[method]):
+            # An integrated flow as it begins is worth nothing, and costs much to judge.
+            judged = i > 0 or not is_integrated(flow)
+            before, was = copy.deepcopy(flow.state_dict()), worth(target, flow, held_out, _JUDGED, generator) if judged else 0.0
             self.history_[stage.__name__] = stage(problem, flow.requires_grad_(True).train())
             flow.requires_grad_(False).eval()
-            now = worth(target, flow, held_out, _JUDGED, generator)
+            now = worth(target, flow, held_out, _JUDGED, generator) if judged else 1.0
             if now < _WORSE * was:
                 flow.load_state_dict(before)
                 told.append(
@@ -289,7 +293,7 @@ class BoltzmannGenerator:
         Parameters
         ----------
         n_samples : int or "auto"
-            Draws of the flow; "auto" goes on until the error is .005 or 200000 are drawn.
+            Draws of the flow; "auto" goes on until the error is .005 or 200000 are drawn (10000 of a flow that is integrated).
         random_state : int, generator or None
 
         Returns
@@ -326,10 +330,10 @@ class BoltzmannGenerator:
         generator = torch_generator(random_state)
         drawn = self._draws(n_samples, generator)
         found = between_regions(drawn, as_region(a, drawn.samples, "a"), as_region(b, drawn.samples, "b"))
-        n = len(drawn.samples)
-        if n_samples != "auto" or found.error <= _WANTED_DIFFERENCE or n >= _MOST_DRAWS:
+        n, most = len(drawn.samples), most_draws(self.flow_)
+        if n_samples != "auto" or found.error <= _WANTED_DIFFERENCE or n >= most:
             return found
-        n = int(np.clip(1.1 * n * (found.error / _WANTED_DIFFERENCE) ** 2, n, _MOST_DRAWS))
+        n = int(np.clip(1.1 * n * (found.error / _WANTED_DIFFERENCE) ** 2, n, most))
         return self.free_energy_difference(a, b, n, generator)
 
     # --- Other temperatures, files ---------------------------------------------------------------------------------------------
@@ -383,8 +387,8 @@ class BoltzmannGenerator:
     def _draws(self, n_samples: int | str, random_state: RandomState) -> WeightedSamples:
         self._check_fitted()
         if n_samples == "auto":
-            share = max(self.report_.reverse_ess, 1e-6)
-            return self.sample(int(np.clip((1 / share - 1) / _WANTED_ERROR**2, 10_000, _MOST_DRAWS)), random_state)
+            share, most = max(self.report_.reverse_ess, 1e-6), most_draws(self.flow_)
+            return self.sample(int(np.clip((1 / share - 1) / _WANTED_ERROR**2, min(10_000, most), most)), random_state)
         return self.sample(int(positive("n_samples", n_samples, integer=True)), random_state)
 
     def _check_fitted(self) -> None:

@@ -17,6 +17,8 @@ from sbi_flows.flows import Flow, particle_flow
 # What an energy of particles may not depend on.
 SYMMETRIES = ("translations", "rotations", "reflections", "permutations")
 _CHECKED = 8  # configurations at which a generator looks
+# Of integration: weights that are off by a hundredth at the few rows that need more steps change no estimate.
+_STEPS, _TOLERANCE = 4, 0.03
 _RELATIVE = 1e-5  # float32 energies of some hundred kT are rounded to this
 
 
@@ -126,7 +128,7 @@ def suited_flow(flow: Flow | None, method: str, target: BoltzmannTarget, x: Tens
     """
     coordinates = target.coordinates
     if flow is None and method in ("auto", "matching") and isinstance(coordinates, MeanFreeCoordinates) and has_all(target.energy):
-        flow = particle_flow(coordinates.particles, coordinates.dimensions, generator=generator)
+        flow = particle_flow(coordinates.particles, coordinates.dimensions, steps=_STEPS, tolerance=_TOLERANCE, generator=generator)
     if flow is not None and (flow.features != target.features or flow.context_features):
         raise ValueError(
             f"Expected a flow of {target.features} features without context; got one of {flow.features} with {flow.context_features} "

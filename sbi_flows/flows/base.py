@@ -305,11 +305,15 @@ class Flow(nn.Module):
 
     def _by_pieces(self, function: Callable[[tuple[Tensor, Tensor | None]], Result], x: Tensor, context: Tensor | None) -> list[Result]:
         """``function`` of pieces ``(x, context)`` of the rows, on the threads that suit them."""
-        pieces = list(_pieces(x, context))
+        pieces = list(_pieces(x, context, self._rows_at_once(x)))
         if x.device.type != "cpu":
             return [function(piece) for piece in pieces]
         weights = sum(p.numel() for p in self.parameters())
-        return each_on_a_thread(function, pieces, min(len(x), ROWS_AT_ONCE) * weights)
+        return each_on_a_thread(function, pieces, min(len(x), self._rows_at_once(x)) * weights)
+
+    def _rows_at_once(self, x: Tensor) -> int:
+        most = rows_at_once(x)
+        return min(most, self.bijection.rows_at_once) if x.device.type == "cpu" and isinstance(self.bijection, Continuous) else most
 
     # --- Checks ------------------------------------------------------------------------------------------------------------
 
@@ -349,8 +353,7 @@ def rows_at_once(x: Tensor) -> int:
     return ROWS_AT_ONCE if x.device.type == "cpu" else ROWS_AT_ONCE_ON_DEVICE
 
 
-def _pieces(x: Tensor, context: Tensor | None):
-    size = rows_at_once(x)
+def _pieces(x: Tensor, context: Tensor | None, size: int):
     for start in range(0, max(len(x), 1), size):
         rows = slice(start, start + size)
         yield x[rows], context if context is None or context.shape[0] == 1 else context[rows]

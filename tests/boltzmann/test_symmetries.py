@@ -63,7 +63,7 @@ def test_a_molecule_may_not_know_its_place():
 
 def test_flow_matching_is_the_way_of_continuous_flows(monkeypatch):
     """Configurations in, a few steps of matching, weighted configurations of particles out."""
-    monkeypatch.setattr(checks, "DRAWS", 200)
+    monkeypatch.setattr(checks, "INTEGRATED_DRAWS", 200)
     flow = particle_flow(4, 2, radial=8, products=4, hidden=(16, 16), steps=2, tolerance=None, generator=torch.Generator().manual_seed(0))
     generator = BoltzmannGenerator(dw4(), flow=flow, n_steps=8, random_state=0).fit(rows(200))
     assert list(generator.history_) == ["matching"]
@@ -77,7 +77,7 @@ def test_flow_matching_is_the_way_of_continuous_flows(monkeypatch):
 
 def test_angles_of_a_torus_by_matching(monkeypatch):
     """A flow on a manifold given to the generator: its own loss, and an exact free energy."""
-    monkeypatch.setattr(checks, "DRAWS", 500)
+    monkeypatch.setattr(checks, "INTEGRATED_DRAWS", 500)
     energy = lambda x: -2 * torch.cos(x[:, 0]) - torch.cos(x[:, 1] - x[:, 0])  # noqa: E731
     uniform = torch.pi * (2 * torch.rand(4000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 1)
     kept = torch.rand(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) < torch.exp(-energy(uniform) - 3)
