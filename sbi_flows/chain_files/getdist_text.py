@@ -139,6 +139,12 @@ def _read_cobaya(root: Path, files: list[Path]) -> Reading:
     if absent:
         raise ValueError(f"{root.name}.*.yaml samples {', '.join(absent)}, of which {files[0]} has no column: they are not of one run.")
     kept = [name for name in header[2:] if not name.startswith(("minuslogprior", "chi2"))]
+    unknown = [name for name in kept if name not in params]
+    if unknown:
+        raise ValueError(
+            f"{files[0]} has columns {', '.join(unknown)}, of which {root.name}.*.yaml knows nothing: that file is truncated, or of "
+            "another run."
+        )
     index = [header.index(name) for name in kept]
     columns = {"weight": [table[:, 0] for table in tables], "log_posterior": [-table[:, 1] for table in tables]}
     if "minuslogprior" in header:
@@ -185,7 +191,9 @@ def _cobaya_input(root: Path) -> tuple[dict[str, Any], str]:
     params = content.get("params") if isinstance(content, dict) else None
     if not isinstance(params, dict):
         raise ValueError(f"Expected a block 'params' in {path}; there is none.")
-    sampler = content.get("sampler")
+    if "sampler" not in content:
+        raise ValueError(f"Expected a block 'sampler' in {path}; there is none: the file is truncated. Copy it again from the run's folder.")
+    sampler = content["sampler"]
     return params, next(iter(sampler), "") if isinstance(sampler, dict) else str(sampler or "")
 
 

@@ -39,10 +39,14 @@ def read(path: Path) -> Reading:
         raise FileNotFoundError(f"Expected MontePython's log.param beside its chains in {path}. Copy it from the run's output folder.")
     varied, derived, bounds = _parameters(files[0].with_name("log.param"))
     names = varied + derived
-    tables = [read_table(file) for file in files if file.stat().st_size]
-    if not tables:
-        raise ValueError(f"All chain files in {path} are empty. Was the run stopped before its first write?")
-    for file, table in zip(files, tables, strict=False):
+    empty = [file for file in files if not file.stat().st_size]
+    if empty:
+        raise ValueError(
+            f"{', '.join(map(str, empty))} of {len(files)} chain files hold no rows. If their processes were stopped before the first "
+            "write, move these files away; if not, copy them again."
+        )
+    tables = [read_table(file) for file in files]
+    for file, table in zip(files, tables, strict=True):
         if table.shape[1] != len(names) + 2:
             raise ValueError(
                 f"log.param varies {len(varied)} parameters and derives {len(derived)}, so {file} must have {len(names) + 2} columns; "

@@ -44,6 +44,7 @@ def write_cobaya(root: Path, lengths=(600, 500)):
         "params:\n  a:\n    prior: {min: -5, max: 5}\n    latex: \\alpha\n  b:\n    prior: [-5, 5]\n"
         "  square:\n    derived: 'lambda a: a**2'\n"
         "likelihood:\n  like:\n    external: !!python/name:os.system ''\n"
+        "sampler:\n  mcmc: {max_tries: 1000}\n"
     )
     return root
 
