@@ -192,7 +192,7 @@ def _cobaya_input(root: Path) -> tuple[dict[str, Any], str]:
     if not isinstance(params, dict):
         raise ValueError(f"Expected a block 'params' in {path}; there is none.")
     if "sampler" not in content:
-        raise ValueError(f"Expected a block 'sampler' in {path}; there is none: the file is truncated. Copy it again from the run's folder.")
+        raise ValueError(f"Expected a block 'sampler' in {path}; there is none: the file is truncated. Copy it again.")
     sampler = content["sampler"]
     return params, next(iter(sampler), "") if isinstance(sampler, dict) else str(sampler or "")
 
