@@ -135,3 +135,29 @@ def test_bad_input(case):
 def test_rows_of_x_must_match(fitted):
     with pytest.raises(ValueError, match="one row, or one for each of the 3"):
         fitted.log_ratio(np.zeros((3, 2)), np.zeros((2, 2)))
+
+
+def test_columns_in_another_order_are_refused(tmp_path):
+    theta, x = pairs(300)
+    theta, x = pd.DataFrame(theta, columns=["a", "b"]), pd.DataFrame(x, columns=["u", "v"])
+    model = RatioClassifier(max_epochs=1, random_state=0).fit(theta, x)
+    assert list(model.feature_names_in_) == ["a", "b"] and list(model.condition_names_) == ["u", "v"]
+    model.save(tmp_path / "model")
+    for one in (model, RatioClassifier.load(tmp_path / "model")):
+        np.testing.assert_array_equal(one.log_ratio(theta, x), one.log_ratio(theta.to_numpy(), x.to_numpy()))
+        with pytest.raises(ValueError, match=r"Expected theta with the columns of the fit, a, b; got in another order: b, a.*\['a', 'b'\]"):
+            one.log_ratio(theta[["b", "a"]], x)
+        with pytest.raises(ValueError, match="Expected x with the columns of the fit, u, v; got others: u, w"):
+            one.log_ratio(theta, x.rename(columns={"v": "w"}))
+    with pytest.raises(ValueError, match="in another order"):
+        model.set_params(warm_start=True).fit(theta[["b", "a"]], x)
+    model.set_params(warm_start=False).fit(theta[["b", "a"]], x.to_numpy())
+    assert list(model.feature_names_in_) == ["b", "a"] and not hasattr(model, "condition_names_")
+
+
+def test_files_without_names_are_read(tmp_path):
+    theta, x = pairs(300)
+    model = RatioClassifier(max_epochs=1, random_state=0).fit(theta, x)
+    facts = {"n_features_in": 2, "n_conditions": 2}
+    again = RatioClassifier.from_facts(model.net_, model.history_, {}, facts)
+    np.testing.assert_array_equal(again.log_ratio(pd.DataFrame(theta), x), model.log_ratio(theta, x))

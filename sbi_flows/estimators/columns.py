@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -63,6 +64,28 @@ def check_modelled(x: np.ndarray, name: str, names: Sequence[str] | None, dtype:
     if dtype == "float32":
         reasons += _coarse(x, name, labels)
     return reasons, notes
+
+
+def names_of(table: Any) -> list[str] | None:
+    """Column names of a DataFrame, the name of a Series that has one, else None."""
+    if hasattr(table, "columns"):
+        return [str(name) for name in table.columns]
+    name = getattr(table, "name", None)
+    return None if name is None or not hasattr(table, "to_frame") else [str(name)]
+
+
+def check_names(table: Any, names: Sequence[str] | None, called: str) -> None:
+    """``ValueError`` for a DataFrame whose columns are not those of the fit, in their order; what has no names is taken as it comes."""
+    if names is None or not hasattr(table, "columns"):
+        return
+    given = names_of(table)
+    if given == list(names):
+        return
+    what = "in another order" if sorted(given or []) == sorted(names) else "others"
+    raise ValueError(
+        f"Expected {called} with the columns of the fit, {', '.join(names)}; got {what}: {', '.join(given or [])}. "
+        f"Pass {called}[{list(names)!r}]."
+    )
 
 
 def check_condition(x: np.ndarray, name: str, names: Sequence[str] | None) -> list[str]:

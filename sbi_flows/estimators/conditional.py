@@ -16,7 +16,7 @@ from sbi_flows._random import RandomState
 from sbi_flows._validation import check_finite, check_weights, positive
 from sbi_flows.estimators.base import FlowEstimator
 from sbi_flows.estimators.censoring import beyond, check_censored
-from sbi_flows.estimators.columns import check_condition
+from sbi_flows.estimators.columns import check_condition, check_names, names_of
 from sbi_flows.estimators.files import complete, load_estimator, save_estimator
 from sbi_flows.results import FitHistory, Reliability
 
@@ -152,7 +152,7 @@ class ConditionalFlow(FlowEstimator):
             When the fit cannot be relied on, or a column of y is discrete or too coarse for float32, or rows are too few.
         """
         _check_width(X)
-        names = _names_of(y)
+        names = names_of(y)
         X, y = validate_data(
             self, X, y, dtype=_FLOATS, ensure_all_finite=False, ensure_min_samples=2, multi_output=True, y_numeric=True
         )
@@ -177,6 +177,7 @@ class ConditionalFlow(FlowEstimator):
         X = self._condition(X)
         if np.ndim(y) == 0:
             raise ValueError(f"Expected y of shape ({len(X)}, {self.n_targets_}), one row for each of X; got the single value {y!r}.")
+        check_names(y, self._target_names(), "y")
         y = self._modelled(check_array(y, dtype=_FLOATS, ensure_2d=False, ensure_all_finite=False, input_name="y"))
         if y.shape != (len(X), self.n_targets_):
             raise ValueError(f"Expected y of shape ({len(X)}, {self.n_targets_}), one row for each of X; got {y.shape}.")
@@ -327,11 +328,3 @@ def _check_width(X: Any, width: int = 1) -> None:
     column = "X.to_frame()" if hasattr(X, "to_frame") else "X[:, None]"
     way = f"For one condition pass {column}." if width == 1 else "For one row pass X[None]."
     raise ValueError(f"Expected X of shape (n, c), a row of conditions for each y; got {shape}. {way}")
-
-
-def _names_of(y: Any) -> list[str] | None:
-    """Column names of a DataFrame, the name of a Series that has one, else None."""
-    if hasattr(y, "columns"):
-        return [str(name) for name in y.columns]
-    name = getattr(y, "name", None)
-    return None if name is None else [str(name)]

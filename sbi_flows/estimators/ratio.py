@@ -21,7 +21,7 @@ from sbi_flows._validation import as_float, as_rows, check_finite, choose, posit
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.embeddings import build_embedding
 from sbi_flows.estimators.base import split_rows
-from sbi_flows.estimators.columns import check_condition, check_support
+from sbi_flows.estimators.columns import check_condition, check_names, check_support, names_of
 from sbi_flows.estimators.files import complete
 from sbi_flows.estimators.ratio_files import load_ratio, save_ratio
 from sbi_flows.estimators.ratio_net import RatioEnsemble, RatioNet
@@ -68,6 +68,8 @@ class RatioClassifier(BaseEstimator):
         Rows that judged the fit and were not trained on.
     n_features_in_, n_conditions_ : int
         Columns of theta and of x.
+    feature_names_in_, condition_names_ : ndarray of str
+        Of theta and of x, when fitted on DataFrames; columns in another order are refused then.
 
     Examples
     --------
@@ -152,7 +154,10 @@ class RatioClassifier(BaseEstimator):
             For NaN or infinite values, lengths that differ, values of theta outside ``support``, or settings out of range.
         """
         loss = self._loss()
-        names = [str(name) for name in theta.columns] if hasattr(theta, "columns") else None
+        goes_on = bool(self.warm_start) and hasattr(self, "net_")
+        if goes_on:
+            self._check_names(theta, x)
+        tables, names = (theta, x), names_of(theta)
         theta, x = as_rows(theta, "theta").double(), as_rows(x, "x").double()
         if len(theta) != len(x) or len(theta) < 2:
             raise ValueError(f"Expected at least two rows, as many of theta as of x; got {len(theta)} and {len(x)}.")
@@ -181,6 +186,8 @@ class RatioClassifier(BaseEstimator):
         self.held_out_ = validation
         self.net_ = (members[0] if len(members) == 1 else RatioEnsemble(members)).requires_grad_(False).eval()
         self.n_features_in_, self.n_conditions_ = theta.shape[1], x.shape[1]
+        if not goes_on:
+            self._keep_names(*map(names_of, tables))
         for message in own.reasons:
             warnings.warn(message, UserWarning, stacklevel=2)
         return self
@@ -191,11 +198,17 @@ class RatioClassifier(BaseEstimator):
 
         Parameters
         ----------
-        theta : array_like (n, d)
-        x : array_like (n, c) or (1, c)
+        theta : array_like or DataFrame (n, d)
+        x : array_like or DataFrame (n, c) or (1, c)
             One row serves all of theta.
+
+        Raises
+        ------
+        ValueError
+            For other shapes, NaN or infinite values, or DataFrames whose columns are not those of the fit in their order.
         """
         check_is_fitted(self, "net_")
+        self._check_names(theta, x)
         theta = as_rows(theta, "theta", self.n_features_in_).double()
         x = as_rows(x, "x", self.n_conditions_).double()
         if len(x) not in (1, len(theta)):
@@ -234,7 +247,12 @@ class RatioClassifier(BaseEstimator):
 
     def facts(self) -> dict[str, Any]:
         """What a file must hold besides networks, history and parameters."""
-        return {"n_features_in": self.n_features_in_, "n_conditions": self.n_conditions_}
+        return {
+            "n_features_in": self.n_features_in_,
+            "n_conditions": self.n_conditions_,
+            "names": _listed(self, "feature_names_in_"),
+            "condition_names": _listed(self, "condition_names_"),
+        }
 
     @classmethod
     def from_facts(
@@ -244,7 +262,19 @@ class RatioClassifier(BaseEstimator):
         model = cls(**parameters if embedding is None else {**parameters, "embedding": embedding})
         model.net_, model.history_ = net, history
         model.n_features_in_, model.n_conditions_ = facts["n_features_in"], facts["n_conditions"]
+        model._keep_names(facts.get("names"), facts.get("condition_names"))  # absent from files of before they were kept
         return model
+
+    def _check_names(self, theta: Any, x: Any) -> None:
+        check_names(theta, _listed(self, "feature_names_in_"), "theta")
+        check_names(x, _listed(self, "condition_names_"), "x")
+
+    def _keep_names(self, theta: Sequence[str] | None, x: Sequence[str] | None) -> None:
+        for attribute, names in (("feature_names_in_", theta), ("condition_names_", x)):
+            if names is not None:
+                setattr(self, attribute, np.array(names, dtype=object))
+            elif hasattr(self, attribute):
+                delattr(self, attribute)
 
     def _loss(self) -> Loss:
         choose("loss", self.loss, list(LOSSES))
@@ -280,3 +310,8 @@ class RatioClassifier(BaseEstimator):
                 "Set warm_start=False to start afresh."
             )
         return [copy.deepcopy(member).requires_grad_(True).train() for member in members]
+
+
+def _listed(model: RatioClassifier, attribute: str) -> list[str] | None:
+    names = getattr(model, attribute, None)
+    return None if names is None else [str(name) for name in names]

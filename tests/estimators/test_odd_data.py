@@ -1,6 +1,7 @@
 """What estimators say to data and settings that are hopeless, odd or only repeated."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from small_fits import FAST, pairs, rows, with_column
 
@@ -191,3 +192,12 @@ def test_the_split_knows_no_units_and_keeps_old_rows_on_their_side():
         np.testing.assert_array_equal(split_rows(other, 0.1, 0)[1], validation)
     longer = split_rows(np.vstack([rows, rows[:500] + 1]), 0.1, 0)[1]
     assert np.isin(longer[longer < 1000], training).sum() < 15        # a tenth of the rows, drawn anew, would be 90
+
+
+def test_targets_in_another_order_are_refused():
+    X, y = pairs(200)
+    y = pd.DataFrame(y, columns=["u", "v"])
+    model = ConditionalFlow(**FAST).fit(X, y)
+    with pytest.raises(ValueError, match="Expected y with the columns of the fit, u, v; got in another order: v, u"):
+        model.log_prob(X, y[["v", "u"]])
+    np.testing.assert_array_equal(model.log_prob(X, y), model.log_prob(X, y.to_numpy()))
