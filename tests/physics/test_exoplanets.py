@@ -1,0 +1,189 @@
+"""Transit spectra against quadrature of the slant path, likelihoods, features, the score, a small network, and bad input."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate
+from scipy.stats import kstest
+
+from sbi_flows import ConditionalFlow
+from sbi_flows.physics.exoplanets import (
+    GASES,
+    NAMES,
+    WAVELENGTHS,
+    AtmosphereNPE,
+    Planets,
+    challenge_score,
+    cross_sections,
+    planet_prior,
+    planet_target,
+    simulate_planets,
+    transit_radius,
+)
+from sbi_flows.physics.exoplanets.opacities import rayleigh
+from sbi_flows.physics.exoplanets.planets import expected_depths
+from sbi_flows.physics.exoplanets.transit import ATOMIC_MASS, BOLTZMANN, JUPITER_RADIUS, SUN_RADIUS
+from sbi_flows.targets import check_gradient
+
+WARM = np.array([[1.0, 1200.0, -4.0, -6.0, -5.0, -7.0, -6.0]])
+
+
+# --- The forward model --------------------------------------------------------------------------------------------------------
+
+
+def test_the_radius_is_that_of_the_slant_path():
+    """The covered area is ``R0^2 + 2 int (1 - exp(-tau)) r dr`` above R0; the analytic radius is its first order in H / R, here 1/200."""
+    theta, log_gravity = WARM, np.array([1.0])
+    shares = 10 ** theta[0, 2:]
+    masses = np.array([18.015, 44.010, 28.010, 16.043, 17.031])
+    mass = ATOMIC_MASS * ((1 - shares.sum()) * 2.3 + shares @ masses)
+    kappa = (shares @ cross_sections(WAVELENGTHS) + (1 - shares.sum()) * rayleigh(WAVELENGTHS)) / mass
+    height = BOLTZMANN * 1200.0 / (mass * 10.0)
+    base = JUPITER_RADIUS
+    tau0 = 1e6 / 10.0 * kappa * np.sqrt(2 * np.pi * base / height)
+    ours = transit_radius(theta, log_gravity)[0].numpy()
+    for k in (0, 18, 32, 51):
+        area, _ = integrate.quad(lambda u, k=k: -np.expm1(-tau0[k] * np.exp(-u)), 0, 60, limit=200)
+        # In units of H above R0, at fixed geometry (r = R0 in the area element).
+        assert ours[k] == pytest.approx((base + height * area) / JUPITER_RADIUS, rel=1e-9)
+
+
+def test_each_gas_is_seen_in_its_own_band_and_more_of_it_is_larger():
+    bare = np.array([[1.0, 1500.0, *[-12.0] * 5]])
+    empty = transit_radius(bare, [1.0])[0]
+    for j, (gas, band) in enumerate(zip(GASES, (1.38, 4.3, 4.67, 3.32, 10.4), strict=True)):
+        with_gas = bare.copy()
+        with_gas[0, 2 + j] = -4
+        excess = transit_radius(with_gas, [1.0])[0] - empty
+        # A heavier gas makes the scale height a little smaller, by 1e-4 times its mass over that of the rest.
+        assert (excess > -2e-4).all() and excess.max() > 0.01, gas
+        if band < WAVELENGTHS[-1] and gas != "H2O":
+            assert abs(math.log(WAVELENGTHS[int(excess.argmax())] / band)) < 0.06, gas
+
+
+def test_no_atmosphere_no_spectrum_and_hot_ones_are_larger():
+    cold = transit_radius([[1.0, 0.0, *[-4.0] * 5]], [1.0])
+    assert torch.isfinite(cold).all() and (cold - 1).abs().max() < 1e-3
+    low, high = (transit_radius([[1.0, t, *[-4.0] * 5]], [1.0]) for t in (800.0, 1600.0))
+    assert (high > low).all()
+
+
+def test_the_series_meets_the_function_and_the_gradient_is_right():
+    from sbi_flows.physics.exoplanets.transit import _Ein
+
+    x = torch.tensor([0.99e-4, 1.01e-4, 0.3, 5.0, 200.0], dtype=torch.float64, requires_grad=True)
+    exact = [integrate.quad(lambda t: -math.expm1(-t) / t, 0, float(v), epsabs=0, epsrel=1e-11)[0] for v in x.detach()]
+    np.testing.assert_allclose(_Ein.apply(x).detach(), exact, rtol=1e-9)
+    torch.autograd.gradcheck(_Ein.apply, x[2:4].detach().requires_grad_())
+
+
+# --- Planets and their likelihoods --------------------------------------------------------------------------------------------
+
+
+def test_noise_is_what_the_errors_say_and_differs_by_target():
+    """20 800 standardised residuals against a standard normal (false alarm 1e-4)."""
+    planets = simulate_planets(400, random_state=0)
+    residual = (planets.depths - expected_depths(planets.theta, planets.star_radius, planets.log_gravity)) / planets.errors
+    assert kstest(residual.ravel(), "norm").pvalue > 1e-4
+    best = planets.errors.min(1)
+    assert 1e-7 < best.min() < best.max() < 0.1 and best.max() > 5 * best.min()
+    shape = planets.errors / best[:, None]
+    assert shape.max() > 1.5 and np.ptp(shape[:, -1]) > 0.1
+
+
+def test_the_likelihood_as_it_is_written():
+    planets = simulate_planets(3, random_state=1)
+    planet, theta = planets[1], planets.theta[1:2]
+    expected = expected_depths(theta, planet.star_radius, planet.log_gravity)[0]
+    chi2 = (((planet.depths[0] - expected) / planet.errors[0]) ** 2).sum()
+    log_l = -0.5 * chi2 - np.log(planet.errors).sum() - 26 * math.log(2 * math.pi)
+    target = planet_target(planet)
+    assert target.names == NAMES
+    assert target.log_likelihood(torch.from_numpy(theta)).item() == pytest.approx(log_l, rel=1e-10)
+    assert target.log_prob(torch.from_numpy(theta)).item() == pytest.approx(log_l - math.log(2.9 * 7000 * 11**5), rel=1e-10)
+    assert (transit_radius(theta, planet.log_gravity)[0].numpy() * JUPITER_RADIUS / SUN_RADIUS / planet.star_radius) ** 2 == pytest.approx(
+        expected, rel=1e-12
+    )
+
+
+def test_gradient():
+    target = planet_target(simulate_planets(1, WARM, random_state=2))
+    check_gradient(target, torch.from_numpy(np.repeat(WARM, 3, 0) * [[1.0], [1.1], [0.9]]), rtol=1e-4)
+
+
+def test_features_know_the_planet_and_not_the_star():
+    """The same planet before a larger star, with errors scaled alike, is the same row."""
+    near = simulate_planets(5, random_state=3)
+    far = Planets(near.depths / 4, near.errors / 4, 2 * near.star_radius, near.log_gravity)
+    np.testing.assert_allclose(near.features(), far.features(), rtol=1e-10)
+    assert np.isfinite(simulate_planets(500, random_state=4).features()).all()
+
+
+def test_same_seed_same_planets():
+    a, b = simulate_planets(3, random_state=7), simulate_planets(3, random_state=7)
+    np.testing.assert_array_equal(a.depths, b.depths)
+    assert len(a[[0, 2]]) == 2 and a[-1].theta[0, 0] == a.theta[2, 0]
+
+
+# --- The score ----------------------------------------------------------------------------------------------------------------
+
+
+def test_score_by_hand():
+    planet = simulate_planets(1, WARM, random_state=0)
+    rng = np.random.default_rng(0)
+    draws = WARM + rng.normal(size=(2000, 7)) * [0.002, 30, 0.1, 0.1, 0.1, 0.1, 0.1]
+    same = challenge_score(planet, draws, draws, n_spectra=2000, random_state=0)
+    assert (same.total, same.posterior, same.spectral) == (1000.0, 1000.0, 1000.0)
+    # One parameter of seven wholly elsewhere: KS one there. It is the radius: all spectra grow by 21 %.
+    moved = draws * [1.1, 1, 1, 1, 1, 1, 1]
+    off = challenge_score(planet, moved, draws, n_spectra=2000, random_state=0)
+    assert off.ks[0] > 0.99 and off.posterior == pytest.approx(1000 * (1 - off.ks[0] / 7), abs=1e-9)
+    assert off.total == pytest.approx(0.8 * off.posterior + 0.2 * off.spectral)
+    # log10 of medians and of ranges differ by 2 log10 1.1, but for the height of the atmosphere; Huber halves the square.
+    assert 1000 - off.spectral == pytest.approx(100 * 0.5 * (2 * math.log10(1.1)) ** 2, rel=0.15)
+    nonsense = challenge_score(planet, planet_prior().sample(2000, torch.Generator().manual_seed(0)).numpy(), draws, random_state=0)
+    assert nonsense.total < off.total - 200
+
+
+# --- One network for all planets ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:[A-Za-z].*:UserWarning")  # of a fit cut short
+def test_a_network_learns_the_radius_first_and_is_saved(tmp_path):
+    network = AtmosphereNPE(1500, ConditionalFlow(layers=1, hidden=(32,), max_epochs=4), random_state=0).fit()
+    planets = simulate_planets(40, random_state=9)
+    draws = network.posterior(planets).sample(200, random_state=0)
+    assert draws.shape == (40, 200, 7)
+    assert np.corrcoef(np.median(draws[:, :, 0], 1), planets.theta[:, 0])[0, 1] > 0.8
+    refined = network.refined(planets[0], 500, random_state=1)
+    assert refined.samples.shape == (500, 7) and not refined.reliability.ok, "so poor a network is not to be believed"
+    network.save(tmp_path / "network.safetensors")
+    again = AtmosphereNPE.load(tmp_path / "network.safetensors")
+    np.testing.assert_array_equal(again.posterior(planets).sample(3, random_state=5), network.posterior(planets).sample(3, random_state=5))
+
+
+# --- Bad input ----------------------------------------------------------------------------------------------------------------
+
+
+def test_shapes_that_do_not_fit():
+    planets = simulate_planets(2, random_state=0)
+    with pytest.raises(ValueError, match=r"Expected theta \(n, 7\).*theta\[None\]"):
+        transit_radius(WARM[0], [1.0])
+    with pytest.raises(ValueError, match="positive wavelengths"):
+        transit_radius(WARM, [1.0], wavelengths=[-1.0])
+    with pytest.raises(ValueError, match=r"Expected one planet; got 2.*planets\[0\]"):
+        planet_target(planets)
+    with pytest.raises(ValueError, match=r"errors \(n, 52\)"):
+        Planets(planets.depths[:, :-1], planets.errors, planets.star_radius, planets.log_gravity)
+    with pytest.raises(ValueError, match="positive errors"):
+        Planets(planets.depths, 0 * planets.errors, planets.star_radius, planets.log_gravity)
+    with pytest.raises(ValueError, match=r"theta of shape \(2, 7\)"):
+        simulate_planets(2, WARM)
+    with pytest.raises(ValueError, match=r"ours to be draws of shape \(m, 7\)"):
+        challenge_score(planets[0], WARM[0], WARM)
+    with pytest.raises(ValueError, match="Expected n"):
+        simulate_planets(0)
