@@ -1,6 +1,6 @@
 """Boltzmann generators without data, free-energy differences, and path gradients beside plain ones.
 
-    python -m benchmarks.boltzmann wells [--problems double-well,gmm-9,gmm-40,manywell-32] [--seeds 2]
+    python -m benchmarks.boltzmann wells [--problems double-well,gmm-9,gmm-40,manywell-32,tetrahedron] [--seeds 2]
     python -m benchmarks.boltzmann differences
     python -m benchmarks.boltzmann paths [--steps 300]
     python -m benchmarks.boltzmann forces [--steps 300]
@@ -31,7 +31,7 @@ from sbi_flows.bijections.support import parse_support
 from sbi_flows.distributions import Torus
 from sbi_flows.flows import Flow, nsf, realnvp
 from sbi_flows.losses import Batch, Loss, force_matching, nll, reverse_kl
-from sbi_flows.physics.molecules import ManyWell, double_well, gmm9, gmm40
+from sbi_flows.physics.molecules import ManyWell, Tetrahedron, double_well, gmm9, gmm40
 from sbi_flows.training import ArraySource, SimulatorSource, train
 from sbi_flows.weights import kish_ess, log_mean_exp
 
@@ -42,6 +42,7 @@ PROBLEMS: dict[str, tuple[Callable, dict]] = {
     "double-well": (double_well, {}),
     "gmm-9": (gmm9, {}),
     "gmm-40": (gmm40, {}),
+    "tetrahedron": (lambda: Tetrahedron(cubic=0.0), {}),
     "manywell-32": (ManyWell, {"n_particles": 4000, "n_steps": 1000}),
 }
 
@@ -62,7 +63,7 @@ def wells(name: str, seed: int) -> dict[str, object]:
         "reported": f"{found.error:.4f}",
         "reverse_ess": f"{drawn.ess / DRAWS:.3f}",
         "forward_ess": f"{math.exp(energy.log_z - log_mean_exp(ratios)):.3f}",
-        "least_mode": f"{_least_mode(energy, drawn):.2f}",
+        "least_mode": "" if energy.modes is None else f"{_least_mode(energy, drawn):.2f}",
         "energies": generator.report_.n_evaluations,
         "cpu_seconds": f"{cpu:.1f}",
         "verdict": "ok" if found.reliability.ok else "NOT RELIABLE",

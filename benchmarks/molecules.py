@@ -1,11 +1,12 @@
 """Boltzmann densities of particle clusters: equivariant flow matching on our own reference samples, judged by importance weights.
 
-``reference`` makes the samples by long Hamiltonian Monte Carlo (minutes) and tells the virial; ``flow`` trains a flow on them and reports
-its effective sample size from its own draws (reverse) and on held-out reference samples (forward), the negative log-likelihood there,
-and the distance of energy histograms. Samples and weights are kept in ``--folder``, figures in ``benchmarks/results/molecules.jsonl``.
+``reference`` makes the samples by long Hamiltonian Monte Carlo (minutes) and tells the virial; ``flow`` trains a flow on them, with
+``--refine`` on their energies besides, through the solver, and reports its effective sample size from its own draws (reverse) and on
+held-out reference samples (forward), the negative log-likelihood there, and the distance of energy histograms. Samples and weights are
+kept in ``--folder``, figures in ``benchmarks/results/molecules.jsonl``.
 
     PYTHONPATH=. python -m benchmarks.molecules reference dw4 lj13
-    PYTHONPATH=. python -m benchmarks.molecules flow dw4 --steps 8000
+    PYTHONPATH=. python -m benchmarks.molecules flow dw4 --steps 5000 --refine 500
     PYTHONPATH=. python -m benchmarks.molecules --summary
 """
 
@@ -25,7 +26,7 @@ from sbi_flows._files import load_tensors, save_tensors
 from sbi_flows._random import torch_generator
 from sbi_flows.bijections.mean_free import from_mean_free, to_mean_free
 from sbi_flows.flows import Flow, particle_flow
-from sbi_flows.losses import flow_matching
+from sbi_flows.losses import flow_matching, known_density_through_solver
 from sbi_flows.physics.molecules import Energy, dw4, lj13, lj55
 from sbi_flows.physics.molecules.reference import load_reference, reference_samples, save_reference
 from sbi_flows.training import ArraySource, train
@@ -50,6 +51,9 @@ TRAINING = {
     "lj13": {"batch_size": 128, "learning_rate": 2e-3},
     "lj13-once": {"batch_size": 128, "learning_rate": 2e-3},
 }
+
+
+REFINING = 1e-3  # peak learning rate
 
 
 def reference(name: str, folder: Path) -> dict:
@@ -88,6 +92,32 @@ def fitted(name: str, folder: Path, steps: int, seed: int = 0, peak: float | Non
     )
     flow.choose_steps(x[:256])
     header = {"steps": history.n_steps, "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - began_cpu}
+    save_tensors(path, flow.state_dict(), header, kind="molecules flow", version=1)
+    return flow, header
+
+
+def refined(name: str, flow: Flow, folder: Path, matched: int, steps: int, seed: int = 0) -> tuple[Flow, dict]:
+    """The same flow after ``steps`` of 128 rows of likelihood and energies, through the solver; kept in the folder."""
+    energy = ENERGIES[name]()
+    assert energy.particles is not None
+    path = folder / f"{name}-flow-{matched}-{seed}-refined-{steps}.safetensors"
+    if path.exists():
+        weights, header = load_tensors(path, kind="molecules flow", version=1)
+        flow.load_state_dict(weights)
+        return flow, header
+    samples = load_reference(folder / f"{name}-0.safetensors").samples
+    # Draws of one time are of all chains: rows spread over the run.
+    samples = samples[torch.randperm(len(samples), generator=torch_generator(seed))[: 128 * steps]]
+    known = torch.stack([-energy(samples), torch.ones(len(samples), dtype=torch.float64)], 1)
+    x = to_mean_free(samples, energy.particles[0])
+    flow.continuous.power = 1.5
+    epochs = max(1, round(128 * steps / len(x)))
+    began, began_cpu = time.perf_counter(), time.process_time()
+    history = train(
+        flow, ArraySource(x, known, validation_rows=np.arange(0)), loss=known_density_through_solver, max_epochs=epochs, batch_size=128,
+        learning_rate=REFINING, weight_decay=0.0, random_state=seed,
+    )  # fmt: skip
+    header = {"refining": history.n_steps, "seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - began_cpu}
     save_tensors(path, flow.state_dict(), header, kind="molecules flow", version=1)
     return flow, header
 
@@ -139,6 +169,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="name")
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "sbi_flows" / "molecules")
     parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--refine", type=int, default=0)
     parser.add_argument("--peak", type=float)
     parser.add_argument("--draws", type=int, default=10_000)
     parser.add_argument("--held-out", type=int, default=2000)
@@ -156,6 +187,9 @@ def main() -> None:
         else:
             flow, cost = fitted(name, arguments.folder, arguments.steps, arguments.seed, arguments.peak)
             row |= {"training": cost, "seed": arguments.seed}
+            if arguments.refine:
+                flow, row["refining"] = refined(name, flow, arguments.folder, arguments.steps, arguments.refine, arguments.seed)
+                flow.continuous.steps = 4
             row |= judged(name, flow, arguments.folder, arguments.draws, arguments.held_out)
         print(json.dumps(row), flush=True)
         with RESULTS.open("a") as file:

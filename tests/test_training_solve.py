@@ -9,7 +9,7 @@ import torch
 from sbi_flows import ConditionalFlow
 from sbi_flows.bijections.training_solve import solve_for_training
 from sbi_flows.flows import cnf
-from sbi_flows.losses import Batch, nll_through_solver
+from sbi_flows.losses import Batch, known_density_through_solver, nll_through_solver
 from sbi_flows.training import ArraySource, train
 
 
@@ -149,3 +149,20 @@ def test_a_flow_of_layers_has_no_path():
 
     with pytest.raises(TypeError, match="Expected a continuous flow"):
         nll_through_solver(maf(2), Batch(torch.zeros(3, 2)), torch.Generator())
+
+
+def test_heights_through_the_solver():
+    """Where the target is the flow itself, what is left is the likelihood: the misfit vanishes, whatever constant is added."""
+    flow = cnf(2, hidden=(16, 16), tolerance=None, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        weight = flow.continuous.net.out_weight
+        weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    plain = nll_through_solver(flow, Batch(x), torch.Generator(), steps=3, kinetic=0.0)
+    known = torch.stack([3.0 - plain.detach(), torch.ones(20, dtype=torch.float64)], 1)
+    values = {"steps": 3, "kinetic": 0.0, "curvature": 0.0}
+    torch.testing.assert_close(known_density_through_solver(flow, Batch(x, known), torch.Generator(), **values), plain)
+    known[0, 0] += 1.0
+    assert float((known_density_through_solver(flow, Batch(x, known), torch.Generator(), **values) - plain).detach().amax()) > 0.1
+    with pytest.raises(ValueError, match="two columns"):
+        known_density_through_solver(flow, Batch(x), torch.Generator())

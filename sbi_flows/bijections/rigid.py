@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from sbi_flows._validation import positive
+from sbi_flows.bijections.base import Bijection
 from sbi_flows.bijections.framed import Framed
 from sbi_flows.bijections.quaternions import CROSS, multiply, to_matrix
 from sbi_flows.bijections.velocity import silu_and_slope
@@ -142,6 +143,10 @@ class RigidContinuous(Framed):
         place, turn = self._split(x.mT)
         return torch.cat([self.length * place, turn], 1).flatten(0, 1).mT, log_det + self._log_length
 
+    def unit(self, z: Tensor) -> Tensor:
+        """Latent rows with quaternions of length one: as they are."""
+        return z
+
     @property
     def _log_length(self) -> float:
         return self.bodies * self.places * math.log(self.length)
@@ -152,6 +157,55 @@ class RigidContinuous(Framed):
         place, turn = self._split(end_row)
         turn = turn / turn.square().sum(1, keepdim=True).sqrt()
         return torch.cat([place, turn], 1).flatten(0, 1).mT, log_det, solution.error
+
+
+class FreeRigid(Bijection):
+    """The same flow of quaternions of any length, which it keeps: their directions are rotations.
+
+    Where a unit quaternion has the density f, one of length r has f times a density of lengths, which the flow leaves as the base has it.
+
+    Parameters
+    ----------
+    rigid : RigidContinuous
+        With positions.
+    """
+
+    def __init__(self, rigid: RigidContinuous):
+        super().__init__()
+        self.rigid = rigid
+
+    def rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As of the flow inside, at rows of unit quaternions."""
+        return self.rigid.rates(t, x)
+
+    def unit(self, z: Tensor) -> Tensor:
+        """Latent rows with quaternions of length one."""
+        return self._stretched(z, self._lengths(z).reciprocal())
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Rows with positions in units of the flow's length and quaternions of length one."""
+        return self.rigid.scaled(self.unit(x))
+
+    def forward_and_log_det(self, x, context=None):
+        return self.forward_with_error(x, context)[:2]
+
+    def forward_with_error(self, x, context=None):
+        z, log_det, error = self.rigid.forward_with_error(self.unit(x))
+        return self._stretched(z, self._lengths(x)), log_det, error
+
+    def inverse_and_log_det(self, z, context=None):
+        x, log_det = self.rigid.inverse_and_log_det(self.unit(z))
+        return self._stretched(x, self._lengths(z)), log_det
+
+    def _lengths(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.rigid.bodies, 7))[..., 3:].norm(dim=-1, keepdim=True)
+
+    def _stretched(self, x: Tensor, factor: Tensor) -> Tensor:
+        place, turn = x.unflatten(1, (self.rigid.bodies, 7)).split([3, 4], -1)
+        return torch.cat([place, factor * turn], -1).flatten(1)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.rigid._split(x)
 
 
 def _seen(place: Tensor, matrix: Tensor) -> Tensor:

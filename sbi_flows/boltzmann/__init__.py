@@ -2,7 +2,7 @@
 
 from sbi_flows.bijections.z_matrix import ZMatrix, z_matrix
 from sbi_flows.boltzmann.checks import FitReport
-from sbi_flows.boltzmann.coordinates import Coordinates, MeanFreeCoordinates, MoleculeCoordinates
+from sbi_flows.boltzmann.coordinates import Coordinates, MeanFreeCoordinates, MoleculeCoordinates, RigidCoordinates
 from sbi_flows.boltzmann.difference import free_energy_difference
 from sbi_flows.boltzmann.free_energy import FreeEnergy
 from sbi_flows.boltzmann.generator import BoltzmannGenerator
@@ -16,6 +16,7 @@ __all__ = [
     "FreeEnergy",
     "MeanFreeCoordinates",
     "MoleculeCoordinates",
+    "RigidCoordinates",
     "ZMatrix",
     "free_energy_difference",
     "z_matrix",

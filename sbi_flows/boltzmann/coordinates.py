@@ -15,7 +15,9 @@ from sbi_flows.bijections.internal import PLACEMENT, InternalCoordinates
 from sbi_flows.bijections.mean_free import from_mean_free, to_mean_free
 from sbi_flows.bijections.spline import wrap
 from sbi_flows.bijections.z_matrix import ZMatrix, z_matrix
+from sbi_flows.distributions.rigid import TYPICAL_LENGTH, log_length_density
 
+_UNIT = 1e-3  # how far from one the length of a quaternion may be
 _FEW = 100  # configurations: fewer do not tell how far a torsion turns
 
 
@@ -199,12 +201,63 @@ class MoleculeCoordinates(Coordinates):
         return own
 
 
+class RigidCoordinates(Coordinates):
+    """Real coordinates of rigid bodies: positions from their centres, and quaternions of any length, whose direction is the rotation.
+
+    On all of space there is no constraint to keep, so particles can be annealed and chains run as anywhere else. Lengths have a density of
+    their own, which integrates to one: integrals are those per volume, and per area of the sphere of unit quaternions.
+
+    Parameters
+    ----------
+    bodies : int
+    centres : array-like (bodies, 3), optional
+        From which positions are measured, sites of a lattice say; the origin by default.
+
+    Examples
+    --------
+    >>> RigidCoordinates(2).features
+    14
+    """
+
+    def __init__(self, bodies: int, centres: Any = None):
+        self.bodies = int(bodies)
+        origin = torch.zeros(self.bodies, 3, dtype=torch.float64)
+        self.centres = origin if centres is None else torch.as_tensor(centres, dtype=torch.float64)
+        if self.centres.shape != (self.bodies, 3):
+            raise ValueError(f"Expected centres of shape ({bodies}, 3), a row a body; got {tuple(self.centres.shape)}.")
+        self.features = self.whole = 7 * self.bodies
+        self.names = tuple(f"{name}{i}" for i in range(self.bodies) for name in ("x", "y", "z", "qw", "qx", "qy", "qz"))
+        self.support = ["real"] * self.features
+
+    def to_configurations(self, y):
+        place, turn = y.unflatten(1, (self.bodies, 7)).split([3, 4], -1)
+        x = torch.cat([place + self.centres.to(y), turn / turn.norm(dim=-1, keepdim=True)], -1).flatten(1)
+        return x, log_length_density(turn).sum(1)
+
+    def from_configurations(self, x):
+        place, turn = x.unflatten(1, (self.bodies, 7)).split([3, 4], -1)
+        return torch.cat([place - self.centres.to(x), TYPICAL_LENGTH * turn / turn.norm(dim=-1, keepdim=True)], -1).flatten(1)
+
+    def check(self, x):
+        length = x.unflatten(1, (self.bodies, 7))[..., 3:].norm(dim=-1)
+        if not bool(((length - 1).abs() < _UNIT).all()):
+            raise ValueError(
+                f"Expected unit quaternions; got lengths from {float(length.min()):.4g} to {float(length.max()):.4g}. Rows are x, y, z, "
+                "qw, qx, qy, qz a body: divide each quaternion by its length."
+            )
+
+    def description(self):
+        return {"kind": "rigid", "bodies": self.bodies, "centres": self.centres.tolist()}
+
+
 def coordinates_from(told: Mapping[str, Any] | None) -> Coordinates | None:
     """The coordinates of a description; None for none."""
     if told is None:
         return None
     if told["kind"] == "mean-free":
         return MeanFreeCoordinates(told["particles"], told["dimensions"])
+    if told["kind"] == "rigid":
+        return RigidCoordinates(told["bodies"], told["centres"])
     return MoleculeCoordinates.from_description(told)
 
 
@@ -212,8 +265,10 @@ def coordinates_of(energy: Any, reference: Any = None) -> Coordinates | None:
     """What suits an energy by what it says of itself; None, for columns as they are, where it says nothing.
 
     A molecule (``energy.bonds``) gets bonds, angles and dihedrals, of the hand of ``reference (m, whole)`` or else of ``energy.start``;
-    particles without place get mean-free coordinates.
+    particles without place get mean-free coordinates, and ``energy.bodies`` rigid bodies about ``energy.lattice``, if there is one.
     """
+    if hasattr(energy, "bodies"):
+        return RigidCoordinates(energy.bodies, getattr(energy, "lattice", None))
     bonds, particles = getattr(energy, "bonds", None), getattr(energy, "particles", None)
     if bonds is not None:
         known = energy.start(1, torch.Generator().manual_seed(0)) if reference is None else reference

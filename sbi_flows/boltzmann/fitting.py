@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from sbi_flows.losses import (
     reverse_kl,
     rigid_flow_matching,
 )
-from sbi_flows.results import FitHistory
+from sbi_flows.results import FitHistory, Reliability
 from sbi_flows.targets import Target
 from sbi_flows.training import ArraySource, BatchSource, SimulatorSource, train
 
@@ -128,7 +129,11 @@ class Problem:
         )
 
 
-_MATCHING: dict[str, Loss] = {"manifold_flow": manifold_flow_matching, "rigid_flow": rigid_flow_matching}
+_MATCHING: dict[str, Loss] = {
+    "manifold_flow": manifold_flow_matching,
+    "rigid_flow": rigid_flow_matching,
+    "free_rigid_flow": rigid_flow_matching,
+}
 
 # Stages of each method: those after the first begin from its fit, and are undone where they make it worse.
 STAGES: dict[str, tuple[Callable[[Problem, Flow], FitHistory], ...]] = {
@@ -149,6 +154,13 @@ def method_for(method: str, flow: Flow | None, data: bool) -> str:
     if flow is not None and flow.spec.get("architecture") in INTEGRATED:
         return "matching"
     return "heights" if data else "annealing"
+
+
+def undone(history: FitHistory) -> FitHistory:
+    """A history whose weights are not kept: what was wrong with it is told, and says nothing about the flow."""
+    verdict = history.reliability
+    notes = [*verdict.notes, *(f"in training that was undone: {reason}" for reason in verdict.reasons)]
+    return dataclasses.replace(history, reliability=Reliability.from_reasons([], notes))
 
 
 def steps_for(n_steps: int | str, method: str) -> int:

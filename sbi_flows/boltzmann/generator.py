@@ -61,7 +61,8 @@ class BoltzmannGenerator:
     coordinates : Coordinates, optional
         What the flow sees of a configuration: :class:`sbi_flows.boltzmann.MoleculeCoordinates` (bonds, angles, dihedrals) or
         :class:`sbi_flows.boltzmann.MeanFreeCoordinates`. By default what suits the energy: those of a molecule where it has ``bonds``,
-        mean-free ones where "translations" are among ``energy.symmetries``, else columns as they are. Configurations go in and come out as
+        mean-free ones where "translations" are among ``energy.symmetries``, positions and quaternions of ``energy.bodies``
+        (:class:`sbi_flows.boltzmann.RigidCoordinates`), else columns as they are. Configurations go in and come out as
         the energy takes them.
     flow : Flow, optional
         An untrained flow of those columns and their support; by default :func:`sbi_flows.flows.particle_flow` where the energy says
@@ -206,6 +207,7 @@ class BoltzmannGenerator:
             now = worth(target, flow, held_out, _JUDGED, generator) if judged else 1.0
             if now < _WORSE * was:
                 flow.load_state_dict(before)
+                self.history_[stage.__name__] = fitting.undone(self.history_[stage.__name__])
                 told.append(
                     f"{stage.__name__} made the flow worse (effective share {now:.1%} after {was:.1%}), and its weights from before are "
                     "kept: lower learning_rate"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sbi_flows._random import RandomState, randn, torch_generator
 from sbi_flows._validation import choose
-from sbi_flows.boltzmann.coordinates import Coordinates, MeanFreeCoordinates, MoleculeCoordinates
+from sbi_flows.boltzmann.coordinates import Coordinates, MeanFreeCoordinates, MoleculeCoordinates, RigidCoordinates
 from sbi_flows.boltzmann.target import BoltzmannTarget
-from sbi_flows.flows import Flow, particle_flow
+from sbi_flows.flows import Flow, free_rigid_flow, particle_flow
 
 # What an energy of particles may not depend on.
 SYMMETRIES = ("translations", "rotations", "reflections", "permutations")
@@ -129,6 +129,8 @@ def suited_flow(flow: Flow | None, method: str, target: BoltzmannTarget, x: Tens
     coordinates = target.coordinates
     if flow is None and method in ("auto", "matching") and isinstance(coordinates, MeanFreeCoordinates) and has_all(target.energy):
         flow = particle_flow(coordinates.particles, coordinates.dimensions, steps=_STEPS, tolerance=_TOLERANCE, generator=generator)
+    if isinstance(coordinates, RigidCoordinates):
+        flow = _of_bodies(flow, method, target, coordinates, x, generator)
     if flow is not None and (flow.features != target.features or flow.context_features):
         raise ValueError(
             f"Expected a flow of {target.features} features without context; got one of {flow.features} with {flow.context_features} "
@@ -139,6 +141,30 @@ def suited_flow(flow: Flow | None, method: str, target: BoltzmannTarget, x: Tens
         some = target.configurations(x[:: max(1, len(x) // _CHECKED)][:_CHECKED])[0]
         check_symmetries(target.reduced_energy, some, *told)
     return flow
+
+
+def _of_bodies(
+    flow: Flow | None, method: str, target: BoltzmannTarget, coordinates: RigidCoordinates, x: Tensor, generator: torch.Generator
+) -> Flow:
+    """The user's flow of rigid bodies or the default one, as long as positions spread."""
+    if method not in ("auto", "matching") or (flow is not None and flow.spec.get("architecture") != "free_rigid_flow"):
+        raise ValueError(
+            "Expected rigid bodies to be fitted by method='matching' and a flow of rotations, sbi_flows.flows.free_rigid_flow(bodies): no "
+            f"other knows that q and -q are one rotation; got method={method!r}"
+            + ("" if flow is None else f" and a flow of architecture {flow.spec.get('architecture')!r}")
+            + ". Leave both out, or pass coordinates of your own."
+        )
+    some = target.configurations(x[:: max(1, len(x) // _CHECKED)][:_CHECKED])[0]
+    turned = some * torch.tensor([1.0, 1, 1, -1, -1, -1, -1], dtype=some.dtype).repeat(coordinates.bodies)
+    before = target.reduced_energy(some)
+    off = (target.reduced_energy(turned) - before).abs().amax()
+    if not bool(off <= _RELATIVE * before.abs().amax().clamp(min=1.0)):
+        raise ValueError(
+            f"Expected an energy that is the same for q and -q, which are one rotation; it changed by up to {float(off):.3g} kT. "
+            "Compute it from rotation matrices, or from the places of the sites."
+        )
+    spread = float(x.unflatten(1, (coordinates.bodies, 7))[..., :3].square().mean().sqrt())
+    return flow or free_rigid_flow(coordinates.bodies, length=max(spread, 1e-12), generator=generator)
 
 
 def has_all(energy: Any) -> bool:

@@ -11,7 +11,7 @@ from sbi_flows.flows.mixed import MixedDensity, MixedFlow, mixed
 from sbi_flows.flows.particles import particle_flow
 from sbi_flows.flows.partly_discrete import PartlyDiscrete
 from sbi_flows.flows.registry import ARCHITECTURES, build
-from sbi_flows.flows.rigid import rigid_flow
+from sbi_flows.flows.rigid import free_rigid_flow, rigid_flow
 from sbi_flows.flows.together import Together, can_go_together
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "can_go_together",
     "cnf",
     "counted",
+    "free_rigid_flow",
     "hierarchical",
     "maf",
     "manifold_flow",

@@ -15,7 +15,7 @@ from sbi_flows.flows.manifold import manifold_flow
 from sbi_flows.flows.mean import mean_flow
 from sbi_flows.flows.mixed import mixed
 from sbi_flows.flows.particles import particle_flow
-from sbi_flows.flows.rigid import rigid_flow
+from sbi_flows.flows.rigid import free_rigid_flow, rigid_flow
 
 ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "realnvp": realnvp,
@@ -28,6 +28,7 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "mean_flow": mean_flow,
     "particle_flow": particle_flow,
     "rigid_flow": rigid_flow,
+    "free_rigid_flow": free_rigid_flow,
     "manifold_flow": manifold_flow,
 }
 

@@ -1,4 +1,4 @@
-"""Flows of rigid bodies: :func:`rigid_flow`."""
+"""Flows of rigid bodies: :func:`rigid_flow`, and :func:`free_rigid_flow` for quaternions of any length."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from sbi_flows.bijections.rigid import RigidContinuous
+from sbi_flows.bijections.rigid import FreeRigid, RigidContinuous
 from sbi_flows.bijections.support import parse_support
-from sbi_flows.distributions.rigid import RigidNormal
+from sbi_flows.distributions.rigid import FreeRigidNormal, RigidNormal
 from sbi_flows.flows.base import Flow
 
 
@@ -46,3 +46,35 @@ def rigid_flow(
         "tolerance": tolerance,
     }
     return Flow(parse_support(None, bijection.features), bijection, RigidNormal(bodies, positions), scaling="none", spec=spec)
+
+
+def free_rigid_flow(
+    bodies: int = 1,
+    *,
+    length: float = 1.0,
+    hidden: Sequence[int] = (128, 128),
+    steps: int = 4,
+    tolerance: float | None = 1e-2,
+    generator: torch.Generator | None = None,
+) -> Flow:
+    """:func:`rigid_flow` of rows whose quaternions have any length and mean a rotation by their direction; densities are per volume.
+
+    Lengths are independent of all else, as :class:`sbi_flows.distributions.rigid.FreeRigidNormal` has them. So samplers of real numbers
+    can be used together with the flow.
+
+    Examples
+    --------
+    >>> flow = free_rigid_flow(2)
+    >>> flow.log_prob(flow.sample(5)).shape
+    torch.Size([5])
+    """
+    inner = RigidContinuous(bodies, length=length, hidden=hidden, steps=steps, tolerance=tolerance, generator=generator)
+    spec = {
+        "architecture": "free_rigid_flow",
+        "bodies": int(bodies),
+        "length": float(length),
+        "hidden": [int(width) for width in hidden],
+        "steps": int(steps),
+        "tolerance": tolerance,
+    }
+    return Flow(parse_support(None, inner.features), FreeRigid(inner), FreeRigidNormal(bodies), scaling="none", spec=spec)

@@ -6,7 +6,7 @@ from sbi_flows.losses.base import Batch, Loss
 from sbi_flows.losses.censored import censored_nll
 from sbi_flows.losses.couplings import COUPLINGS, Coupling
 from sbi_flows.losses.forces import force_matching
-from sbi_flows.losses.known_density import known_density
+from sbi_flows.losses.known_density import known_density, known_density_through_solver
 from sbi_flows.losses.likelihood import nll, nll_through_solver
 from sbi_flows.losses.manifolds import manifold_flow_matching
 from sbi_flows.losses.matching import denoising_score_matching, flow_matching
@@ -29,6 +29,7 @@ __all__ = [
     "force_matching",
     "forward_kl",
     "known_density",
+    "known_density_through_solver",
     "manifold_flow_matching",
     "nll",
     "nll_through_solver",

@@ -37,11 +37,37 @@ def known_density(flow: Any, batch: Batch, generator: torch.Generator) -> Tensor
     >>> known_density(maf(2), Batch(x, known), torch.Generator()).shape
     torch.Size([4])
     """
-    if batch.context is None or batch.context.shape[-1] != 2:
-        raise ValueError("Expected a batch whose context has two columns: the log-density at the rows, and their weights.")
-    log_p, share = batch.context.unbind(-1)
+    log_p, share = _known(batch).unbind(-1)
     log_q = flow.log_prob(batch.x)
     return height_misfit(log_q, log_p, share) - share * log_q
+
+
+def known_density_through_solver(
+    flow: Any, batch: Batch, generator: torch.Generator, steps: int = 6, kinetic: float = 0.01, curvature: float = 0.01
+) -> Tensor:
+    """:func:`known_density` of a continuous flow on a fixed grid, and what is charged for its paths, ``(n,)``.
+
+    For refining what matching has trained. Without a charge for curvature training exploits the solver: within 200 steps the paths of DW4
+    were ten times as bent and the density was lost.
+
+    Parameters
+    ----------
+    flow : Flow
+        From :func:`sbi_flows.flows.particle_flow` or :func:`sbi_flows.flows.cnf`.
+    batch, generator
+        As of :func:`known_density`.
+    steps, kinetic, curvature
+        As of :func:`sbi_flows.losses.nll_through_solver`.
+    """
+    log_p, share = _known(batch).unbind(-1)
+    log_q, speed, bending = flow.log_prob_with_costs(batch.x, steps=steps)
+    return height_misfit(log_q, log_p, share) - share * log_q + kinetic * speed + curvature * bending
+
+
+def _known(batch: Batch) -> Tensor:
+    if batch.context is None or batch.context.shape[-1] != 2:
+        raise ValueError("Expected a batch whose context has two columns: the log-density at the rows, and their weights.")
+    return batch.context
 
 
 def height_misfit(log_q: Tensor, log_p: Tensor, share: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def rigid_flow_matching(flow: Any, batch: Batch, generator: torch.Generator, tim
     Parameters
     ----------
     flow : Flow
-        From :func:`sbi_flows.flows.rigid_flow`.
+        From :func:`sbi_flows.flows.rigid_flow` or :func:`sbi_flows.flows.free_rigid_flow`.
     batch : Batch
     generator : torch.Generator
     time_exponent : float
@@ -37,7 +37,7 @@ def rigid_flow_matching(flow: Any, batch: Batch, generator: torch.Generator, tim
     """
     bijection = flow.bijection
     data = bijection.scaled(flow.to_unconstrained(batch.x))
-    noise = flow.base.sample(len(data), generator).to(data)
+    noise = bijection.unit(flow.base.sample(len(data), generator).to(data))
     t = stratified_times(data, generator, time_exponent)
     place, turn = bijection._split(data.mT)
     start_place, start = bijection._split(noise.mT)

@@ -1,5 +1,7 @@
 """Flows that are integrated, without data: rows from chains, checks of few draws."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from sbi_flows import BoltzmannGenerator
 from sbi_flows.boltzmann import checks, fitting
 from sbi_flows.flows import nsf, particle_flow
 from sbi_flows.physics.molecules import dw4
+from sbi_flows.results import Reliability
 from sbi_flows.targets import from_log_prob
 
 
@@ -55,3 +58,13 @@ def test_steps_by_method(method, steps):
 def test_only_integrated_flows_are_judged_by_few_draws():
     assert checks.is_integrated(particle_flow(4, 2))
     assert checks.most_draws(nsf(2)) == checks.MOST_DRAWS > checks.most_draws(particle_flow(4, 2))
+
+
+def test_training_that_was_undone_says_nothing_about_the_flow():
+    normal = from_log_prob(lambda x: -0.5 * x.square().sum(-1), 2)
+    generator = BoltzmannGenerator(normal, method="likelihood", layers=1, n_steps=8, random_state=0)
+    history = generator.fit(torch.randn(100, 2, generator=torch.Generator().manual_seed(0))).history_["likelihood"]
+    bad = dataclasses.replace(history, reliability=Reliability.from_reasons(["steps were skipped"], ["a note"]))
+    kept = fitting.undone(bad).reliability
+    assert kept.ok
+    assert kept.notes == ("a note", "in training that was undone: steps were skipped")
