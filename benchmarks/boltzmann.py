@@ -63,7 +63,7 @@ def wells(name: str, seed: int) -> dict[str, object]:
         "reported": f"{found.error:.4f}",
         "reverse_ess": f"{drawn.ess / DRAWS:.3f}",
         "forward_ess": f"{math.exp(energy.log_z - log_mean_exp(ratios)):.3f}",
-        "least_mode": "" if energy.modes is None else f"{_least_mode(energy, drawn):.2f}",
+        "least_mode": f"{_least_mode(energy, drawn):.2f}",
         "energies": generator.report_.n_evaluations,
         "cpu_seconds": f"{cpu:.1f}",
         "verdict": "ok" if found.reliability.ok else "NOT RELIABLE",
@@ -77,6 +77,8 @@ def _least_mode(energy, drawn) -> float:
         right = drawn.weights @ (drawn.samples[:, ::2] > 0)
         truth = 1 / (1 + math.exp(energy.free_energy_difference))
         return float(min((right / truth).min(), ((1 - right) / (1 - truth)).min()))
+    if energy.modes is None:
+        return math.nan  # one mode, or none is known
     nearest = torch.cdist(x, energy.modes).argmin(1).numpy()
     exact = torch.cdist(energy.sample(200_000, torch.Generator().manual_seed(9)), energy.modes).argmin(1)
     truth = exact.bincount(minlength=len(energy.modes)).numpy() / len(exact)
