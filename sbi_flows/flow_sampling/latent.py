@@ -13,7 +13,7 @@ from sbi_flows.bijections.coupling import Coupling
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.distributions import StandardNormal
 from sbi_flows.flow_sampling.counting import CountedTarget
-from sbi_flows.flow_sampling.proposal import ProposalFit
+from sbi_flows.flow_sampling.fitting import ProposalFit
 from sbi_flows.flow_sampling.walk import Walk
 from sbi_flows.flow_sampling.worth import effective_size
 from sbi_flows.flows import Flow

@@ -1,36 +1,21 @@
-"""The density that proposes: one flow a separated mode, each starting as a normal or a mixture fitted to its draws."""
+"""The density that proposes: a mixture of flows, one a mode, and what keeps it from being too thin anywhere."""
 
 from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sbi_flows._random import RandomState, rand, seed_from, torch_generator
-from sbi_flows._threads import one_thread
-from sbi_flows.bijections.base import Chain
-from sbi_flows.bijections.elementwise import Elementwise
-from sbi_flows.bijections.spline import CircularSpline, Spline
-from sbi_flows.bijections.support import parse_support
-from sbi_flows.distributions import Distribution, NormalMixture
-from sbi_flows.flows import Flow, nsf
-from sbi_flows.training import ArraySource, train
+from sbi_flows.distributions import Distribution
+from sbi_flows.flows import Flow
 
-AUTOREGRESSIVE = 8  # columns up to which layers are autoregressive; beyond, couplings are as quick backward as forward
-_COMPONENTS = (1, 4, 16)
-_MARGINAL_BINS = 16
-_ROWS_A_NUMBER = 20  # draws for each component and column, at least
-_WORTHWHILE = 0.02  # nats a row by which a larger start must be better
-_HELD_OUT = 8  # one chain in so many judges
-_BATCH = 512
-_PEAK = 4e-3
+_WIDE = 0.1  # of a flow's draws come from its widened base
+_FURTHER = 2.0  # by which their latent radius is larger; that of a normal in many columns varies by 0.7
 _BROAD = 0.1  # of the proposals come from the prior; by .05 one seed of two of the model sigw_delta still had chains that waited
 
 
@@ -45,11 +30,14 @@ class FlowProposal:
     flows : sequence of Flow
     log_weights : Tensor (m,)
         Natural logs of the modes' shares; they need not be right, as acceptance corrects them.
+    prior : Distribution, optional
+        A tenth of the draws are its own.
     """
 
-    def __init__(self, flows: Sequence[Flow], log_weights: Tensor):
+    def __init__(self, flows: Sequence[Flow], log_weights: Tensor, prior: Distribution | None = None):
         self.flows = [flow.eval() for flow in flows]
         self.log_weights = torch.log_softmax(log_weights.double(), 0)
+        self.prior = prior
 
     @property
     def features(self) -> int:
@@ -58,6 +46,13 @@ class FlowProposal:
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator) -> Tensor:
         """``(n, d)`` float64 draws."""
+        x = self._sample_flows(n, generator)
+        if self.prior is not None:
+            broad = (rand((n,), generator) < _BROAD).nonzero()[:, 0]
+            x[broad] = self.prior.sample(len(broad), generator).double()
+        return x
+
+    def _sample_flows(self, n: int, generator: torch.Generator) -> Tensor:
         if len(self.flows) == 1:
             return self.flows[0].sample(n, generator=generator, dtype=torch.float64)
         which = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
@@ -72,7 +67,10 @@ class FlowProposal:
     def log_prob(self, x: Tensor) -> Tensor:
         """Normalised natural-log density, ``(n,)`` for ``x (n, d)``."""
         each = torch.stack([flow.log_prob(x).double() for flow in self.flows], dim=-1)
-        return torch.logsumexp(each + self.log_weights, dim=-1)
+        by_flows = torch.logsumexp(each + self.log_weights, dim=-1)
+        if self.prior is None:
+            return by_flows
+        return torch.logaddexp(by_flows + math.log1p(-_BROAD), self.prior.log_prob(x).double() + math.log(_BROAD))
 
     def label(self, x: Tensor) -> Tensor:
         """The flow of most density at each point, ``(n,)``."""
@@ -80,50 +78,53 @@ class FlowProposal:
 
     def weighted(self, shares: Tensor) -> FlowProposal:
         """The same flows with other shares ``(m,)``; a mode that holds little is still proposed, so that it can be proved small."""
-        return FlowProposal(self.flows, (shares.double() + 0.02 / len(shares)).log())
+        return FlowProposal(self.flows, (shares.double() + 0.02 / len(shares)).log(), self.prior)
+
+    def defended(self, prior: Distribution | None) -> FlowProposal:
+        """The same with wider tails, and a share of draws of a prior.
+
+        Where a flow has hardly any density a chain would wait for as long as it takes. Maximum likelihood leaves such places: beyond the
+        draws the flow was fitted to, and at ends of parameters, where the posterior does not fall to zero and the flow does. Draws of a
+        widened base (Hesterberg 1995, "Weighted average importance sampling and defensive mixture distributions") free chains around the
+        flow's bulk; those of the prior anywhere, in ten times as many proposals as the likelihood there is of the evidence.
+        """
+        flows = [copy.deepcopy(flow) for flow in self.flows]
+        for flow in flows:
+            flow.base = WidenedBase(flow.base)
+        return FlowProposal(flows, self.log_weights, prior)
+
+    def without_prior(self) -> FlowProposal:
+        """Its flows alone: for averages over its draws, whose errors the prior's share would only enlarge."""
+        return FlowProposal(self.flows, self.log_weights)
 
 
-class WithPrior:
-    """Proposals of a flow with a share of draws of the prior among them.
+class WidenedBase(Distribution):
+    """A base density of which a share of the draws are stretched about zero, angles excepted.
 
-    Where the flow has hardly any density a chain would wait for as long as it takes: at an end of a parameter, where the posterior does not
-    fall to zero and the flow does. A draw of the prior frees it: in ten times as many proposals as the likelihood there is of the evidence.
-    """
-
-    def __init__(self, flows: FlowProposal, prior: Distribution):
-        self._flows, self._prior = flows, prior
-
-    def sample(self, n: int, *, generator: torch.Generator) -> Tensor:
-        """``(n, d)`` float64 draws."""
-        x = self._flows.sample(n, generator=generator)
-        broad = (rand((n,), generator) < _BROAD).nonzero()[:, 0]
-        x[broad] = self._prior.sample(len(broad), generator).double()
-        return x
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Normalised natural-log density, ``(n,)`` for ``x (n, d)``."""
-        return torch.logaddexp(
-            self._flows.log_prob(x) + math.log1p(-_BROAD), self._prior.log_prob(x).double() + math.log(_BROAD)
-        )
-
-
-class Measured(NamedTuple):
-    """What flow proposals are worth.
-
-    Attributes
+    Parameters
     ----------
-    acceptance : float
-        Mean, of chains in equilibrium.
-    forgets : float
-        Autocorrelation time in proposals. A chain at x waits for 1 / a(x) of them, so that it is the points where a flow is too thin that
-        decide it.
-    shares : Tensor (m,)
-        Of each flow's mode in the target, by importance weights.
+    base : Distribution
+        Of d columns on the real line or a circle.
     """
 
-    acceptance: float
-    forgets: float
-    shares: Tensor
+    stretch: Tensor
+
+    def __init__(self, base: Distribution):
+        super().__init__(base.features, support=base.support)
+        self.base = base
+        angles = torch.tensor([column.kind == "circular" for column in self._columns])
+        further = 1 + _FURTHER / math.sqrt(max(int((~angles).sum()), 1))
+        self.register_buffer("stretch", torch.where(angles, 1.0, further))
+
+    def sample(self, n, generator=None):
+        z = self.base.sample(n, generator)
+        wide = rand((n,), generator) < _WIDE
+        return torch.where(wide[:, None], z * self.stretch.to(z), z)
+
+    def log_prob(self, x):
+        stretch = self.stretch.to(x)
+        stretched = self.base.log_prob(x / stretch) - stretch.log().sum()
+        return torch.logaddexp(self.base.log_prob(x) + math.log1p(-_WIDE), stretched + math.log(_WIDE))
 
 
 class NumpyDensity:
@@ -137,217 +138,3 @@ class NumpyDensity:
 
     def sample(self, n: int) -> np.ndarray:
         return self._proposal.sample(n, generator=self._generator).numpy()
-
-
-class ProposalFit:
-    """The fit of a proposal to draws of each mode, taken further round by round.
-
-    It starts as the normal or the mixture of the best held-out density, which already fits many posteriors; :meth:`train` adds to it
-    what the flow can learn.
-
-    Parameters
-    ----------
-    draws : sequence of Tensor (chain, draw, d)
-        Of each mode, in the user's parameters. Whole chains are held out, because neighbours in a chain are nearly copies.
-    support : list
-        As for :class:`sbi_flows.FlowDensity`.
-    random_state : int, generator or None
-    flows : sequence of Flow, optional
-        To start from, one a mode, in place of a normal or a mixture.
-
-    Attributes
-    ----------
-    proposal : FlowProposal
-    n_steps : int
-        Of the optimiser so far.
-    """
-
-    def __init__(self, draws: Sequence[Tensor], support, random_state: RandomState, *, flows: Sequence[Flow] | None = None):
-        self._generator = torch_generator(seed_from(random_state))
-        self.n_steps = 0
-        self.take(draws)
-        if flows is None:
-            with one_thread():
-                flows = _best_start(self._x, self._train_rows, self._held_out, support, self._generator)
-        self.proposal = FlowProposal(flows, _log_shares(draws))
-
-    @property
-    def held_out(self) -> Tensor:
-        """Draws ``(n, d)`` it was not fitted to, of all modes alike."""
-        return self._x[self._held_out.flatten()]
-
-    def train(self, n_steps: int, draws: Sequence[Tensor] | None = None) -> float:
-        """Train further, on new draws of each mode where given; the gain in mean held-out log-density, in nats."""
-        if draws is not None:
-            self.take(draws)
-        # Copies: the round may turn out worse by what counts, and the proposal before it must still be there.
-        flows = copy.deepcopy(self.proposal.flows)
-        before = _score(flows, self._x, self._held_out)
-        per_epoch = max(1, round(self._train_rows.shape[1] / _BATCH))
-        with one_thread(), torch.enable_grad():
-            for flow in flows:
-                flow.train()
-            history = train(
-                flows,
-                ArraySource(self._x, train_rows=self._train_rows, validation_rows=self._held_out),
-                batch_size=_BATCH,
-                max_epochs=max(1, n_steps // per_epoch),
-                learning_rate=_PEAK,
-                weight_decay=0.0,
-                patience=max(3, n_steps // (2 * per_epoch)),
-                random_state=seed_from(self._generator),
-            )
-        for flow in flows:
-            flow.eval()
-        self.n_steps += history.n_steps
-        self.proposal = FlowProposal(flows, self.proposal.log_weights)
-        return _score(flows, self._x, self._held_out) - before
-
-    def take(self, draws: Sequence[Tensor]) -> None:
-        """Training and held-out rows of each mode, ``(m, n)``, as many of one as of another."""
-        train_rows, held_out, first = [], [], 0
-        for part in draws:
-            n_chains, n_draws, _ = part.shape
-            index = first + torch.arange(n_chains * n_draws).view(n_chains, n_draws)
-            chains = torch.randperm(n_chains, generator=self._generator)
-            n_out = max(1, n_chains // _HELD_OUT) if n_chains > 1 else 0
-            # A single chain has to be cut; its neighbours across the cut are the price.
-            train_part = index[chains[n_out:]].flatten() if n_out else index[0, : n_draws - n_draws // _HELD_OUT]
-            out_part = index[chains[:n_out]].flatten() if n_out else index[0, n_draws - n_draws // _HELD_OUT :]
-            train_rows.append(train_part)
-            held_out.append(out_part)
-            first += n_chains * n_draws
-        self._x = torch.cat([part.flatten(0, 1) for part in draws])
-        self._train_rows = self._even(train_rows)
-        self._held_out = self._even(held_out)
-
-    def _even(self, rows: list[Tensor]) -> Tensor:
-        """Index lists made equally long by repeating rows of the shorter ones."""
-        longest = max(len(part) for part in rows)
-        return torch.stack([_repeated(part, longest, self._generator) for part in rows])
-
-
-def _repeated(rows: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    more = torch.randint(len(rows), (n - len(rows),), generator=generator)
-    return torch.cat([rows, rows[more]])
-
-
-def _log_shares(draws: Sequence[Tensor]) -> Tensor:
-    return torch.tensor([float(part.shape[0] * part.shape[1]) for part in draws]).log()
-
-
-def _best_start(x: Tensor, train_rows: Tensor, held_out: Tensor, support, generator: torch.Generator) -> list[Flow]:
-    """Untrained flows, one a mode, of one architecture: the scaling and the base under which held-out draws are most likely."""
-    d, n = x.shape[1], train_rows.shape[1]
-    best: list[Flow] = []
-    best_score = -np.inf
-    for make in _starts(d, n, support, generator):
-        flows = [make(x[rows]) for rows in train_rows]
-        score = _score(flows, x, held_out)
-        if not best or score > best_score + _WORTHWHILE:
-            best, best_score = flows, score
-    return best
-
-
-def _starts(d: int, n: int, support, generator: torch.Generator) -> Iterator[Callable[[Tensor], Flow]]:
-    """From the simplest: normals and mixtures of normals, and columns that are each made normal by a spline of their own."""
-    angles = [column.kind == "circular" for column in parse_support(support, d)]
-    for scaling in ("standard", "whiten") if d > 1 else ("standard",):
-        for components in _COMPONENTS:
-            if components == 1 or (components * d * _ROWS_A_NUMBER <= n and not any(angles)):
-                yield partial(_start, support=support, scaling=scaling, components=components, generator=generator)
-    if not all(angles):
-        yield partial(_by_columns, support=support, generator=generator)
-
-
-@torch.no_grad()
-def _start(x: Tensor, support, scaling: str, components: int, generator: torch.Generator) -> Flow:
-    """A flow that is its base, scaled to the draws."""
-    base = "normal" if components == 1 else {"name": "mixture", "components": components}
-    flow = _untrained(x.shape[1], support, scaling, base, generator)
-    flow.fit_scaling(x)
-    if isinstance(flow.base, NormalMixture):
-        flow.base.fit(flow.to_base(x)[0], generator=generator)
-    return flow
-
-
-@torch.no_grad()
-def _by_columns(x: Tensor, support, generator: torch.Generator) -> Flow:
-    """A flow that begins with a spline a column, which makes the draws' marginals normal."""
-    d = x.shape[1]
-    columns = parse_support(support, d)
-    spline, circle = Spline(_MARGINAL_BINS), CircularSpline(_MARGINAL_BINS)
-    marginals = Elementwise([circle if column.kind == "circular" else spline for column in columns], d)
-    rest = _untrained(d, support, "standard", "normal", generator)
-    flow = Flow(columns, Chain([marginals, rest.bijection]), rest.base, scaling="standard").fit_scaling(x)
-    marginals.fit_quantiles(flow.enter(x, None)[1])
-    return flow
-
-
-def _untrained(d: int, support, scaling: str, base, generator: torch.Generator | None) -> Flow:
-    small = d <= AUTOREGRESSIVE
-    return nsf(
-        d,
-        layers=3 if small else 6,
-        hidden=(32, 32) if small else (64, 64),
-        autoregressive=small,
-        support=support,
-        base=base,
-        scaling=scaling,
-        generator=generator,
-    )
-
-
-def flow_prices(x: Tensor, support) -> tuple[float, float]:
-    """Seconds to propose a row, and seconds a step of training, from an untrained flow at rows ``x (n, d)``."""
-    flow = _untrained(x.shape[1], support, "standard", "normal", torch.Generator().manual_seed(0)).fit_scaling(x)
-    rows = x[torch.arange(_BATCH) % len(x)]
-    with one_thread(), torch.no_grad():
-        forward = _seconds(lambda: flow.log_prob(rows))
-        drawing = _seconds(lambda: flow.sample(_BATCH, generator=torch.Generator().manual_seed(0)))
-    return (forward + drawing) / _BATCH, 4 * forward
-
-
-def _seconds(call: Callable[[], object], repeats: int = 5) -> float:
-    """The median of a few calls after a first one, which pays for what later ones find done."""
-    call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return float(np.median(times))
-
-
-@torch.no_grad()
-def _score(flows: Sequence[Flow], x: Tensor, held_out: Tensor) -> float:
-    """Mean log-density of the held-out draws of each mode."""
-    return float(np.mean([float(flow.log_prob(x[rows]).double().mean()) for flow, rows in zip(flows, held_out, strict=True)]))
-
-
-@torch.no_grad()
-def expected_acceptance(
-    log_prob: Callable[[Tensor], Tensor], proposal: FlowProposal, draws: Tensor, n: int, generator: torch.Generator
-) -> Measured:
-    """How proposals would do with chains in equilibrium.
-
-    Parameters
-    ----------
-    log_prob : callable
-        Of the target, in the user's parameters; evaluated at ``2 n`` points.
-    proposal : FlowProposal
-    draws : Tensor (k, d)
-        Of the target, that the proposal was not fitted to; weighted here by nothing but their number.
-    n : int
-    generator : torch.Generator
-    """
-    at = draws[torch.randint(len(draws), (n,), generator=generator)]
-    proposed = proposal.sample(n, generator=generator)
-    here = log_prob(at) - proposal.log_prob(at)
-    there = torch.nan_to_num(log_prob(proposed) - proposal.log_prob(proposed), nan=-torch.inf, posinf=-torch.inf)
-    accepted = (there[None] - here[:, None]).clamp(max=0.0).exp().mean(1)
-    weights = torch.softmax(there, 0) if bool((there > -torch.inf).any()) else torch.full_like(there, 1 / n)
-    # A few huge weights say little of the shares: cut at sqrt(n) times their mean (Ionides 2008).
-    weights = weights.clamp(max=n**-0.5)
-    shares = torch.zeros(len(proposal.flows), dtype=weights.dtype).index_add_(0, proposal.label(proposed), weights)
-    return Measured(float(accepted.mean()), float((2 / accepted.clamp(min=1 / n) - 1).mean()), shares / shares.sum())

@@ -12,18 +12,11 @@ from torch import Tensor
 from sbi_flows.flow_sampling import starts
 from sbi_flows.flow_sampling.choice import FLOOR, FlowCosts, LocalPilot, after_training, nearly_done, wants_flow
 from sbi_flows.flow_sampling.counting import CountedTarget
+from sbi_flows.flow_sampling.fitting import AUTOREGRESSIVE, Measured, ProposalFit, expected_acceptance, flow_prices
 from sbi_flows.flow_sampling.latent import straightened
 from sbi_flows.flow_sampling.modes import separated_modes
 from sbi_flows.flow_sampling.paths import N_TRAINING, too_rare, with_paths
-from sbi_flows.flow_sampling.proposal import (
-    AUTOREGRESSIVE,
-    FlowProposal,
-    Measured,
-    ProposalFit,
-    WithPrior,
-    expected_acceptance,
-    flow_prices,
-)
+from sbi_flows.flow_sampling.proposal import FlowProposal
 from sbi_flows.flow_sampling.walk import Drawn, Walk
 from sbi_flows.flow_sampling.worth import about_their_modes, bulk_size, effective_size
 from sbi_flows.results import Chains
@@ -34,9 +27,9 @@ _WARMUP = 150
 _WARMUP_ANNEALED = 60  # of random walks from starts that annealing has brought there: covariance and spread are right already
 _PILOT = 40  # steps of the local kernel that are looked at
 _TRAINING = (0, 300, 700, 1500)  # optimiser steps of each round
-_GOOD = 2.0  # autocorrelation time of flow proposals at which training ends
-_GAIN = 1.15  # factor by which a round must shorten it for another to follow
-_ROUND = 20  # steps of the mixed kernel between rounds
+_GOOD = 1.8  # autocorrelation time of flow proposals at which training ends; with a fifth of them defensive it is 1.5 at best
+_GAIN = 1.15  # factor by which a round must reduce what is rejected for another to follow
+_ROUND = 40  # steps of the mixed kernel between rounds
 _MEASURED = 500  # proposals behind a measured acceptance
 _MOST_JUMPS = 8  # flow proposals a step
 _LOCAL_SHARE = 0.1  # of local steps beside proposals that are accepted nearly always
@@ -239,32 +232,36 @@ class Run:
                 if not forced and not costs.worth(n_steps, self.settings.n_effective, self.forgets, self.local_pilot.row_seconds):
                     break
                 fit.train(n_steps)
-            measured = self._measured(fit)
-            gained = measured.forgets * _GAIN < self.forgets
-            if measured.forgets < self.forgets:
-                self.proposal, self.acceptance, self.forgets = fit.proposal, measured.acceptance, measured.forgets
+            proposal, measured = self._measured(fit)
+            gained = (1 - measured.acceptance) * _GAIN < 1 - self.acceptance
+            if measured.acceptance > self.acceptance:
+                self.proposal, self.acceptance, self.forgets = proposal, measured.acceptance, measured.forgets
             if not gained or self.forgets < _GOOD:
                 break
             if self.acceptance > FLOOR:
-                mixed = self._mixed_walk(fit.proposal)
+                mixed = self._mixed_walk(proposal)
                 fit.take(self._draws_by_mode(mixed.draw(_ROUND).position))
                 self.walk = mixed
 
-    def _measured(self, fit: ProposalFit) -> Measured:
-        log_prob, held_out = self.target.log_prob, fit.held_out
-        measured = expected_acceptance(log_prob, fit.proposal, held_out, _MEASURED, self.generator)
-        if len(fit.proposal.flows) == 1:
-            return measured
+    def _measured(self, fit: ProposalFit) -> tuple[FlowProposal, Measured]:
+        # Draws of a prior of many columns are never accepted.
+        prior = self.target.prior if self.target.features <= AUTOREGRESSIVE else None
+
+        def measure() -> tuple[FlowProposal, Measured]:
+            proposal = fit.proposal.defended(prior)
+            return proposal, expected_acceptance(self.target.log_prob, proposal, fit.held_out, _MEASURED, self.generator)
+
+        proposal, measured = measure()
+        if len(proposal.flows) == 1:
+            return proposal, measured
         # The draws' shares were those of the starts.
         fit.proposal = fit.proposal.weighted(measured.shares)
-        return expected_acceptance(log_prob, fit.proposal, held_out, _MEASURED, self.generator)
+        return measure()
 
     def _mixed_walk(self, proposal: FlowProposal) -> Walk:
         """The chains as they stand, with flow proposals after every local step."""
         jumps = int(np.clip(round(self.forgets / 2), 1, _MOST_JUMPS))
-        prior = self.target.prior
-        # Draws of a prior of many columns are never accepted.
-        jump = IndependentMetropolis(WithPrior(proposal, prior) if prior and self.target.features <= AUTOREGRESSIVE else proposal)
+        jump = IndependentMetropolis(proposal)
         if jumps == 1:
             # Where jumps forget at once a local step would only double their price; a few free chains where the flow is too thin.
             kernel = Mixed([self.local, jump], weights=[_LOCAL_SHARE, 1 - _LOCAL_SHARE])

@@ -305,7 +305,7 @@ class FlowSampler(BaseEstimator):
             log_posterior,
             prior=self.target_.prior,
             support=self.target_.support,
-            density=None if run.proposal is None else NumpyDensity(run.proposal, seeds[0]),
+            density=None if run.proposal is None else NumpyDensity(run.proposal.without_prior(), seeds[0]),
             max_evaluations=_EVIDENCE_BUDGET,
             random_state=seeds[1],
         )
