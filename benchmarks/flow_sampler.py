@@ -1,6 +1,6 @@
 """``FlowSampler`` on problems with known answers, and on the main job beside emcee.
 
-    python -m benchmarks.flow_sampler mixture gaussian phi4 pta [--seed 0]
+    python -m benchmarks.flow_sampler mixture gaussian phi4 manywell pta [--seed 0]
 
 Tables go to ``benchmarks/results/flow_sampler/``, one a problem. Every evaluation is counted: checks, starts, warm-up, training, draws.
 """
@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.sampler_problems import PROBLEMS as PROBLEM_BOXES
 from sbi_flows import FlowSampler
 from sbi_flows.diagnostics import hellinger, hellinger_floor
-from sbi_flows.distributions import MultivariateNormal
+from sbi_flows.distributions import BoxUniform, MultivariateNormal
 from sbi_flows.samplers import HMC, run_chains
-from sbi_flows.targets import from_log_prob
+from sbi_flows.targets import from_log_prob, from_numpy
 
 RESULTS = Path(__file__).parent / "results" / "flow_sampler"
 WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
@@ -119,6 +120,26 @@ def phi4(seed: int) -> list[str]:
     ]
 
 
+def manywell(seed: int) -> list[str]:
+    """ManyWell-32 from a box of +-5: 2^16 modes; every pair's upper well holds .844307. Effective draws enough to see .01."""
+    problem = PROBLEM_BOXES["manywell-32"]()
+    ends = [problem.half_width] * problem.features
+    began = time.process_time()
+    prior = BoxUniform([-end for end in ends], ends)
+    sampler = FlowSampler(from_numpy(problem.log_likelihood), prior, n_effective=20_000, random_state=seed).fit()
+    log_z = sampler.evidence()
+    seconds = time.process_time() - began
+    report = sampler.report_
+    print(report, flush=True)
+    draws = sampler.chains_.samples.reshape(-1, problem.features)
+    error = np.abs(problem.modes(draws).mean(0) - problem.masses).max()
+    return [
+        *_table("worst error of a well's mass", "ln Z off by", "method", "ESS", "flow accepted", "evaluations", "CPU s", "verdict"),
+        f"| {error:.4f} | {log_z.log_z - problem.log_z:+.3f} +- {log_z.log_z_err:.3f} | {report.method} | {report.ess:.0f} "
+        f"| {report.flow_acceptance:.2f} | {report.n_evaluations} | {seconds:.0f} | {_verdict(report.reliability)} |",
+    ]
+
+
 def pta(seed: int, models: str = "") -> list[str]:
     """The main job (`sbi-flows pta compare`): emcee for 20 000 effective draws at least, then FlowSampler for as many as it came to."""
     from sbi_flows.model_evidence import evidence
@@ -164,7 +185,7 @@ def _verdict(reliability) -> str:
     return "ok" if reliability.ok else "NOT RELIABLE: " + "; ".join(reliability.reasons)
 
 
-PROBLEMS = {"mixture": mixture, "gaussian": gaussian, "phi4": phi4, "pta": pta}
+PROBLEMS = {"mixture": mixture, "gaussian": gaussian, "phi4": phi4, "manywell": manywell, "pta": pta}
 
 
 def main() -> None:

@@ -53,6 +53,18 @@ class LULinear(Bijection):
 
     identity: Tensor
 
+    @torch.no_grad()
+    def fit_whitening(self, x: Tensor) -> LULinear:
+        """Set it to give the mixed columns of rows ``x (n, d)`` mean zero and unit covariance; training goes on from there."""
+        rows = self._mixed.take(x.mT).mT.double()
+        mean, root = moments(rows, None, correlated=True)
+        whitening = torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=root.dtype, device=root.device), upper=False)
+        diagonal = whitening.diagonal()
+        self.entries.copy_((whitening / diagonal).tril(-1))
+        self.log_diagonal.copy_(diagonal.log())
+        self.bias.copy_(-(whitening @ mean)[:, None])
+        return self
+
     def _factors(self) -> tuple[Tensor, Tensor]:
         lower = torch.addcmul(self.identity, self.entries, self.lower_mask)
         upper = torch.addcmul(self.identity * torch.exp(self.log_diagonal)[..., None, :], self.entries, self.upper_mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from sbi_flows._random import RandomState, seed_from, torch_generator
 from sbi_flows._threads import one_thread
 from sbi_flows.bijections.base import Chain
 from sbi_flows.bijections.elementwise import Elementwise
+from sbi_flows.bijections.linear import LULinear
 from sbi_flows.bijections.spline import CircularSpline, Spline
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.distributions import NormalMixture, StandardNormal
@@ -30,6 +32,7 @@ _BOUND, _MARGIN = 5.0, 1.2  # of their splines: standard deviations at least, an
 _ROWS_A_NUMBER = 20  # draws for each component and column, at least
 _WORTHWHILE = 0.02  # nats a row by which a larger start must be better
 _HELD_OUT = 8  # one chain in so many judges
+_HOT = 0.25  # rows of the tempered density for each that the flow is fitted to
 _BATCH = 512
 _PEAK = 4e-3
 _FAIREST = 0.02  # a point from which fewer proposals are accepted counts as one with so many: a single one of 500 would decide for all
@@ -67,6 +70,8 @@ class ProposalFit:
     support : list
         As for :class:`sbi_flows.FlowDensity`.
     random_state : int, generator or None
+    hot : Tensor (n, d), optional
+        Draws of a wider density that are joined to those of the first mode for training, a fifth of the whole at most.
     flows : sequence of Flow, optional
         To start from, one a mode, in place of a normal or a mixture.
 
@@ -77,9 +82,18 @@ class ProposalFit:
         Of the optimiser so far.
     """
 
-    def __init__(self, draws: Sequence[Tensor], support, random_state: RandomState, *, flows: Sequence[Flow] | None = None):
+    def __init__(
+        self,
+        draws: Sequence[Tensor],
+        support,
+        random_state: RandomState,
+        *,
+        hot: Tensor | None = None,
+        flows: Sequence[Flow] | None = None,
+    ):
         self._generator = torch_generator(seed_from(random_state))
         self.n_steps = 0
+        self._hot = hot
         self.take(draws)
         if flows is None:
             with one_thread():
@@ -132,7 +146,11 @@ class ProposalFit:
             train_rows.append(train_part)
             held_out.append(out_part)
             first += n_chains * n_draws
-        self._x = torch.cat([part.flatten(0, 1) for part in draws])
+        if self._hot is not None:
+            n_hot = min(len(self._hot), int(_HOT * len(train_rows[0])))
+            chosen = first + torch.randperm(len(self._hot), generator=self._generator)[:n_hot]
+            train_rows[0] = torch.cat([train_rows[0], chosen])
+        self._x = torch.cat([*(part.flatten(0, 1) for part in draws), *([] if self._hot is None else [self._hot])])
         self._train_rows = self._even(train_rows)
         self._held_out = self._even(held_out)
 
@@ -172,14 +190,10 @@ def _starts(x: Tensor, n: int, support, generator: torch.Generator) -> Iterator[
     """
     d = x.shape[1]
     angles = [column.kind == "circular" for column in parse_support(support, d)]
-    sizes = [k for k in _COMPONENTS if k == 1 or (k * d * _ROWS_A_NUMBER <= n and not any(angles))]
-    if all(angles) or d > AUTOREGRESSIVE:
-        for scaling in ("standard", "whiten") if d > 1 else ("standard",):
-            for components in sizes:
-                yield partial(_start, support=support, scaling=scaling, components=components, generator=generator)
-    if not all(angles):
-        for components in sizes:
-            yield partial(_by_columns, support=support, components=components, generator=generator)
+    makes = [_start] if all(angles) else [_by_columns] if d <= AUTOREGRESSIVE else [_start, _by_columns]
+    for make, scaling, components in itertools.product(makes, ("standard", "whiten") if d > 1 else ("standard",), _COMPONENTS):
+        if components == 1 or (components * d * _ROWS_A_NUMBER <= n and not any(angles)):
+            yield partial(make, support=support, scaling=scaling, components=components, generator=generator)
 
 
 @torch.no_grad()
@@ -198,15 +212,20 @@ def _start(x: Tensor, support, scaling: str, components: int, generator: torch.G
 
 
 @torch.no_grad()
-def _by_columns(x: Tensor, support, components: int, generator: torch.Generator) -> Flow:
-    """A flow that begins with a spline a column, which makes the draws' marginals normal."""
+def _by_columns(x: Tensor, support, scaling: str, components: int, generator: torch.Generator) -> Flow:
+    """The same after a spline a column, which makes the draws' marginals normal."""
     d = x.shape[1]
     columns = parse_support(support, d)
     spline, circle = Spline(_MARGINAL_BINS, bound=max(_BOUND, _MARGIN * _farthest(x, support))), CircularSpline(_MARGINAL_BINS)
     marginals = Elementwise([circle if column.kind == "circular" else spline for column in columns], d)
+    mixing = LULinear(d, [j for j, column in enumerate(columns) if column.kind != "circular"])
     rest = _untrained(d, support, "standard", _base(components), generator)
-    flow = Flow(columns, Chain([marginals, rest.bijection]), rest.base, scaling="standard").fit_scaling(x)
-    marginals.fit_quantiles(flow.enter(x, None)[1])
+    between = [mixing] if scaling == "whiten" else []
+    flow = Flow(columns, Chain([marginals, *between, rest.bijection]), rest.base, scaling="standard").fit_scaling(x)
+    given = flow.enter(x, None)[1]
+    marginals.fit_quantiles(given)
+    if scaling == "whiten":
+        mixing.fit_whitening(marginals.forward_and_log_det(given)[0])
     return _base_fitted(flow, x, generator)
 
 

@@ -166,7 +166,7 @@ class Run:
         if not pays and wanted == "auto":
             return
         with self.ledger.purpose("training"):
-            fit = ProposalFit(self._draws_by_mode(self.pilot_draws), self.target.support, self.generator)
+            fit = ProposalFit(self._draws_by_mode(self.pilot_draws), self.target.support, self.generator, hot=self._hot_draws())
             self._rounds(fit, costs)
         measured = self.acceptance, self.forgets
         method, why, against = after_training(self.local_pilot, costs, *measured, self.settings.n_effective, fit.n_steps)
@@ -233,7 +233,7 @@ class Run:
                     break
                 fit.train(n_steps)
             proposal, measured = self._measured(fit)
-            gained = (1 - measured.acceptance) * _GAIN < 1 - self.acceptance
+            gained = not n_steps or (1 - measured.acceptance) * _GAIN < 1 - self.acceptance
             if measured.acceptance > self.acceptance:
                 self.proposal, self.acceptance, self.forgets = proposal, measured.acceptance, measured.forgets
             if not gained or self.forgets < _GOOD:
@@ -281,6 +281,13 @@ class Run:
         walk.kernel = self.local
         walk.state, _ = self.local.relocate(mixed.parts[0], mixed.position, mixed.log_prob, self.space)
         return walk
+
+    def _hot_draws(self) -> Tensor | None:
+        """Where corners of the one mode are, in the user's parameters; in many columns a flow that is wide enough for them is of no use."""
+        if self.modes.n > 1 or self.target.features > AUTOREGRESSIVE:
+            return None
+        half = self.walk.state.position[: -(-self.settings.n_chains // 2)]
+        return self.space.to_user(starts.hot_draws(self.local, self.space, half, self.generator))[0]
 
     def _flow_costs(self) -> FlowCosts:
         """From a pass forward and back of an untrained flow."""
