@@ -5,13 +5,20 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS := $(VENV)/.installed-docs
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test oldest lint docs bench clean
 
 demo: $(STAMP)
 	$(BIN)/sbi-flows pta compare --output pta-results
 
 test: $(STAMP) lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# The suite with the oldest versions that pyproject.toml allows. Old libraries warn about what is new beneath them: that is no fault of ours.
+oldest:
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	$(PYTHON) scripts/oldest.py > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-oldest/constraints.txt -e '.[zarr]' pytest pytest-xdist
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning
 
 lint: $(STAMP)
 	$(BIN)/ruff check sbi_flows tests benchmarks scripts tutorials docs
@@ -38,4 +45,4 @@ $(DOCS): $(STAMP)
 	touch $@
 
 clean:
-	rm -rf $(VENV) pta-results docs/_build
+	rm -rf $(VENV) .venv-oldest pta-results docs/_build

@@ -43,6 +43,7 @@ def test_getdist_keeps_every_chain_its_weights_bounds_and_labels(tmp_path, separ
 
 
 def test_cobaya_takes_from_the_yaml_what_was_sampled_and_runs_nothing_of_it(tmp_path):
+    pytest.importorskip("yaml")
     chains = load_chains(files.write_cobaya(tmp_path / "run"), burn=100)
     assert chains.names == ("a", "b")
     assert chains.lengths.tolist() == [500, 400]

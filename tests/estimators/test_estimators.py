@@ -23,14 +23,15 @@ SKIPPED = {"check_array_api_input": "array API dispatch is off unless SCIPY_ARRA
 
 @pytest.mark.filterwarnings("ignore:[Xy] has|[Xy].{1,2}column:UserWarning")  # the checks use tiny and discrete data
 @pytest.mark.filterwarnings("ignore:Can't check dok sparse matrix:UserWarning")
-@pytest.mark.parametrize(("estimator", "n_checks"), [(FlowDensity, 48), (ConditionalFlow, 49)])
+@pytest.mark.parametrize(("estimator", "n_checks"), [(FlowDensity, 47), (ConditionalFlow, 48)])
 def test_scikit_learn_checks(estimator, n_checks):
+    """All that there are: as many as in scikit-learn 1.6, or more."""
     # float64, as one check compares rows evaluated alone and together to 1e-7.
     fast = estimator(**{**FAST, "hidden": (8,), "max_epochs": 2, "dtype": "float64"})
     results = check_estimator(fast, on_skip=None, on_fail="raise")
     status = Counter(result["status"] for result in results)
     assert {r["check_name"] for r in results if r["status"] == "skipped"} <= set(SKIPPED)
-    assert status["passed"] + status["skipped"] == len(results) == n_checks
+    assert status["passed"] + status["skipped"] == len(results) >= n_checks
 
 
 @pytest.mark.parametrize("estimator", [FlowDensity, ConditionalFlow])
