@@ -29,5 +29,5 @@ def test_a_requirement_without_a_lower_bound_is_refused(tmp_path, monkeypatch):
     module = script()
     (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["numpy"]\n[project.optional-dependencies]\nzarr = []\ndev = []\n')
     monkeypatch.setattr(module, "ROOT", tmp_path)
-    with pytest.raises(ValueError, match="name>=version in pyproject.toml; got 'numpy'"):
+    with pytest.raises(ValueError, match=r"name>=version in pyproject\.toml; got 'numpy'"):
         module.constraints()
