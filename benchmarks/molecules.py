@@ -53,7 +53,7 @@ TRAINING = {
 }
 
 
-REFINING = 1e-3  # peak learning rate
+REFINING = 5e-4  # peak learning rate
 
 
 def reference(name: str, folder: Path) -> dict:

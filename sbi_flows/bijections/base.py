@@ -60,9 +60,12 @@ class Bijection(nn.Module, ABC):
     ----------
     stackable : bool
         Whether the forward map also takes a leading axis of members, with parameters that have one.
+    rows_at_once : int
+        Rows of one piece on a CPU where no gradient is kept: few where each has many numbers that should stay in the cache.
     """
 
     stackable = False
+    rows_at_once: int = 2048
 
     @abstractmethod
     def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -66,15 +66,10 @@ class Continuous(Bijection):
             raise ValueError(f"Expected path {' or '.join(map(repr, PATHS))}; got {path!r}.")
         if steps < 1:
             raise ValueError(f"Expected at least one integration step; got steps={steps}.")
-        self.net = net
+        self.net, self.rows_at_once = net, net.rows_at_once
         self.path = PATHS[path]
         self.circular = list(circular)
         self.steps, self.power, self.tolerance = int(steps), 1.5, tolerance
-
-    @property
-    def rows_at_once(self) -> int:
-        """Rows of one piece on a CPU where no gradient is kept, as suits the net."""
-        return self.net.rows_at_once
 
     # --- The field ---------------------------------------------------------------------------------------------------------
 

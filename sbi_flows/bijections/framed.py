@@ -28,6 +28,8 @@ class Framed(TimeModulated, Bijection):
         As of those.
     """
 
+    rows_at_once = 256  # tangents along every move
+
     def __init__(self, steps: int, tolerance: float | None):
         super().__init__()
         positive("steps", steps, integer=True)

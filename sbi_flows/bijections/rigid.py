@@ -172,7 +172,7 @@ class FreeRigid(Bijection):
 
     def __init__(self, rigid: RigidContinuous):
         super().__init__()
-        self.rigid = rigid
+        self.rigid, self.rows_at_once = rigid, rigid.rows_at_once
 
     def rates(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """As of the flow inside, at rows of unit quaternions."""

@@ -313,7 +313,7 @@ class Flow(nn.Module):
 
     def _rows_at_once(self, x: Tensor) -> int:
         most = rows_at_once(x)
-        return min(most, self.bijection.rows_at_once) if x.device.type == "cpu" and isinstance(self.bijection, Continuous) else most
+        return min(most, self.bijection.rows_at_once) if x.device.type == "cpu" else most
 
     # --- Checks ------------------------------------------------------------------------------------------------------------
 
