@@ -154,7 +154,9 @@ def test_score_by_hand():
 
 @pytest.mark.filterwarnings("ignore:[A-Za-z].*:UserWarning")  # of a fit cut short
 def test_a_network_learns_the_radius_first_and_is_saved(tmp_path):
-    network = AtmosphereNPE(1500, ConditionalFlow(layers=1, hidden=(32,), max_epochs=4), random_state=0).fit()
+    given = ConditionalFlow(layers=1, hidden=(32,), max_epochs=4)
+    network = AtmosphereNPE(1500, given, random_state=0).fit(tmp_path / "fit.checkpoint")
+    assert (tmp_path / "fit.checkpoint").exists() and given.checkpoint is None
     planets = simulate_planets(40, random_state=9)
     draws = network.posterior(planets).sample(200, random_state=0)
     assert draws.shape == (40, 200, 7)

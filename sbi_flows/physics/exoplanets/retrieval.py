@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
@@ -98,7 +99,7 @@ class AtmosphereNPE:
         planets = simulate_planets(self.n_simulations, random_state=numpy_generator(seed))
         estimator = ConditionalFlow(layers=4, hidden=(128, 128)) if self.estimator is None else self.estimator
         if checkpoint is not None:
-            estimator.set_params(checkpoint=str(checkpoint))
+            estimator = copy.copy(estimator).set_params(checkpoint=str(checkpoint))  # the user's stays as it was given
         self.npe_ = NPE(planet_prior(), estimator, embedding="vector", random_state=seed)
         self.npe_.fit(planets.theta, planets.features())
         return self
