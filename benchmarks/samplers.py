@@ -32,6 +32,7 @@ PEERS = ("nautilus", "pocoMC", "dynesty static", "dynesty dynamic")
 OURS: dict[str, Callable] = {
     "smc": lambda target, seed: smc(target, random_state=seed),
     "smc, 4000 draws a flow": lambda target, seed: smc(target, n_particles=4000, random_state=seed),
+    "smc, 12000 draws a flow": lambda target, seed: smc(target, n_particles=12_000, random_state=seed),
     "smc, no flow": lambda target, seed: smc(target, flow=None, random_state=seed),
     "parallel tempering": lambda target, seed: parallel_tempering(target, n_steps=5000, random_state=seed),
 }
