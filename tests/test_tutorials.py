@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import brentq
 
 from sbi_flows import NPE, ConditionalFlow, datasets, posterior_predictive, sequential
+from sbi_flows.boltzmann import checks, fitting
 
 QUICK = partial(NPE, estimator=ConditionalFlow(layers=1, max_epochs=3))
 FOLDER = Path(__file__).parents[1] / "tutorials"
@@ -294,3 +296,27 @@ def test_exoplanet(tmp_path, capsys):
     # 68 % intervals of seven columns: fewer than two hold the truth once in 190 times, were they independent.
     assert len(found) == 7 and sum(float(low) <= float(true) <= float(high) for low, high, true in found) >= 2
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["exoplanet_posterior.png", "exoplanet_spectrum.png"]
+
+
+def test_rigid_crystal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(checks, "INTEGRATED_DRAWS", 200)
+    monkeypatch.setattr(checks, "INTEGRATED_CHAINS", 20)
+    monkeypatch.setattr(fitting, "MATCHED_ROWS", 1000)
+    module = tutorial("rigid_crystal")
+    module.main(tmp_path / "figures", n_steps=16, n_draws=100, n_particles=50, n_reference=2000)
+    said = capsys.readouterr().out
+    (ours, error), (known, own) = [map(float, pair) for pair in re.findall(r"(-?[\d.]+) \+- ([\d.]+) kT by", said)]
+    assert abs(ours - known) < 5 * np.hypot(error, own)
+    assert (tmp_path / "figures" / "rigid_crystal.png").stat().st_size > 5000
+
+
+def test_a_crystal_without_charges_costs_nothing():
+    module = tutorial("rigid_crystal")
+    value, error = module.by_average(module.DipoleCrystal(0.0), 100)
+    assert (value, error) == (0.0, 0.0)
+    # To second order in weak charges F falls by half the variance of their energy; the mean of it vanishes, dipoles being free to turn.
+    weak = module.DipoleCrystal(0.3)
+    x = weak.uncoupled(50_000, torch.Generator().manual_seed(0))
+    coupling = weak(x) - module.DipoleCrystal(0.0)(x)
+    value, error = module.by_average(weak, 50_000)
+    assert abs(value + 0.5 * float(coupling.var())) < 5 * error
