@@ -15,12 +15,12 @@ from torch import Tensor
 
 from sbi_flows._random import RandomState, seed_from, torch_generator
 from sbi_flows._threads import one_thread
-from sbi_flows.bijections.base import Chain
+from sbi_flows.bijections.base import Bijection, Chain
 from sbi_flows.bijections.elementwise import Elementwise
 from sbi_flows.bijections.linear import LULinear
 from sbi_flows.bijections.spline import CircularSpline, Spline
 from sbi_flows.bijections.support import parse_support
-from sbi_flows.distributions import NormalMixture, StandardNormal
+from sbi_flows.distributions import NormalMixture
 from sbi_flows.flow_sampling.proposal import FlowProposal
 from sbi_flows.flows import Flow, nsf
 from sbi_flows.training import ArraySource, train
@@ -35,7 +35,7 @@ _HELD_OUT = 8  # one chain in so many judges
 _HOT = 0.25  # rows of the tempered density for each that the flow is fitted to
 _BATCH = 512
 _PEAK = 4e-3
-_FAIREST = 0.02  # a point from which fewer proposals are accepted counts as one with so many: a single one of 500 would decide for all
+_RAREST = 0.02  # acceptance that a point is given at least: a single one of 500 would decide for all
 
 
 class Measured(NamedTuple):
@@ -197,15 +197,6 @@ def _starts(x: Tensor, n: int, support, generator: torch.Generator) -> Iterator[
 
 
 @torch.no_grad()
-def _farthest(x: Tensor, support) -> float:
-    """Of all draws, in standard deviations of its column on the real line."""
-    columns = parse_support(support, x.shape[1])
-    scaled = Flow(columns, Chain([]), StandardNormal(x.shape[1]), scaling="standard").fit_scaling(x).enter(x, None)[1]
-    on_line = [j for j, column in enumerate(columns) if column.kind != "circular"]
-    return float(scaled[:, on_line].abs().max()) if on_line else 0.0
-
-
-@torch.no_grad()
 def _start(x: Tensor, support, scaling: str, components: int, generator: torch.Generator) -> Flow:
     """A flow that is its base, scaled to the draws."""
     return _base_fitted(_untrained(x.shape[1], support, scaling, _base(components), generator).fit_scaling(x), x, generator)
@@ -216,16 +207,17 @@ def _by_columns(x: Tensor, support, scaling: str, components: int, generator: to
     """The same after a spline a column, which makes the draws' marginals normal."""
     d = x.shape[1]
     columns = parse_support(support, d)
-    spline, circle = Spline(_MARGINAL_BINS, bound=max(_BOUND, _MARGIN * _farthest(x, support))), CircularSpline(_MARGINAL_BINS)
-    marginals = Elementwise([circle if column.kind == "circular" else spline for column in columns], d)
-    mixing = LULinear(d, [j for j, column in enumerate(columns) if column.kind != "circular"])
+    on_line = [j for j, column in enumerate(columns) if column.kind != "circular"]
     rest = _untrained(d, support, "standard", _base(components), generator)
-    between = [mixing] if scaling == "whiten" else []
-    flow = Flow(columns, Chain([marginals, *between, rest.bijection]), rest.base, scaling="standard").fit_scaling(x)
-    given = flow.enter(x, None)[1]
-    marginals.fit_quantiles(given)
+    flow = Flow(columns, rest.bijection, rest.base, scaling="standard").fit_scaling(x)
+    scaled = flow.enter(x, None)[1]
+    bound = max(_BOUND, _MARGIN * float(scaled[:, on_line].abs().max()))
+    spline, circle = Spline(_MARGINAL_BINS, bound=bound), CircularSpline(_MARGINAL_BINS)
+    marginals = Elementwise([spline if j in on_line else circle for j in range(d)], d).fit_quantiles(scaled)
+    first: list[Bijection] = [marginals]
     if scaling == "whiten":
-        mixing.fit_whitening(marginals.forward_and_log_det(given)[0])
+        first.append(LULinear(d, on_line).fit_whitening(marginals.forward_and_log_det(scaled)[0]))
+    flow.bijection = Chain([*first, rest.bijection])
     return _base_fitted(flow, x, generator)
 
 
@@ -305,4 +297,4 @@ def expected_acceptance(
     # A few huge weights say little of the shares: cut at sqrt(n) times their mean (Ionides 2008).
     weights = weights.clamp(max=n**-0.5)
     shares = torch.zeros(len(proposal.flows), dtype=weights.dtype).index_add_(0, proposal.label(proposed), weights)
-    return Measured(float(accepted.mean()), float((2 / accepted.clamp(min=_FAIREST) - 1).mean()), shares / shares.sum())
+    return Measured(float(accepted.mean()), float((2 / accepted.clamp(min=_RAREST) - 1).mean()), shares / shares.sum())

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
@@ -23,15 +24,15 @@ SKIPPED = {"check_array_api_input": "array API dispatch is off unless SCIPY_ARRA
 
 @pytest.mark.filterwarnings("ignore:[Xy] has|[Xy].{1,2}column:UserWarning")  # the checks use tiny and discrete data
 @pytest.mark.filterwarnings("ignore:Can't check dok sparse matrix:UserWarning")
-@pytest.mark.parametrize(("estimator", "n_checks"), [(FlowDensity, 47), (ConditionalFlow, 48)])
+@pytest.mark.parametrize(("estimator", "n_checks"), [(FlowDensity, 48), (ConditionalFlow, 49)])
 def test_scikit_learn_checks(estimator, n_checks):
-    """All that there are: as many as in scikit-learn 1.6, or more."""
+    """All that there are, counted so that none goes missing; scikit-learn 1.6 has one fewer."""
     # float64, as one check compares rows evaluated alone and together to 1e-7.
     fast = estimator(**{**FAST, "hidden": (8,), "max_epochs": 2, "dtype": "float64"})
     results = check_estimator(fast, on_skip=None, on_fail="raise")
     status = Counter(result["status"] for result in results)
     assert {r["check_name"] for r in results if r["status"] == "skipped"} <= set(SKIPPED)
-    assert status["passed"] + status["skipped"] == len(results) >= n_checks
+    assert status["passed"] + status["skipped"] == len(results) == n_checks - sklearn.__version__.startswith("1.6.")
 
 
 @pytest.mark.parametrize("estimator", [FlowDensity, ConditionalFlow])
