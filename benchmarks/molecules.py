@@ -17,6 +17,7 @@ import functools
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from scipy.stats import wasserstein_distance
 from sbi_flows._files import load_tensors, save_tensors
 from sbi_flows._random import torch_generator
 from sbi_flows.bijections.mean_free import from_mean_free, to_mean_free
-from sbi_flows.flows import Flow, particle_flow
+from sbi_flows.flows import Flow, pair_flow
 from sbi_flows.losses import flow_matching, known_density_through_solver
 from sbi_flows.physics.molecules import Energy, dw4, lj13, lj55
 from sbi_flows.physics.molecules.reference import load_reference, reference_samples, save_reference
@@ -41,15 +42,15 @@ ENERGIES = {
 }
 # Draws for training and for judging.
 DRAWS = {"dw4": (100_000, 40_000), "lj13": (200_000, 40_000), "lj13-once": (200_000, 40_000), "lj55": (20_000, 10_000)}
-FLOWS = {
-    "dw4": {"radial": 32, "products": 16, "hidden": (96, 96), "tolerance": 1e-2},
-    "lj13": {"radial": 32, "products": 16, "hidden": (128, 128), "tolerance": 5e-2},
-    "lj13-once": {"radial": 32, "products": 16, "hidden": (128, 128), "tolerance": 1e-2},
+FLOWS: dict[str, dict[str, Any]] = {
+    "dw4": {"tolerance": 1e-2},
+    "lj13": {"width": 48, "layers": 2, "triangles": 24, "tolerance": 5e-2},
+    "lj13-once": {"width": 48, "layers": 2, "triangles": 24, "tolerance": 5e-2},
 }
 TRAINING = {
-    "dw4": {"batch_size": 256, "learning_rate": 5e-3},
-    "lj13": {"batch_size": 128, "learning_rate": 2e-3},
-    "lj13-once": {"batch_size": 128, "learning_rate": 2e-3},
+    "dw4": {"batch_size": 256, "learning_rate": 6e-3},
+    "lj13": {"batch_size": 128, "learning_rate": 5e-3},
+    "lj13-once": {"batch_size": 128, "learning_rate": 5e-3},
 }
 
 
@@ -74,7 +75,7 @@ def fitted(name: str, folder: Path, steps: int, seed: int = 0, peak: float | Non
     """The trained flow of ``name`` and its cost, from the folder where they lie there."""
     energy = ENERGIES[name]()
     assert energy.particles is not None
-    flow = particle_flow(*energy.particles, **FLOWS[name], generator=torch_generator(seed))
+    flow = pair_flow(*energy.particles, **FLOWS[name], generator=torch_generator(seed))
     path = folder / f"{name}-flow-{steps}-{seed}.safetensors"
     if path.exists():
         weights, header = load_tensors(path, kind="molecules flow", version=1)

@@ -8,7 +8,7 @@ from properties import randomise
 
 from sbi_flows.bijections.mean_free import from_mean_free, mean_free_basis, to_mean_free
 from sbi_flows.bijections.particles import ParticleNet
-from sbi_flows.flows import build, particle_flow
+from sbi_flows.flows import build, pair_flow, particle_flow
 from sbi_flows.losses import Batch, flow_matching
 from sbi_flows.losses.alignment import align, reordered, rotated
 from sbi_flows.training import ArraySource, train
@@ -18,10 +18,14 @@ def normal(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def strong(particles=4, dimensions=2, *, tolerance=None, **options):
+SIZES = {particle_flow: {"products": 4, "hidden": (8, 7)}, pair_flow: {"width": 8, "layers": 2, "triangles": 3}}
+both = pytest.mark.parametrize("build_flow", SIZES)
+
+
+def strong(particles=4, dimensions=2, *, build_flow=particle_flow, tolerance=None, **options):
     """A flow with random weights, so that nothing vanishes."""
-    settings = {"radial": 6, "products": 4, "hidden": (8, 7), "tolerance": tolerance, "generator": torch.Generator().manual_seed(0)}
-    return randomise(particle_flow(particles, dimensions, **settings, **options).double(), 0.1)
+    settings = SIZES[build_flow] | {"radial": 6, "tolerance": tolerance, "generator": torch.Generator().manual_seed(0)}
+    return randomise(build_flow(particles, dimensions, **settings, **options).double(), 0.1)
 
 
 def turned_and_reordered(y, particles, seed=5):
@@ -43,9 +47,10 @@ def test_mean_free_coordinates_keep_lengths_and_forget_the_centre(particles):
     torch.testing.assert_close(y.norm(dim=1), centred.norm(dim=1))
 
 
+@both
 @pytest.mark.parametrize(("particles", "dimensions"), [(2, 1), (4, 2), (5, 3)])
-def test_divergence_is_the_trace_of_the_jacobian(particles, dimensions):
-    continuous = strong(particles, dimensions).continuous
+def test_divergence_is_the_trace_of_the_jacobian(particles, dimensions, build_flow):
+    continuous = strong(particles, dimensions, build_flow=build_flow).continuous
     t, y = torch.tensor(0.4, dtype=torch.float64), normal(3, (particles - 1) * dimensions)
     velocity, divergence = continuous.velocity_and_divergence(t, y)
     torch.testing.assert_close(velocity, continuous.velocity(t, y), rtol=0, atol=1e-12)
@@ -55,9 +60,10 @@ def test_divergence_is_the_trace_of_the_jacobian(particles, dimensions):
         assert abs(value) > 0.01
 
 
+@both
 @pytest.mark.parametrize(("particles", "dimensions"), [(4, 2), (5, 3)])
-def test_density_knows_neither_direction_nor_order(particles, dimensions):
-    flow = strong(particles, dimensions)
+def test_density_knows_neither_direction_nor_order(particles, dimensions, build_flow):
+    flow = strong(particles, dimensions, build_flow=build_flow)
     y = normal(6, flow.features)
     flow.fit_scaling(3 * y)
     torch.testing.assert_close(flow.log_prob(turned_and_reordered(y, particles)), flow.log_prob(y), rtol=0, atol=1e-9)
@@ -101,14 +107,25 @@ def test_the_loss_of_aligned_noise_is_lower_and_symmetric():
     assert loss[None].mean() < 0.9 * loss["independent"].mean()
 
 
-def test_it_learns_a_ring():
+@both
+def test_times_of_rows_may_differ(build_flow):
+    continuous, y = strong(4, 2, build_flow=build_flow).continuous, normal(2, 6)
+    times = torch.tensor([0.2, 0.9], dtype=torch.float64)
+    together = continuous.velocity(times, y)
+    for row, t in enumerate(times):
+        torch.testing.assert_close(together[row], continuous.velocity(t, y[row : row + 1])[0], rtol=0, atol=1e-12)
+
+
+@both
+def test_it_learns_a_ring(build_flow):
     """Three particles on a circle of known radius: the likelihood after a few hundred steps, against that of a normal."""
     n = 1500
     angle = 2 * math.pi * torch.rand(n, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     corners = angle + 2 * math.pi / 3 * torch.arange(3)
     x = 2 * torch.stack([corners.cos(), corners.sin()], -1).flatten(1) + 0.3 * normal(n, 6)
     y = to_mean_free(x, 3)
-    flow = particle_flow(3, 2, radial=10, products=4, hidden=(16, 16), steps=2, tolerance=None, generator=torch.Generator().manual_seed(0))
+    sizes = {particle_flow: {"products": 4, "hidden": (16, 16)}, pair_flow: {"width": 16, "layers": 1, "triangles": 4}}[build_flow]
+    flow = build_flow(3, 2, radial=10, **sizes, steps=2, tolerance=None, generator=torch.Generator().manual_seed(0))
     flow.fit_scaling(y)
     before = -flow.log_prob(y[:100]).mean()
     source = ArraySource(y, validation_rows=range(200))
@@ -116,8 +133,9 @@ def test_it_learns_a_ring():
     assert -flow.log_prob(y[:100]).mean() < before - 1.0
 
 
-def test_it_is_rebuilt_from_its_spec():
-    flow = strong(4, 2)
+@both
+def test_it_is_rebuilt_from_its_spec(build_flow):
+    flow = strong(4, 2, build_flow=build_flow)
     again = build(flow.spec).double()
     again.load_state_dict(flow.state_dict())
     y = normal(5, 6)
@@ -130,7 +148,9 @@ def test_it_is_rebuilt_from_its_spec():
         (lambda: mean_free_basis(1), "two particles"),
         (lambda: ParticleNet(4, 2, hidden=(8,)), "two hidden layers"),
         (lambda: ParticleNet(4, 2, radial=0), "radial"),
-        (lambda: particle_flow(4, 2, coupling="ot"), "'aligned' or 'independent'"),
+        (lambda: pair_flow(4, 2, layers=0), "layers"),
+        (lambda: pair_flow(4, 2, coupling="ot"), "'aligned', 'independent'"),
+        (lambda: particle_flow(4, 2, coupling="ot"), "'aligned', 'independent'"),
     ],
 )
 def test_messages(call, match):

@@ -1,4 +1,4 @@
-"""What networks of two hidden layers share whose units are shifted and scaled by functions of time."""
+"""What networks share whose units are shifted and scaled by functions of time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sbi_flows.bijections.velocity import TIME_FEATURES, time_features
 
 
 class TimeModulated(nn.Module):
-    """Base of :class:`sbi_flows.bijections.particles.ParticleNet` and :class:`sbi_flows.bijections.framed.Framed`."""
+    """Base of :class:`sbi_flows.bijections.particles.ParticleNet`, :class:`sbi_flows.bijections.pairs.PairNet` and
+    :class:`sbi_flows.bijections.framed.Framed`."""
 
     _sizes: list[int]
 
-    def _start_modulation(self, hidden: tuple[int, int], outputs: int, embedding: int, generator: torch.Generator | None) -> None:
+    def _start_modulation(self, hidden: tuple[int, ...], outputs: int, embedding: int, generator: torch.Generator | None) -> None:
         """Parameters of a shift and a gain of each hidden unit, and of an offset of each output, which starts at zero."""
-        first, second = hidden
-        self._sizes = [first, first, second, second, outputs]
+        self._sizes = [width for width in hidden for _ in ("shift", "gain")] + [outputs]
         self.time_weight = normal_parameter(embedding, TIME_FEATURES, fan_in=TIME_FEATURES, generator=generator)
         self.time_bias = nn.Parameter(torch.zeros(embedding, 1))
         self.film_weight = normal_parameter(sum(self._sizes), embedding, fan_in=embedding, generator=generator)
@@ -35,9 +35,9 @@ class TimeModulated(nn.Module):
         return torch.addmm(self.film_bias, self.film_weight, embedded)
 
     def _parts(self, modulation: Tensor) -> list[Tensor]:
-        """Shift and gain of the first layer, of the second, and the offset."""
-        shift1, gain1, shift2, gain2, offset = modulation.split(self._sizes)
-        return [shift1, 1 + gain1, shift2, 1 + gain2, offset]
+        """Shift and gain of the first layer, of the second and so on, and the offset."""
+        *parts, offset = modulation.split(self._sizes)
+        return [1 + part if k % 2 else part for k, part in enumerate(parts)] + [offset]
 
 
 def two_layers(hidden: Sequence[int]) -> tuple[int, int]:

@@ -21,8 +21,8 @@ from sbi_flows.bijections.mean_free import mean_free_basis
 from sbi_flows.bijections.modulated import TimeModulated, normal_parameter, two_layers
 from sbi_flows.bijections.velocity import silu_and_slope
 
-_REACH = 5.0  # of the radial functions at the start: five standard deviations of a coordinate
-_SOFT = 0.3  # distances are sqrt(r^2 + soft^2): without a crease, which integrators would have to resolve, where two particles meet
+REACH = 5.0  # of the radial functions at the start: five standard deviations of a coordinate
+SOFT = 0.3  # distances are sqrt(r^2 + soft^2): without a crease, which integrators would have to resolve, where two particles meet
 
 
 class Surroundings(NamedTuple):
@@ -114,8 +114,8 @@ class ParticleNet(TimeModulated):
         self.register_buffer("signed", signed / math.sqrt(particles), persistent=False)
         self.register_buffer("unsigned", signed.abs() / math.sqrt(particles), persistent=False)
         first, second = self.hidden
-        self.centres = nn.Parameter(torch.linspace(0, _REACH, radial)[:, None])
-        self.log_widths = nn.Parameter(torch.full((radial, 1), math.log(_REACH / radial)))
+        self.centres = nn.Parameter(torch.linspace(0, REACH, radial)[:, None])
+        self.log_widths = nn.Parameter(torch.full((radial, 1), math.log(REACH / radial)))
         # The last function is constant: of everything, at any distance.
         self.left = normal(products, radial + 1, fan_in=radial + 1)
         self.right = normal(products, radial + 1, fan_in=radial + 1)
@@ -175,7 +175,7 @@ class ParticleNet(TimeModulated):
         """Differences ``(pairs, d, n)`` and softened squared distances ``(pairs, 1, n)``."""
         place = torch.tensordot(self.basis, x.unflatten(0, (self.particles - 1, self.dimensions)), 1)
         apart = place[self._first] - place[self._second]
-        return apart, apart.square().sum(1, keepdim=True) + _SOFT**2
+        return apart, apart.square().sum(1, keepdim=True) + SOFT**2
 
     def _radial(self, square: Tensor) -> tuple[Tensor, Tensor]:
         """Values ``(pairs, k, n)`` and derivatives with respect to the distance, over the distance; the constant comes last."""

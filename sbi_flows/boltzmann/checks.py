@@ -24,7 +24,7 @@ INTEGRATED_DRAWS, INTEGRATED_CHAINS, PLACES = 4000, 400, 3
 THIN = math.log(100)  # a chain's place where the flow has less than a hundredth of the density is one it misses
 THIN_SHARE = 0.01
 LEAPFROGS = 8
-INTEGRATED = ("cnf", "particle_flow", "rigid_flow", "free_rigid_flow", "manifold_flow")
+INTEGRATED = ("cnf", "pair_flow", "particle_flow", "rigid_flow", "free_rigid_flow", "manifold_flow")
 MOST_DRAWS, MOST_INTEGRATED = 200_000, 10_000  # that an estimate of a wanted error takes by itself
 _BROAD = 200  # chains from broad starts
 

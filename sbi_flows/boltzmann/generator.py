@@ -65,9 +65,9 @@ class BoltzmannGenerator:
         (:class:`sbi_flows.boltzmann.RigidCoordinates`), else columns as they are. Configurations go in and come out as
         the energy takes them.
     flow : Flow, optional
-        An untrained flow of those columns and their support; by default :func:`sbi_flows.flows.particle_flow` where the energy says
-        that its particles are alike, else a coupling spline flow on a normal or a mixture of normals. Symmetries that flow or
-        coordinates assume are checked, and one that the energy has not is named.
+        An untrained flow of those columns and their support; by default :func:`sbi_flows.flows.pair_flow` where the energy says
+        that its particles are alike (of more than six, :func:`sbi_flows.flows.particle_flow`), else a coupling spline flow on a normal or
+        a mixture of normals. Symmetries that flow or coordinates assume are checked, and one that the energy has not is named.
     layers, bins, hidden : int, int, sequence of int
         Of the default flow.
     start : array-like (m, d) or Distribution, optional

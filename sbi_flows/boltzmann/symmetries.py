@@ -12,10 +12,11 @@ from sbi_flows._random import RandomState, randn, torch_generator
 from sbi_flows._validation import choose
 from sbi_flows.boltzmann.coordinates import Coordinates, MeanFreeCoordinates, MoleculeCoordinates, RigidCoordinates
 from sbi_flows.boltzmann.target import BoltzmannTarget
-from sbi_flows.flows import Flow, free_rigid_flow, particle_flow
+from sbi_flows.flows import Flow, free_rigid_flow, pair_flow, particle_flow
 
 # What an energy of particles may not depend on.
 SYMMETRIES = ("translations", "rotations", "reflections", "permutations")
+_FEW = 6  # particles, for which a density that sees pairs and triangles costs no more than one that does not
 _CHECKED = 8  # configurations at which a generator looks
 # Of integration: weights that are off by a hundredth at the few rows that need more steps change no estimate.
 _STEPS, _TOLERANCE = 4, 0.03
@@ -114,7 +115,7 @@ def assumed(coordinates: Coordinates | None, flow: Flow | None) -> tuple[tuple[i
         return (coordinates.whole // 3, 3), ("translations", "rotations")
     if not isinstance(coordinates, MeanFreeCoordinates):
         return None
-    equivariant = flow is not None and flow.spec.get("architecture") == "particle_flow"
+    equivariant = flow is not None and flow.spec.get("architecture") in ("pair_flow", "particle_flow")
     return (coordinates.particles, coordinates.dimensions), SYMMETRIES if equivariant else ("translations",)
 
 
@@ -128,7 +129,8 @@ def suited_flow(flow: Flow | None, method: str, target: BoltzmannTarget, x: Tens
     """
     coordinates = target.coordinates
     if flow is None and method in ("auto", "matching") and isinstance(coordinates, MeanFreeCoordinates) and has_all(target.energy):
-        flow = particle_flow(coordinates.particles, coordinates.dimensions, steps=_STEPS, tolerance=_TOLERANCE, generator=generator)
+        alike = pair_flow if coordinates.particles <= _FEW else particle_flow
+        flow = alike(coordinates.particles, coordinates.dimensions, steps=_STEPS, tolerance=_TOLERANCE, generator=generator)
     if isinstance(coordinates, RigidCoordinates):
         flow = _of_bodies(flow, method, target, coordinates, x, generator)
     if flow is not None and (flow.features != target.features or flow.context_features):

@@ -8,7 +8,7 @@ from sbi_flows.flows.hierarchical import hierarchical
 from sbi_flows.flows.manifold import manifold_flow
 from sbi_flows.flows.mean import MeanFlow, mean_flow
 from sbi_flows.flows.mixed import MixedDensity, MixedFlow, mixed
-from sbi_flows.flows.particles import particle_flow
+from sbi_flows.flows.particles import pair_flow, particle_flow
 from sbi_flows.flows.partly_discrete import PartlyDiscrete
 from sbi_flows.flows.registry import ARCHITECTURES, build
 from sbi_flows.flows.rigid import free_rigid_flow, rigid_flow
@@ -36,6 +36,7 @@ __all__ = [
     "mean_flow",
     "mixed",
     "nsf",
+    "pair_flow",
     "particle_flow",
     "realnvp",
     "rigid_flow",

@@ -14,7 +14,7 @@ from sbi_flows.flows.hierarchical import hierarchical
 from sbi_flows.flows.manifold import manifold_flow
 from sbi_flows.flows.mean import mean_flow
 from sbi_flows.flows.mixed import mixed
-from sbi_flows.flows.particles import particle_flow
+from sbi_flows.flows.particles import pair_flow, particle_flow
 from sbi_flows.flows.rigid import free_rigid_flow, rigid_flow
 
 ARCHITECTURES: dict[str, Callable[..., Any]] = {
@@ -26,6 +26,7 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "counted": counted,
     "hierarchical": hierarchical,
     "mean_flow": mean_flow,
+    "pair_flow": pair_flow,
     "particle_flow": particle_flow,
     "rigid_flow": rigid_flow,
     "free_rigid_flow": free_rigid_flow,

@@ -8,7 +8,7 @@ from sbi_flows.boltzmann import BoltzmannTarget, checks
 from sbi_flows.boltzmann.coordinates import coordinates_of
 from sbi_flows.boltzmann.symmetries import suited_flow
 from sbi_flows.flows import manifold_flow, particle_flow
-from sbi_flows.physics.molecules import ButaneLike, DoubleWellParticles, dw4
+from sbi_flows.physics.molecules import ButaneLike, DoubleWellParticles, dw4, lj13
 
 
 class Tilted(DoubleWellParticles):
@@ -46,7 +46,10 @@ def test_particles_that_are_not_alike_have_another_flow():
 def test_alike_particles_get_the_flow_that_knows_it():
     target = BoltzmannTarget(dw4(), coordinates=coordinates_of(dw4()))
     y = target.rows(rows())
-    assert suited_flow(None, "auto", target, y, torch.Generator()).spec["architecture"] == "particle_flow"
+    assert suited_flow(None, "auto", target, y, torch.Generator()).spec["architecture"] == "pair_flow"
+    many = BoltzmannTarget(lj13(), coordinates=coordinates_of(lj13()))
+    packed = many.rows(lj13().start(20, torch.Generator().manual_seed(0)))
+    assert suited_flow(None, "auto", many, packed, torch.Generator()).spec["architecture"] == "particle_flow"
     assert suited_flow(None, "heights", target, y, torch.Generator()) is None
     with pytest.raises(ValueError, match="Expected a flow of 6 features"):
         suited_flow(particle_flow(3, 2), "auto", target, y, torch.Generator())
