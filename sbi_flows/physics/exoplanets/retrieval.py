@@ -14,8 +14,9 @@ from sbi_flows._random import RandomState, numpy_generator, seed_from
 from sbi_flows._validation import positive
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.inference import NPE
-from sbi_flows.inference.flow_posterior import FlowPosterior
+from sbi_flows.physics.exoplanets.offset import RadiusOffset, offset_prior
 from sbi_flows.physics.exoplanets.planets import Planets, simulate_planets
+from sbi_flows.physics.exoplanets.posterior import AtmospherePosterior
 from sbi_flows.physics.exoplanets.transit import JUPITER_RADIUS, NAMES, SUN_RADIUS, TransitModel, planet_prior
 from sbi_flows.results import WeightedSamples
 from sbi_flows.targets import Target, posterior
@@ -63,6 +64,9 @@ def planet_target(planet: Planets) -> Target:
 class AtmosphereNPE:
     """One network for the atmospheres of all planets: their spectra, the errors of these, and what is known of star and planet.
 
+    In place of the radius it learns how far the mean measured area lies from the one expected given all parameters
+    (:class:`.offset.RadiusOffset`), which is of order one whatever the errors, and all but independent of the rest.
+
     Parameters
     ----------
     n_simulations : int
@@ -74,7 +78,7 @@ class AtmosphereNPE:
     Attributes
     ----------
     npe_ : NPE
-        Fitted, to :meth:`Planets.features`.
+        Fitted to :meth:`Planets.features`; its first parameter is the offset.
 
     Examples
     --------
@@ -100,14 +104,15 @@ class AtmosphereNPE:
         estimator = ConditionalFlow(layers=4, hidden=(128, 128)) if self.estimator is None else self.estimator
         if checkpoint is not None:
             estimator = copy.copy(estimator).set_params(checkpoint=str(checkpoint))  # the user's stays as it was given
-        self.npe_ = NPE(planet_prior(), estimator, embedding="vector", random_state=seed)
-        self.npe_.fit(planets.theta, planets.features())
+        self.npe_ = NPE(offset_prior(), estimator, embedding="vector", random_state=seed)
+        rows, _ = RadiusOffset(planets).rows(torch.as_tensor(planets.theta))
+        self.npe_.fit(rows.numpy(), planets.features())
         return self
 
-    def posterior(self, planets: Planets) -> FlowPosterior:
+    def posterior(self, planets: Planets) -> AtmospherePosterior:
         """The network's posterior of one planet, or of each of several."""
         features = planets.features()
-        return self.npe_.posterior(features[0] if len(planets) == 1 else features)
+        return AtmospherePosterior(self.npe_.posterior(features[0] if len(planets) == 1 else features), planets)
 
     def refined(self, planet: Planets, n_samples: int = 20_000, random_state: RandomState = None) -> WeightedSamples:
         """Draws of one planet with weights to its exact posterior, ln Z, and a verdict that says whether the weights can be believed."""
@@ -127,5 +132,5 @@ class AtmosphereNPE:
     def load(cls, path: str | Path) -> AtmosphereNPE:
         """A network that was saved."""
         network = cls()
-        network.npe_ = NPE.load(path, prior=planet_prior())
+        network.npe_ = NPE.load(path, prior=offset_prior())
         return network

@@ -57,6 +57,16 @@ class Cube:
             source = self._source.mean + normal @ self._source.cholesky.T
         return torch.cat([source, own], dim=-1)
 
+    def from_user(self, theta: Tensor) -> Tensor:
+        """Theta ``(n, d)`` to rows ``(n, features)``; what has no meaning is one half."""
+        source, own = theta[:, : self.used].double(), theta[:, self.used :].double()
+        if isinstance(self._source, BoxUniform):
+            u = (source - self._source.low) / (self._source.high - self._source.low)
+        else:
+            normal = torch.linalg.solve_triangular(self._source.cholesky, (source - self._source.mean).mT, upper=False).mT
+            u = torch.special.ndtr(normal)
+        return torch.cat([u, u.new_full((len(u), self.width - self.used), 0.5), own], dim=-1)
+
     def log_likelihood(self, rows: Tensor) -> Tensor:
         """ln L ``(n,)`` of ``rows (n, features)`` inside the cube."""
         return self.target.log_likelihood(self.to_user(rows))

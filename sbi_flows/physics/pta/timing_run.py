@@ -22,6 +22,7 @@ from sbi_flows.physics.pta.timing_arrays import PulsarArray
 from sbi_flows.physics.pta.timing_cube import Cube
 from sbi_flows.physics.pta.timing_npe import TimingNPE
 from sbi_flows.physics.pta.timing_refine import refined
+from sbi_flows.physics.pta.timing_sweeps import PulsarSweeps
 from sbi_flows.results import Evidence, Reliability, WeightedSamples
 
 ROUTES = ("npe", "sampler", "importance")
@@ -218,7 +219,9 @@ def _by_sampler(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str,
     target = cube.target
     start = refined(cube, n_samples=_STARTS, random_state=job.model_seed).resample(_STARTS, job.model_seed)
     stage("sampling with FlowSampler")
-    sampler = FlowSampler(target=target, n_effective=job.effort.n_effective, random_state=job.model_seed).fit(start)
+    # Gradients cost six evaluations, and correlations change little: sweeps without them mix in a few steps.
+    kernel = PulsarSweeps(target)
+    sampler = FlowSampler(target=target, kernel=kernel, n_effective=job.effort.n_effective, random_state=job.model_seed).fit(start)
     stage("computing the evidence")
     evidence = sampler.evidence()
     report = sampler.report_
