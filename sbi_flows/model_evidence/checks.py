@@ -21,6 +21,7 @@ MISSED_MASS = 0.01
 EXCESSES = (1.5, 3.0, 10.0)
 FAR_MASS = 0.05
 RATIO_LIMIT = 300.0
+LENGTH_IN_TIMES = 50
 
 
 class SamplesAndDensity(Protocol):
@@ -71,6 +72,25 @@ def mixing_reasons(draws: Draws) -> list[str]:
             "Run longer, drop the burn-in, or sample every mode in proportion"
         )
     return reasons + _layout_reasons(draws)
+
+
+def length_notes(draws: Draws) -> list[str]:
+    """An ensemble so short in its own autocorrelation times that these, and with them every error, come out too small.
+
+    However many walkers there are, they move together into a rarely visited part and out of it: only time shows how long that takes.
+    """
+    counts = np.unique(draws.chain, return_counts=True)[1]
+    if not draws.ensemble or len(np.unique(counts)) > 1:
+        return []
+    times = [autocorrelation_time(column.reshape(len(counts), -1)) for column in draws.x.T]
+    slowest = int(np.argmax(times))
+    length = counts[0] / times[slowest]
+    if length >= LENGTH_IN_TIMES:
+        return []
+    return [
+        f"the ensemble's {counts[0]} steps are {length:.0f} autocorrelation times of '{draws.names[slowest]}': below {LENGTH_IN_TIMES} the "
+        "error itself is uncertain, and rather too small. Run it longer"
+    ]
 
 
 def _split_r_hat(draws: Draws, values: np.ndarray) -> tuple[float, bool]:

@@ -124,7 +124,7 @@ def evidence(
     if draws.log_posterior is None:
         reasons += checks.edge_reasons(draws, folds, [methods.retained_mass(fold) for fold in folds])
         reasons += checks.contamination_reasons(folds)
-    notes = list(draws.notes)
+    notes = [*draws.notes, *checks.length_notes(draws)]
     if draws.log_posterior is not None and prior is not None:
         left = max_evaluations - sum(len(fold.proposals) for fold in folds)
         reasons += _missed_modes(draws, densities, estimates[trusted].log_z, prior, left, generator)

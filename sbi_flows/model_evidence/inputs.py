@@ -70,14 +70,24 @@ class Draws:
         return series.mean(axis=0, keepdims=True) if self.ensemble and series.shape[1] >= 2 * series.shape[0] ** 0.5 else series
 
     def variance_of_mean(self, values: np.ndarray) -> float:
-        """Squared standard error of ``values.mean()``, autocorrelation and ensemble included."""
+        """Squared standard error of ``values.mean()``, autocorrelation and ensemble included.
+
+        The one series of an ensemble's means shows what its walkers share, but loses a small slow part of the values in its noise; the
+        walkers' averaged autocorrelation finds that, blind to what they share. The larger of the two errors is taken.
+        """
         series = self.series(values)
-        return float(autocorrelation_time(series) * series.var() / series.size)
+        walkers = values.reshape(-1, series.shape[1])
+        alike = len(walkers) == len(series)
+        return _variance_of_mean(series) if alike else max(_variance_of_mean(series), _variance_of_mean(walkers))
 
     def effective_size(self, values: np.ndarray) -> float:
         """The number of independent draws whose mean would have the same error."""
         variance = values.var()
         return float(min(self.n, variance / self.variance_of_mean(values))) if variance > 0 else float(self.n)
+
+
+def _variance_of_mean(series: np.ndarray) -> float:
+    return float(autocorrelation_time(series) * series.var() / series.size)
 
 
 def read_draws(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from scipy.signal import lfilter
 
 from sbi_flows.distributions import BoxUniform
 from sbi_flows.model_evidence import evidence
@@ -168,3 +169,15 @@ def test_weights_without_a_variance_are_not_believed():
     assert "no finite variance" in weight_reasons("harmonic", few)[0]
     assert weight_reasons("bridge", few) == []
     assert weight_reasons("harmonic", dataclasses.replace(few, ess=0.9)) == []
+
+
+@pytest.mark.parametrize(("steps", "told"), [(400, True), (4000, False)])
+def test_an_ensemble_of_few_autocorrelation_times_says_so(steps, told):
+    """Sixteen walkers of autocorrelation time 19: 21 and 210 of them long; the verdict stays ok, the doubt is a note."""
+    rng = np.random.default_rng(0)
+    shocks = rng.normal(size=(16, steps)) * np.sqrt(1 - 0.9**2)
+    shocks[:, 0] = rng.normal(size=16)
+    x = lfilter([1], [1, -0.9], shocks, axis=1)[:, :, None]
+    chains = Chains(x, ("a",), log_posterior=-0.5 * x[..., 0] ** 2, ensemble=True)
+    result = evidence(chains, density=GaussianDensity(rng.normal(size=(4000, 1))), random_state=0)
+    assert any("autocorrelation times of 'a'" in note for note in result.reliability.notes) == told
