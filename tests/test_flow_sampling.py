@@ -1,6 +1,7 @@
 """``FlowSampler``: exact answers, choices, verdicts, messages."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -327,7 +328,7 @@ def drawn_run(target, points):
     run.space = unconstrained(counted, start)
     run.walk = Walk(RandomWalk(), run.space, start, generator)
     run.modes = separated_modes(torch.zeros(4, 8, 1).double(), torch.zeros(1, dtype=torch.bool))
-    run.local_pilot = LocalPilot("RandomWalk", 0.01, 10.0, 1000.0, 1e-6, n_modes=1)
+    run.pilot = SimpleNamespace(local=LocalPilot("RandomWalk", 0.01, 10.0, 1000.0, 1e-6, n_modes=1))
     position = run.space.from_user(points.flatten(0, 1)).view_as(points)
     stats = {"acceptance": np.full((n_chains, n_draws), 0.4)}
     run.records = [Drawn(position, torch.zeros(n_chains, n_draws).double(), stats, 0, n_draws, 0.01)]

@@ -8,6 +8,8 @@ FLOOR = 0.01  # acceptance below which flow proposals carry nothing between mode
 WORTH = 0.05  # acceptance below which, in one mode, they are not worth their price
 _HOPED = 0.6  # acceptance assumed before there is a flow
 _BRIEF = 0.5  # seconds, of the order of what an untrained flow takes to build and fit to draws
+_PROMISED = 0.5  # of the draws a pilot promises
+_FIRST_ROUND, _ASCENT = 300, 1500  # steps of training a flow on a pilot's draws; what following the posterior from the prior costs
 _FEWER, _LIKE = 4.0, 3.0  # times fewer evaluations for which a flow may take so many times as long
 
 
@@ -64,6 +66,12 @@ class FlowCosts:
     step: float
     row: float
 
+    @classmethod
+    def of(cls, step: float, row: float, n_modes: int, *, ascends: bool) -> FlowCosts:
+        """From the seconds of a step of training and of a row, for a flow each mode or one that follows the posterior from the prior."""
+        flows = 1 if ascends else n_modes
+        return cls(training=step * flows * (_ASCENT if ascends else _FIRST_ROUND), step=step * flows, row=row * flows)
+
     def worth(self, n_steps: int, n_effective: float, forgets: float, row_seconds: float) -> bool:
         """Whether what a round of training could save of the draws' time is of the order of its price."""
         saved = self.seconds_for(n_effective, forgets - 1, row_seconds)
@@ -83,6 +91,11 @@ def nearly_done(pilot: LocalPilot, n_effective: float) -> str | None:
         f"no separated modes were found, and {pilot.kernel} alone needs about {seconds:.2g} s more for {n_effective:.0f} independent draws "
         f"({pilot.ess_a_step:.3g} a step): less than setting up a flow takes"
     )
+
+
+def disappoints(pilot: LocalPilot, have: float, n_steps: int) -> bool:
+    """Whether draws of ``n_steps``, worth ``have`` independent ones, are far fewer than the pilot promised."""
+    return have < _PROMISED * pilot.ess_a_step * n_steps
 
 
 def wants_flow(pilot: LocalPilot, costs: FlowCosts, n_effective: float) -> tuple[bool, str]:

@@ -21,7 +21,7 @@ class Ledger:
     evaluations, gradients : dict of str to int
         Rows at which the density, and those at which its gradient as well, was computed.
     seconds : dict of str to float
-        Wall time.
+        Wall time, of each purpose by itself.
     target_seconds : dict of str to float
         Part of it spent in the user's density itself.
     """
@@ -31,27 +31,35 @@ class Ledger:
         self.gradients: dict[str, int] = defaultdict(int)
         self.seconds: dict[str, float] = defaultdict(float)
         self.target_seconds: dict[str, float] = defaultdict(float)
-        self._purpose = "other"
+        self._purpose: str | None = None
+        self._since = 0.0
 
     @contextmanager
     def purpose(self, name: str) -> Iterator[None]:
-        """What is spent inside is booked under ``name``."""
-        before, began = self._purpose, time.perf_counter()
-        self._purpose = name
+        """What is spent inside is booked under ``name``, and not under the purpose around it."""
+        before = self._switch(name)
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - began
-            self._purpose = before
+            self._switch(before)
+
+    def _switch(self, name: str | None) -> str | None:
+        """Book the time since the last switch; what the purpose was until now."""
+        now, before = time.perf_counter(), self._purpose
+        if before is not None:
+            self.seconds[before] += now - self._since
+        self._purpose, self._since = name, now
+        return before
 
     def call(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """``function(x)``, counted."""
         began = time.perf_counter()
         values = function(x)
-        self.target_seconds[self._purpose] += time.perf_counter() - began
-        self.evaluations[self._purpose] += len(x)
+        purpose = self._purpose or "other"
+        self.target_seconds[purpose] += time.perf_counter() - began
+        self.evaluations[purpose] += len(x)
         if torch.is_grad_enabled() and x.requires_grad:
-            self.gradients[self._purpose] += len(x)
+            self.gradients[purpose] += len(x)
         return values
 
     @property

@@ -44,7 +44,7 @@ def judged(run: Run) -> tuple[Chains, SamplerReport]:
     jumps = [np.nanmean(values) for name, values in chains.stats.items() if name.startswith(_JUMPS)]
     report = SamplerReport(
         method=run.method,
-        local_kernel=run.local_pilot.kernel,
+        local_kernel=run.pilot.local.kernel,
         reasons=tuple(run.reasons),
         n_chains=chains.samples.shape[0],
         n_draws=chains.samples.shape[1],

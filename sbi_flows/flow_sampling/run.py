@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import dataclasses
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sbi_flows.flow_sampling import starts
-from sbi_flows.flow_sampling.choice import FLOOR, FlowCosts, LocalPilot, after_training, nearly_done, wants_flow
+from sbi_flows.flow_sampling.choice import FLOOR, after_training, disappoints, nearly_done, wants_flow
 from sbi_flows.flow_sampling.counting import CountedTarget
-from sbi_flows.flow_sampling.fitting import AUTOREGRESSIVE, Measured, ProposalFit, expected_acceptance, flow_prices
+from sbi_flows.flow_sampling.fitting import AUTOREGRESSIVE, Measured, ProposalFit, expected_acceptance
 from sbi_flows.flow_sampling.latent import straightened
-from sbi_flows.flow_sampling.modes import separated_modes
 from sbi_flows.flow_sampling.paths import N_TRAINING, too_rare, with_paths
+from sbi_flows.flow_sampling.pilot import Pilot
 from sbi_flows.flow_sampling.proposal import FlowProposal
+from sbi_flows.flow_sampling.rows import GROUPS, RowsByMode, thinned
+from sbi_flows.flow_sampling.settings import Settings
 from sbi_flows.flow_sampling.walk import Drawn, Walk
-from sbi_flows.flow_sampling.worth import about_their_modes, bulk_size, effective_size
+from sbi_flows.flow_sampling.worth import about_their_modes, bulk_size
 from sbi_flows.results import Chains
 from sbi_flows.samplers import IndependentMetropolis, Kernel, Mixed, MixedState, RandomWalk
-from sbi_flows.targets import circular_columns, unconstrained
 
-_WARMUP = 150
-_WARMUP_ANNEALED = 60  # of random walks from starts that annealing has brought there: covariance and spread are right already
-_PILOT = 40  # steps of the local kernel that are looked at
 _TRAINING = (0, 300, 700, 1500)  # optimiser steps of each round
 _GOOD = 1.8  # autocorrelation time of flow proposals at which training ends; with a fifth of them defensive it is 1.5 at best
 _GAIN = 1.15  # factor by which a round must reduce what is rejected for another to follow
@@ -38,21 +36,7 @@ _PIECES = 6
 _THINNED = 4  # draws kept for each time the kernel forgets
 _FEWEST = 20  # draws a chain of a piece
 _TO_COMPARE = 16  # independent draws a chain, at least: R-hat is then 1.06 where all is well
-_MOST_PILOT = 640
-_SEEN = 10  # times that the kernel has forgotten where it was, for its speed to be known
-_ROWS = 12_000  # that a mode's flow is fitted to, about
-_GROUPS = 16
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user chose; see :class:`sbi_flows.FlowSampler`."""
-
-    n_effective: int
-    n_chains: int
-    method: str
-    kernel: Kernel | None
-    max_evaluations: int
+_BRIDGED = 0.3  # acceptance from which on one flow that reaches separated modes will do for all of them
 
 
 class Run:
@@ -81,65 +65,29 @@ class Run:
         self.proposal: FlowProposal | None = None
         self.acceptance, self.forgets = 0.0, float("inf")
         self.training_steps = 0
-        self.costs: FlowCosts | None = None
         self.pace = 0.0
-        self.by_mode: dict[int, Tensor] = {}
-        self.pilot_records: list[Drawn] = []
+        self.by_mode: RowsByMode | None = None
         self.records: list[Drawn] = []
+        self.ascended: starts.Ascended | None = None
         self.thin = 1
 
-    # --- Pilot ---------------------------------------------------------------------------------------------------------------
+    # --- Start and pilot -----------------------------------------------------------------------------------------------------
 
-    def pilot(self, start: Tensor, kernel: Kernel, explore: bool) -> None:
-        """Warm the local kernel up, let half of the chains look around where there is no prior to do it, and watch it run."""
-        space = unconstrained(self.target, start)
-        walk = Walk(kernel, space, start, self.generator)
-        with self.ledger.purpose("warm-up"):
-            walk.warm_up(_WARMUP_ANNEALED if isinstance(kernel, RandomWalk) and self.target.prior is not None else _WARMUP)
-        if explore:
-            with self.ledger.purpose("exploration"):
-                x = walk.state.position
-                half = len(x) // 2
-                x = torch.cat([x[:half], starts.heated(kernel, space, x[half:], self.generator)])
-                walk = Walk(kernel, space, space.to_user(x)[0], self.generator)
-                walk.warm_up(_WARMUP // 3)
-        self.walk, self.space, self.local = walk, space, kernel
-        with self.ledger.purpose("pilot"):
-            self._watch()
+    def ascend(self) -> Tensor:
+        """Starting points ``(n_chains, d)`` from the prior by flows, of which the last one will propose."""
+        self.ascended = starts.by_flows(self.target, self.generator)
+        return self.ascended.draws[: self.settings.n_chains]
 
-    def _watch(self) -> None:
-        """Look at the local kernel until it is clear whether a flow pays: a short look flatters a kernel that forgets slowly."""
-        n_steps = _PILOT
-        while n_steps > 0:
-            drawn = self.walk.draw(n_steps)
-            self.pilot_records.append(drawn)
-            self.pilot_draws = torch.cat([record.position for record in self.pilot_records], dim=1)
-            n_steps = self._look(drawn.seconds_a_step)
+    def _look_again(self) -> None:
+        """The pilot once more, from where flows have led."""
+        with self.ledger.purpose("start"):
+            start = self.ascend()
+        self.look(start, self.pilot.kernel, explore=False)
 
-    def _look(self, seconds_a_step: float) -> int:
-        """Measure the pilot's draws so far; the steps by which it should go on."""
-        seen = self.pilot_draws
-        self.modes = separated_modes(seen, circular_columns(self.space))
-        n = seen.shape[1]
-        ess = effective_size(seen)
-        rows, spent = self.ledger.evaluations["pilot"], self.ledger.target_seconds["pilot"]
-        self.local_pilot = LocalPilot(
-            kernel=type(self.walk.kernel).__name__,
-            seconds_a_step=seconds_a_step,
-            ess_a_step=ess / n,
-            rows_a_step=rows / n,
-            row_seconds=spent / max(rows, 1),
-            n_modes=self.modes.n,
-        )
-        if self.modes.n > 1 or self.settings.method != "auto":
-            return 0
-        if not nearly_done(self.local_pilot, self.settings.n_effective):
-            if self.costs is None:
-                self.costs = self._flow_costs()
-            if wants_flow(self.local_pilot, self.costs, self.settings.n_effective)[0]:
-                return 0
-        forgets = seen.shape[0] * n / ess
-        return min(int(min(_SEEN * forgets, _MOST_PILOT)) - n, 3 * n)
+    def look(self, start: Tensor, kernel: Kernel, *, explore: bool) -> None:
+        """Watch the local kernel from ``start (n_chains, d)``; with ``explore``, half of the chains look around first."""
+        self.pilot = Pilot(self.target, self.settings, start, kernel, explore=explore, generator=self.generator)
+        self.walk, self.space, self.modes = self.pilot.walk, self.pilot.space, self.pilot.modes
 
     # --- Choice and training --------------------------------------------------------------------------------------------------
 
@@ -156,22 +104,27 @@ class Run:
             self.reasons.append("method='latent' was asked for")
             self._look_in_latent_space(forced=True)
             return
-        brief = nearly_done(self.local_pilot, self.settings.n_effective)
+        brief = nearly_done(self.pilot.local, self.settings.n_effective)
         if brief and wanted == "auto":
             self.reasons.append(brief)
             return
-        costs = self.costs if self.costs is not None else self._flow_costs()
-        pays, why = wants_flow(self.local_pilot, costs, self.settings.n_effective)
+        pays, why = wants_flow(self.pilot.local, self.pilot.costs, self.settings.n_effective)
         self.reasons.append(why)
-        if not pays and wanted == "auto":
-            return
+        if pays or wanted != "auto":
+            self._add_flow()
+
+    def _add_flow(self) -> None:
+        """Train in rounds while the mixed kernel runs, and decide whether the flow proposes in the draws."""
+        wanted = self.settings.method
+        if self.settings.ascends and self.ascended is None:
+            self._look_again()
         with self.ledger.purpose("training"):
-            fit = ProposalFit(self._draws_by_mode(self.pilot_draws), self.target.support, self.generator, hot=self._hot_draws())
-            self._rounds(fit, costs)
+            fit = self._fit()
+            self._rounds(fit)
         measured = self.acceptance, self.forgets
-        method, why, against = after_training(self.local_pilot, costs, *measured, self.settings.n_effective, fit.n_steps)
+        method, why, against = after_training(self.pilot.local, self.pilot.costs, *measured, self.settings.n_effective, fit.n_steps)
         self.training_steps = fit.n_steps
-        if self.modes.n > max(1, len(self.by_mode)):
+        if self.by_mode is not None and self.modes.n > len(self.by_mode):
             few = self.modes.n - len(self.by_mode)
             self.notes.append(f"{few} of {self.modes.n} modes held too few draws for a flow of their own: no proposals go there")
         if wanted != "auto" and method != wanted:
@@ -195,21 +148,21 @@ class Run:
             self.against.append(against)
             return
         self.method, self.walk, self.acceptance = wanted, walk, acceptance
-        self.pace = max(acceptance * self.settings.n_chains, self.local_pilot.ess_a_step)
+        self.pace = max(acceptance * self.settings.n_chains, self.pilot.local.ess_a_step)
         self.reasons.append(f"method={wanted!r} was asked for; of its paths {acceptance:.0%} are accepted")
 
     def _look_in_latent_space(self, *, forced: bool) -> None:
         """Whether the local kernel forgets faster where a flow has straightened the density: it cannot cross modes there either."""
-        if self.modes.n > 1 or isinstance(self.local, RandomWalk):
+        if self.modes.n > 1 or isinstance(self.pilot.kernel, RandomWalk):
             if forced:
                 missing = "a gradient, more than a few columns and a single mode"
                 self.against.append(f"method='latent' needs {missing}: the local kernel ran alone")
                 self.method = "local"
             return
-        draws = self.walk.to_user(self.pilot_draws)[0]
+        draws = self.walk.to_user(self.pilot.draws)[0]
         with self.ledger.purpose("latent pilot"):
-            found = straightened(self.target, self.local, draws, self.walk.position, self.generator)
-        before = self.local_pilot
+            found = straightened(self.target, self.pilot.kernel, draws, self.walk.position, self.generator)
+        before = self.pilot.local
         self.training_steps += found.training_steps
         said = (
             f"in the latent space of a flow {before.kernel} makes {found.ess_a_step:.3g} independent draws a step of "
@@ -224,12 +177,28 @@ class Run:
         else:
             self.reasons.append(f"{said}: no gain")
 
-    def _rounds(self, fit: ProposalFit, costs: FlowCosts) -> None:
+    def _fit(self) -> ProposalFit:
+        """What to begin with: the flow that came from the prior, which has the modes' masses too, or flows fitted to the pilot."""
+        support, generator = self.target.support, self.generator
+        if self.ascended is not None:
+            draws = self.ascended.draws.view(GROUPS, -1, self.target.features)
+            fit = ProposalFit([draws], support, generator, flows=[self.ascended.flow])
+            if self.modes.n == 1 or self._measured(fit)[1].acceptance > _BRIDGED:
+                return fit
+        if self.modes.n > 1:
+            self.by_mode = RowsByMode(self.modes, self.walk.to_user)
+        return ProposalFit(self._rows(self.pilot.draws), support, generator, hot=self._hot_draws())
+
+    def _rows(self, samples: Tensor) -> list[Tensor]:
+        """Draws that a flow, or each mode's, is fitted to; ``samples (chain, draw, d)`` on the real line."""
+        return [self.walk.to_user(thinned(samples))[0]] if self.by_mode is None else self.by_mode.take(samples)
+
+    def _rounds(self, fit: ProposalFit) -> None:
         """Train, measure, sample, until proposals are good, no longer get better, or more would cost more than it saves."""
         for n_steps in _TRAINING:
             if n_steps:
-                forced = self.settings.method != "auto"
-                if not forced and not costs.worth(n_steps, self.settings.n_effective, self.forgets, self.local_pilot.row_seconds):
+                forced, costs = self.settings.method != "auto", self.pilot.costs
+                if not forced and not costs.worth(n_steps, self.settings.n_effective, self.forgets, self.pilot.local.row_seconds):
                     break
                 fit.train(n_steps)
             proposal, measured = self._measured(fit)
@@ -240,7 +209,7 @@ class Run:
                 break
             if self.acceptance > FLOOR:
                 mixed = self._mixed_walk(proposal)
-                fit.take(self._draws_by_mode(mixed.draw(_ROUND).position))
+                fit.take(self._rows(mixed.draw(_ROUND).position))
                 self.walk = mixed
 
     def _measured(self, fit: ProposalFit) -> tuple[FlowProposal, Measured]:
@@ -264,9 +233,9 @@ class Run:
         jump = IndependentMetropolis(proposal)
         if jumps == 1:
             # Where jumps forget at once a local step would only double their price; a few free chains where the flow is too thin.
-            kernel = Mixed([self.local, jump], weights=[_LOCAL_SHARE, 1 - _LOCAL_SHARE])
+            kernel = Mixed([self.pilot.kernel, jump], weights=[_LOCAL_SHARE, 1 - _LOCAL_SHARE])
         else:
-            kernel = Mixed([self.local, *[jump] * jumps])
+            kernel = Mixed([self.pilot.kernel, *[jump] * jumps])
         walk = Walk(kernel, self.space, self.walk.position, self.generator)
         local = self.walk.state.parts[0] if isinstance(self.walk.state, MixedState) else self.walk.state
         walk.state = walk.state._replace(parts=(local, *walk.state.parts[1:]))
@@ -278,8 +247,8 @@ class Run:
         if not isinstance(mixed, MixedState):
             return self.walk
         walk = copy.copy(self.walk)
-        walk.kernel = self.local
-        walk.state, _ = self.local.relocate(mixed.parts[0], mixed.position, mixed.log_prob, self.space)
+        walk.kernel = self.pilot.kernel
+        walk.state, _ = self.pilot.kernel.relocate(mixed.parts[0], mixed.position, mixed.log_prob, self.space)
         return walk
 
     def _hot_draws(self) -> Tensor | None:
@@ -287,30 +256,7 @@ class Run:
         if self.modes.n > 1 or self.target.features > AUTOREGRESSIVE:
             return None
         half = self.walk.state.position[: -(-self.settings.n_chains // 2)]
-        return self.space.to_user(starts.hot_draws(self.local, self.space, half, self.generator))[0]
-
-    def _flow_costs(self) -> FlowCosts:
-        """From a pass forward and back of an untrained flow."""
-        row, step = flow_prices(self.walk.to_user(self.pilot_draws[:, -1:])[0][:, 0], self.target.support)
-        n_modes = self.modes.n
-        return FlowCosts(training=step * n_modes * sum(_TRAINING[:2]), step=step * n_modes, row=row * n_modes)
-
-    def _draws_by_mode(self, samples: Tensor) -> list[Tensor]:
-        """Draws ``(chain, draw, d)`` of each mode in the user's parameters, thinned; chains that mix are cut up and dealt."""
-        n_chains, n_draws, d = samples.shape
-        samples = samples[:, :: max(1, n_chains * n_draws // (_ROWS * self.modes.n))]
-        user, _ = self.walk.to_user(samples)
-        if self.modes.n == 1:
-            return [user]
-        labels = self.modes.label(samples)
-        first = not self.by_mode
-        for k in range(self.modes.n):
-            part = user[labels == k]
-            # A mode that later holds few draws keeps its flow and the draws it was fitted to; one that never held more gets none.
-            if len(part) >= max(4 * _GROUPS, 2 * d) and (first or k in self.by_mode):
-                # Cut in an order that keeps each chain's draws together, as whole groups are held out.
-                self.by_mode[k] = part[: len(part) // _GROUPS * _GROUPS].view(_GROUPS, -1, d)
-        return [self.by_mode[k] for k in sorted(self.by_mode)]
+        return self.space.to_user(starts.hot_draws(self.pilot.kernel, self.space, half, self.generator))[0]
 
     # --- Draws ---------------------------------------------------------------------------------------------------------------
 
@@ -321,7 +267,9 @@ class Run:
         with self.ledger.purpose("draws"):
             if not self.records:
                 self._begin_draws()
-            for _ in range(_PIECES):
+            for piece in range(_PIECES):
+                if piece:
+                    self._reconsider()
                 have, spent = self.effective_size(), self.ledger.n_evaluations > self.settings.max_evaluations
                 if have >= n_effective or (spent and self.records):
                     return
@@ -335,14 +283,31 @@ class Run:
         """The kernel as it stays; where nothing has been learned since the pilot began, its draws are draws like any."""
         if self.method == "mixed" and self.proposal is not None:
             self.walk = self._mixed_walk(self.proposal)
-        if self.method != "local" or self.proposal is not None or any(drawn.diverged for drawn in self.pilot_records):
+        if self.method != "local" or self.proposal is not None or self.pilot.diverged:
             self._settle()
-        elif self.settings.n_chains / self.local_pilot.ess_a_step < 2 * _THINNED:
-            self.records = list(self.pilot_records)
+        elif self.settings.n_chains / self.pilot.local.ess_a_step < 2 * _THINNED:
+            self.records = list(self.pilot.records)
+
+    def _reconsider(self) -> None:
+        """Begin again with flows from the prior, where the local kernel was chosen for a speed that its first draws do not show.
+
+        A random walk that is slower than it looked has met a ridge; there may be others, which it has not met.
+        """
+        have, done = self.effective_size(), sum(record.n_steps for record in self.records)
+        chosen = self.settings.method == "auto" and self.method == "local" and self.proposal is None
+        if not (chosen and self.settings.ascends and disappoints(self.pilot.local, have, done)):
+            return
+        slow = dataclasses.replace(self.pilot.local, ess_a_step=have / done)
+        self.reasons.append(f"{done} steps were worth {have:.0f} independent draws, {slow.ess_a_step:.2g} a step: flows take over")
+        self.records, self.thin = [], 1
+        self._look_again()
+        self.pilot.local = slow
+        self._add_flow()
+        self._begin_draws()
 
     def _settle(self) -> None:
         """Shorter steps until no trajectory of a brief look diverges: a flow brings chains to where the warm-up never was."""
-        if "divergent" not in self.pilot_records[-1].stats:
+        if "divergent" not in self.pilot.records[-1].stats:
             return
         for _ in range(_HALVINGS):
             if not self.walk.draw(_LOOK).diverged:
@@ -353,7 +318,7 @@ class Run:
         """Steps of the next piece; the first one decides how draws are thinned."""
         if not self.records:
             mixed = self.method == "mixed"
-            forgets = 1.5 if mixed else self.settings.n_chains / (self.pace or self._worth(self.pilot_draws) / self.pilot_draws.shape[1])
+            forgets = 1.5 if mixed else self.settings.n_chains / (self.pace or self._worth(self.pilot.draws) / self.pilot.draws.shape[1])
             self.thin = max(1, int(forgets / _THINNED))
             expected = 1.1 * n_effective * forgets / self.settings.n_chains
             return max(int(expected), _FEWEST * self.thin)

@@ -18,10 +18,12 @@ from sbi_flows.distributions import as_prior
 from sbi_flows.flow_sampling import starts
 from sbi_flows.flow_sampling.checks import check_values, has_gradient
 from sbi_flows.flow_sampling.counting import CountedTarget, Ledger
+from sbi_flows.flow_sampling.fitting import AUTOREGRESSIVE
 from sbi_flows.flow_sampling.judgement import judged, with_chains_verdict
 from sbi_flows.flow_sampling.proposal import FlowProposal, NumpyDensity
 from sbi_flows.flow_sampling.report import METHODS, SamplerReport
-from sbi_flows.flow_sampling.run import Run, Settings
+from sbi_flows.flow_sampling.run import Run
+from sbi_flows.flow_sampling.settings import Settings
 from sbi_flows.model_evidence import evidence
 from sbi_flows.results import Chains, Evidence
 from sbi_flows.samplers import HMC, Kernel, RandomWalk, as_kernel
@@ -137,9 +139,9 @@ class FlowSampler(BaseEstimator):
             If the density has no value (NaN, +inf) anywhere or is of the wrong shape, the gradient that would be used is wrong, or no start
             has a finite density.
         """
-        settings = self._settings()
         self._ledger = Ledger()
         self.target_ = self._target()
+        settings = self._settings(start is None and self.target_.prior is not None)
         counted = CountedTarget(self.target_, self._ledger)
         generator = torch_generator(seed_from(self.random_state))
         self._run = run = Run(counted, settings, generator)
@@ -147,13 +149,13 @@ class FlowSampler(BaseEstimator):
             points, kernel = self._begin(counted, start, settings.n_chains, generator)
         # A thousand particles keep a mode on their way from the prior. A hundred that follow gradients may lose a fifth of the mass.
         many = start is None and counted.prior is not None and isinstance(kernel, RandomWalk)
-        run.pilot(points, kernel, explore=not many)
+        run.look(points, kernel, explore=not many)
         run.choose()
         run.collect(settings.n_effective)
         self._judge()
         return self
 
-    def _settings(self) -> Settings:
+    def _settings(self, from_prior: bool) -> Settings:
         positive("n_effective", self.n_effective, integer=True)
         positive("max_evaluations", self.max_evaluations, integer=True)
         choose("method", self.method, ["auto", *METHODS])
@@ -161,7 +163,8 @@ class FlowSampler(BaseEstimator):
         if n_chains == "auto":
             n_chains = int(np.clip(self.n_effective // _DRAWS_A_CHAIN, *_CHAINS))
         positive("n_chains", n_chains, integer=True)
-        return Settings(int(self.n_effective), int(n_chains), self.method, self.kernel, int(self.max_evaluations))
+        ascends = from_prior and self.target_.features <= AUTOREGRESSIVE
+        return Settings(int(self.n_effective), int(n_chains), self.method, self.kernel, int(self.max_evaluations), ascends)
 
     def _target(self) -> Target:
         pair = self.log_likelihood is not None or self.prior is not None
@@ -190,6 +193,8 @@ class FlowSampler(BaseEstimator):
             drawn = target.prior.sample(_CHECKED, generator).double()
             self._run.notes += check_values(target, drawn)
             kernel = self._local_kernel(target, drawn)
+            if self.method == "mixed" and self._run.settings.ascends:
+                return self._run.ascend(), kernel
             return starts.from_prior(target, n_chains, generator, kernel), kernel
         return points, self._local_kernel(target, points)
 

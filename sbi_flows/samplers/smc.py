@@ -116,13 +116,17 @@ def _flow(flow: Any, target: Target, generator: torch.Generator) -> Flow:
     elif isinstance(flow, Mapping):
         chosen = build(flow, generator)
     elif flow == "auto":
-        d, support = target.features, target.support
-        return nsf(d, layers=_LAYERS, hidden=_HIDDEN, bins=_BINS, bound=_BOUND, support=support, generator=generator)
+        return ascending_flow(target, generator)
     else:
         raise ValueError(f"Expected flow to be 'auto', None, a flow such as nsf({target.features}), or the spec of one; got {flow!r}.")
     if chosen.features != target.features or chosen.context_features:
         raise ValueError(f"Expected a flow of {target.features} features without context; got one of {chosen.features}.")
     return chosen
+
+
+def ascending_flow(target: Target, generator: torch.Generator) -> Flow:
+    """The spline flow that follows a posterior from its prior."""
+    return nsf(target.features, layers=_LAYERS, hidden=_HIDDEN, bins=_BINS, bound=_BOUND, support=target.support, generator=generator)
 
 
 def _by_kernel(path: TemperedPath, n_chains: int, kernel: Kernel, generator: torch.Generator) -> SMCResult:
