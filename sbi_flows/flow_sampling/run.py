@@ -76,6 +76,7 @@ class Run:
     def ascend(self) -> Tensor:
         """Starting points ``(n_chains, d)`` from the prior by flows, of which the last one will propose."""
         self.ascended = starts.by_flows(self.target, self.generator)
+        self.against += self.ascended.against
         return self.ascended.draws[: self.settings.n_chains]
 
     def _look_again(self) -> None:

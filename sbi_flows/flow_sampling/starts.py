@@ -51,10 +51,13 @@ class Ascended(NamedTuple):
         Nearly independent draws of the posterior, in random order.
     flow : Flow
         That proposed them.
+    against : list of str
+        What may be missing.
     """
 
     draws: Tensor
     flow: Flow
+    against: list[str]
 
 
 def by_flows(target: Target, generator: torch.Generator) -> Ascended:
@@ -72,7 +75,7 @@ def by_flows(target: Target, generator: torch.Generator) -> Ascended:
     with one_thread():
         found = ascend_by_flows(TemperedPath(target), _FLOW_DRAWS, PRIOR_DRAWS, flow, generator)
     rows = systematic(torch.softmax(found.log_weights, 0), _ASCENDED, generator)
-    return Ascended(found.x[rows], flow.eval())
+    return Ascended(found.x[rows], flow.eval(), found.climbed.reasons())
 
 
 def without_prior(target: Target, n_chains: int, generator: torch.Generator) -> Tensor:

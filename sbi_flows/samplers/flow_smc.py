@@ -5,7 +5,8 @@ in one weighted :class:`~sbi_flows.samplers.pool.Pool`. Where their weights were
 the few heavy points, and train the next flow; they carry no weight, as chains that miss a mode would claim that it is not there. At power
 1 the flows are frozen, and ln Z is that of fresh draws, whose weights know nothing of the training: the estimate is unbiased however the
 flows came about, and its error is that of independent draws. What no draw reached has no say in that error: chains from the last draws look
-for it (:mod:`sbi_flows.samplers.missed_mass`), and where they find some the flows learn from them and draw again.
+for it (:mod:`sbi_flows.samplers.missed_mass`), and others climb the weights (:mod:`sbi_flows.samplers.thin_places`); where they find some
+the flows learn from them and draw again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sbi_flows.samplers.missed_mass import Missed, annealed, missed_mass
 from sbi_flows.samplers.pool import Part, Pool, ess, log_mean
 from sbi_flows.samplers.random_walk import RandomWalk
 from sbi_flows.samplers.tempered_path import TemperedPath, systematic
+from sbi_flows.samplers.thin_places import Climbed, climb
 from sbi_flows.targets import pulled_back
 from sbi_flows.training import ArraySource, train
 from sbi_flows.weights import largest_pareto_k, pareto_k
@@ -38,6 +40,7 @@ TOGETHER = 4  # flows, the last ones, that propose together
 POWERS = (1.0, 0.5, 1.5, 3.0)
 ENOUGH_POINTS = 0.5  # times n_draws: effective number of the pool's points, at least, for the next power
 ROUNDS = 6  # at power 1, at most
+CLIMBS = 10  # besides, in which the flows learn of places where they were too thin
 DEFENSIVE = 0.3  # of the draws come from flows before the last: where it is too thin, they are not
 WANTED_ERROR = 0.02
 LEAST_DRAWS = 2000  # of the last sample: fewer may all miss a corner of a percent of the mass where the flow is thin, and not know it
@@ -67,6 +70,8 @@ class FlowAscent(NamedTuple):
         Posterior mass, judged by the pool, where the frozen flows have less than a hundredth of the posterior's density.
     missed : Missed
         What chains from the draws say about ln Z.
+    climbed : Climbed
+        Where chains that climb the weights have come.
     """
 
     x: Tensor
@@ -76,6 +81,7 @@ class FlowAscent(NamedTuple):
     efficiencies: np.ndarray
     thin: float
     missed: Missed
+    climbed: Climbed
 
 
 class Known(NamedTuple):
@@ -85,12 +91,15 @@ class Known(NamedTuple):
     ----------
     x : Tensor (n, d)
     log_prob : Tensor (n,)
+    share : Tensor (n,)
+        Its density over that of the rows, of mean one.
     n_chains : int
         Row ``i`` belongs to chain ``i % n_chains``.
     """
 
     x: Tensor
     log_prob: Tensor
+    share: Tensor
     n_chains: int
 
 
@@ -107,7 +116,8 @@ def ascend_by_flows(path: TemperedPath, n_draws: int, n_first: int, flow: Flow, 
     log_prior = path.log_prior(x)
     first = Part(x, log_prior, log_likelihood, log_prior, 0.0)
     pool = Pool([first])
-    power, stayed, efficiency, rounds = 0.0, 0, 1.0, 0
+    power, stayed, efficiency, rounds, climbs = 0.0, 0, 1.0, 0, 0
+    climbed: Climbed | None = None
     flows: list[Flow] = []
     passed: dict[float, Flow] = {}
     came: Tensor | None = None
@@ -131,6 +141,11 @@ def ascend_by_flows(path: TemperedPath, n_draws: int, n_first: int, flow: Flow, 
         if efficiency < GOOD and rounds < ROUNDS:
             continue
         proposal = FlowMixture(flows, DEFENSIVE)
+        climbed = climb(path, proposal, pool.parts[-1], climbed, generator)
+        if climbed.thin and climbs < CLIMBS:
+            rounds, climbs = rounds - 1, climbs + 1
+            walked = Known(climbed.x, climbed.log_prob, climbed.share, climbed.n_chains)
+            continue
         last = _last_sample(path, proposal, n_draws, generator)
         log_weights = last.log_prior + last.log_likelihood - last.log_proposal
         if came is None:
@@ -151,7 +166,7 @@ def ascend_by_flows(path: TemperedPath, n_draws: int, n_first: int, flow: Flow, 
         log_ratio = proposal.log_prob(pool.x) - (pool.log_prior + pool.log_likelihood - log_mean(log_weights))
         thin = float(own[log_ratio < math.log(0.01)].sum())
         powers, efficiencies = np.array(record).T
-        return FlowAscent(last.x, log_weights, pool, powers, efficiencies, thin, missed)
+        return FlowAscent(last.x, log_weights, pool, powers, efficiencies, thin, missed, climbed)
     raise ValueError(
         f"The likelihood is too steep for {n_first} particles: after {MAX_TEMPERATURES} temperatures its power is still {power:.2g}. "
         "Use more particles, or look for a likelihood that jumps."
@@ -190,7 +205,7 @@ def _fit(flow: Flow, pool: Pool, power: float, walked: Known | None, n_draws: in
         n = len(walked.x)
         x = torch.cat([x, walked.x])
         chance = torch.cat([0.5 * chance, torch.full((n,), 0.5 / n, dtype=chance.dtype)])
-        known = torch.cat([known, torch.stack([walked.log_prob, torch.ones(n, dtype=known.dtype)], 1)])
+        known = torch.cat([known, torch.stack([walked.log_prob, walked.share], 1)])
         chains = torch.rand(walked.n_chains, generator=generator) < _HELD_OUT  # a chain's positions are alike: all or none
         held_out = torch.cat([held_out, chains.repeat(n // walked.n_chains)])
     n_rows = min(4 * n_draws, 8000)
@@ -238,7 +253,8 @@ def _walk(path: TemperedPath, flow: Flow, start: Tensor, moves: int, generator: 
         user, log_det = space.to_user(state.position)
         rows.append(user)
         values.append(state.log_prob - log_det)
-    return Known(torch.cat(rows), torch.cat(values), len(start))
+    log_prob = torch.cat(values)
+    return Known(torch.cat(rows), log_prob, torch.ones_like(log_prob), len(start))
 
 
 def _last_sample(path: TemperedPath, proposal: FlowMixture, n: int, generator: torch.Generator) -> Part:

@@ -202,6 +202,7 @@ def _by_flow(path: TemperedPath, ascent: FlowAscent, n_prior: int) -> SMCResult:
             "chains that start from the draws find mass where the flows have next to none, or none where they have some: ln Z would be "
             f"{ascent.missed.log_ratio:+.2g} +- {ascent.missed.error:.1g} from the one given, or further. Use more particles, or flow=None"
         )
+    reasons += [f"{reason}. Use more particles" for reason in ascent.climbed.reasons()]
     lost, notes = _poor_stages(ascent), []
     if lost:
         power, efficiency, recovered = lost
