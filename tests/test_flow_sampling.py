@@ -1,6 +1,7 @@
 """``FlowSampler``: exact answers, choices, verdicts, messages."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,10 @@ from sbi_flows.flow_sampling.counting import CountedTarget, Ledger
 from sbi_flows.flow_sampling.judgement import judged
 from sbi_flows.flow_sampling.latent import leaders
 from sbi_flows.flow_sampling.modes import separated_modes
-from sbi_flows.flow_sampling.run import Run, Settings
+from sbi_flows.flow_sampling.rows import GROUPS, RowsByMode
+from sbi_flows.flow_sampling.run import Run
+from sbi_flows.flow_sampling.settings import Settings
+from sbi_flows.flow_sampling.starts import Ascended
 from sbi_flows.flow_sampling.walk import Drawn, Walk
 from sbi_flows.samplers import HMC, Mixed, RandomWalk, Stretch
 from sbi_flows.targets import from_dynesty, from_log_prob, from_numpy, unconstrained
@@ -197,6 +201,56 @@ def test_after_a_fall_back_the_chains_are_the_local_kernels(monkeypatch):
     assert not [name for name in wells.chains_.stats if name.startswith("acceptance_")]
     labels = np.sign(wells.chains_.samples)
     assert (labels == labels[:, :1]).all()  # trajectories do not cross, whatever flow took the chains there
+
+
+def test_a_local_kernel_slower_than_it_looked_gives_way_to_flows(monkeypatch):
+    monkeypatch.setattr("sbi_flows.flow_sampling.run.disappoints", lambda *_: True)
+    monkeypatch.setattr("sbi_flows.flow_sampling.choice._BRIEF", 60.0)  # the local kernel is chosen however busy the machine is
+    sampler = FlowSampler(lambda x: -0.5 * x.square().sum(-1), BoxUniform([-9.0] * 2, [9.0] * 2), n_effective=9000, random_state=0).fit()
+    report = sampler.report_
+    assert any("flows take over" in reason for reason in report.reasons) and report.reliability.ok, report
+    assert sampler.proposal_ is not None and len(sampler.proposal_.flows) == 1
+    x = sampler.chains_.samples
+    assert (np.abs(x.mean((0, 1))) < LEVEL / math.sqrt(report.ess)).all()
+    assert sampler.evidence().log_z == pytest.approx(math.log(2 * math.pi / 324), abs=LEVEL * sampler.evidence().log_z_err)
+
+
+def test_seconds_are_booked_once():
+    ledger = Ledger()
+    with ledger.purpose("draws"):
+        time.sleep(0.02)
+        with ledger.purpose("start"):
+            time.sleep(0.05)
+    assert ledger.seconds["start"] >= 0.05 and 0.02 <= ledger.seconds["draws"] < 0.05 + 0.5 * ledger.seconds["start"]
+
+
+def test_a_mode_that_chains_leave_keeps_its_rows():
+    """Of two clusters 20 apart; the second time all draws are in the first one."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(64, 20, 2, generator=generator).double()
+    draws[:16] += 20
+    modes = separated_modes(draws, torch.zeros(2, dtype=torch.bool))
+    rows = RowsByMode(modes, lambda x: (x, torch.zeros(x.shape[:-1])))
+    first = rows.take(draws)
+    again = rows.take(draws[16:])
+    assert len(rows) == modes.n == 2 and [part.shape[0] for part in first] == [GROUPS, GROUPS]
+    far = next(k for k in range(2) if float(first[k].mean()) > 10)
+    assert torch.equal(first[far], again[far]) and float(again[1 - far].mean()) < 1
+
+
+def test_masses_that_flows_from_the_prior_confirm_need_no_crossings():
+    """Half of the chains stay in each of two clusters: in order only where independent draws say so too."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(64, 40, 1, generator=generator).double()
+    points[32:] += 20
+    run = drawn_run(from_log_prob(lambda x: -0.5 * x.square().sum(-1), 1), points)
+    run.modes = separated_modes(points, torch.zeros(1, dtype=torch.bool))
+    assert any("masses of the modes" in reason for reason in judged(run)[1].reliability.reasons)
+    for share, confirmed in ((0.5, True), (0.8, False)):
+        draws = torch.randn(2000, 1, generator=generator).double() + 20 * (torch.arange(2000) < share * 2000)[:, None]
+        run.ascended = Ascended(draws, None, [])
+        told = any("masses of the modes" in reason for reason in judged(run)[1].reliability.reasons)
+        assert told is not confirmed
 
 
 def test_steps_are_halved_where_trajectories_diverge():

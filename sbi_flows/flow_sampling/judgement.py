@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
+from torch import Tensor
 
 from sbi_flows.flow_sampling import starts
 from sbi_flows.flow_sampling.report import ModeMasses, SamplerReport
@@ -19,6 +21,7 @@ _JUMPS = ("acceptance_IndependentMetropolis", "acceptance_PathProposal")
 _RHAT_EXCESS = 0.05, 0.1  # wanted at most: where draws are many, and where a chain has the fewest that are ever made
 _MUCH_LESS = 0.5  # of the effective size asked for
 _LARGEST_ERROR = 0.03  # of a mode's mass
+_AGREE = 4.0  # standard errors
 
 
 def judged(run: Run) -> tuple[Chains, SamplerReport]:
@@ -35,7 +38,7 @@ def judged(run: Run) -> tuple[Chains, SamplerReport]:
     ess = float(np.nanmin(found.ess_bulk))
     reasons = [*found.reliability.reasons, *more, *run.against]
     if masses is not None:
-        reasons += _mass_reasons(masses, max_rhat)
+        reasons += _mass_reasons(masses, math.inf if _as_flows_tell(run, masses) else max_rhat)
     short, worth = _too_few(run, ess)
     reasons += short
     notes = [*notes, *worth, *run.notes, *run.target.notes, *_unseen(run, ess)]
@@ -76,6 +79,22 @@ def _masses(run: Run, chains: Chains) -> ModeMasses | None:
     rhat = float(convergence(inside[..., usable], [f"mode {k}" for k in usable]).rhat.max()) if usable else float("nan")
     order = np.argsort(-mass)
     return ModeMasses(mass[order], np.array(error)[order], np.stack(position)[order], rhat)
+
+
+def _as_flows_tell(run: Run, masses: ModeMasses) -> bool:
+    """Whether flows that came from the prior, whose draws know nothing of the chains, give the modes the same masses.
+
+    Chains that pass rarely into what is hardly a mode are in order then.
+    """
+    if run.ascended is None or run.by_mode is not None:
+        return False
+    known = _shares(run.modes.label(run.space.from_user(run.ascended.draws)), run.modes.n)
+    error = np.hypot(masses.error.max(), np.sqrt(known * (1 - known) / len(run.ascended.draws)))
+    return bool((np.abs(_shares(run.modes.label(run.positions()), run.modes.n) - known) <= _AGREE * error).all())
+
+
+def _shares(labels: Tensor, n: int) -> np.ndarray:
+    return labels.flatten().bincount(minlength=n).numpy() / labels.numel()
 
 
 def _mass_reasons(masses: ModeMasses, max_rhat: float) -> list[str]:

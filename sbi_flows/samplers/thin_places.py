@@ -101,6 +101,7 @@ class _Weighted(Target):
         return log_p, log_p - log_q
 
 
+@torch.no_grad()
 def climb(path: TemperedPath, proposal: FlowMixture, draws: Part, before: Climbed | None, generator: torch.Generator) -> Climbed:
     """Chains that climb from the heaviest draws, and from where the last ones came.
 
