@@ -52,7 +52,8 @@ class FlowSampler(BaseEstimator):
     log_likelihood : callable, optional
         ln L: float64 tensor ``(n, d)`` to ``(n,)``; wrap numpy functions by :func:`sbi_flows.targets.from_numpy`. With ``prior``.
     prior : optional
-        Anything that :func:`sbi_flows.distributions.as_prior` reads. Chains then start where annealing leads.
+        Anything that :func:`sbi_flows.distributions.as_prior` reads. Chains then start where it leads: by flows with up to
+        eight columns if flows pay, else by annealing.
     target : Target, optional
         In place of both: any log-density. Without a prior, modes are looked for only as far as heated chains travel.
     names : sequence of str, optional

@@ -19,7 +19,7 @@ NECK = math.exp(-4.0)  # width of the neck's end, over that of the bulk
 
 
 def neck() -> tuple:
-    """A ridge about a curve whose width falls from .5 to .009 as x0 goes to 0, a hundredth of a millionth of the prior; ln Z is -ln 64."""
+    """A ridge about a curve whose width falls from .5 to .009 as x0 goes to 0, in 2e-5 of the prior; ln Z is -ln 64."""
 
     def log_likelihood(x):
         a = x[:, 0]
@@ -34,7 +34,7 @@ def neck() -> tuple:
 
 
 def test_a_neck_that_no_draw_of_the_prior_is_near_is_found():
-    """Without climbing, four tenths to nine tenths of the neck's mass were missed and ln Z was .03 low at a stated .004, and ok.
+    """Without climbing three of four seeds found .007, .027 and .025 of the neck's .049, ln Z as much as .06 +- .013 low, and were ok.
 
     Bounds are 4.5 standard errors, the share's by the effective number of draws.
     """
