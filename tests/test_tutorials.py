@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -320,3 +321,36 @@ def test_a_crystal_without_charges_costs_nothing():
     coupling = weak(x) - module.DipoleCrystal(0.0)(x)
     value, error = module.by_average(weak, 50_000)
     assert abs(value + 0.5 * float(coupling.var())) < 5 * error
+
+
+def test_ramachandran_says_what_it_needs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openmm", None)
+    tutorial("ramachandran").main(tmp_path / "figures")
+    said = capsys.readouterr().out
+    assert said.startswith("Skipped:") and "pip install 'sbi_flows[molecules]'" in said
+    assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openmm") is None, reason="needs OpenMM: pip install 'sbi_flows[molecules]'")
+def test_ramachandran(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(checks, "DRAWS", 200)
+    module = tutorial("ramachandran")
+    module.main(tmp_path / "figures", n_rows=200, n_steps=16, n_draws=200, n_warmup=50)
+    said = capsys.readouterr().out
+    assert "200 draws are worth" in said and "weighted" in said and "Do not trust" in said
+    assert (tmp_path / "figures" / "ramachandran.png").stat().st_size > 5000
+
+
+def test_a_surface_is_minus_the_log_of_shares():
+    module = tutorial("ramachandran")
+
+    class Angles:
+        def torsions(self, x):
+            return x[:, 0], x[:, 1]
+
+    x = torch.tensor([[-3.0, -3.0], [-3.0, -3.0], [-3.0, -3.0], [3.0, 3.0]])
+    surface = module.surface(Angles(), x)
+    assert surface[0, 0] == pytest.approx(-np.log(0.75)) and surface[-1, -1] == pytest.approx(-np.log(0.25))
+    assert np.isinf(surface).sum() == surface.size - 2
+    weighted = module.surface(Angles(), x, np.array([0.1, 0.1, 0.3, 0.5]))
+    assert weighted[0, 0] == pytest.approx(-np.log(0.5))

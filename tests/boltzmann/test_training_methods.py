@@ -50,12 +50,20 @@ def test_another_temperature_needs_no_training(crystals):
     assert hot.report_.reverse_ess > 0.5
 
 
-@pytest.mark.parametrize("method", ["likelihood", "reverse_kl", "mixed", "force_matching"])
-def test_every_method_learns_the_double_well(method):
+@pytest.mark.parametrize(
+    ("method", "stages"),
+    [
+        ("likelihood", ["likelihood"]),
+        ("reverse_kl", ["reverse_kl"]),
+        ("mixed", ["likelihood", "mixed"]),
+        ("force_matching", ["force_matching"]),
+    ],
+)
+def test_every_method_learns_the_double_well(method, stages):
     data = double_well().sample(1000, torch.Generator().manual_seed(1)).numpy()
     generator = BoltzmannGenerator(double_well(), method=method, **TINY).fit(data)
     found = generator.free_energy(n_samples=5000, random_state=1)
-    assert list(generator.history_) == [method]
+    assert list(generator.history_) == stages
     assert generator.report_.reverse_ess > 0.2
     assert abs(found.value + double_well().log_z) < 4 * found.error
 
