@@ -1,7 +1,8 @@
 """Retrieval of synthetic planets: one network for all against nested sampling of each.
 
     python -m benchmarks.exoplanets reference [--planets 10]          # dynesty, one file a planet
-    python -m benchmarks.exoplanets network [--simulations 100000]    # trains once; killed, it resumes
+    python -m benchmarks.exoplanets network [--simulations 200000]    # trains once; killed, it resumes
+    python -m benchmarks.exoplanets weights                           # the network against its own weighted draws, without dynesty
     python -m benchmarks.exoplanets score                             # all that is there -> benchmarks/results/exoplanets.csv
 
 Planets, stars and errors are drawn as those that the network learns from, with another seed. Scores are those of the data challenge (at
@@ -20,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import kstest
 
 from sbi_flows import ConditionalFlow, FlowSampler
-from sbi_flows.physics.exoplanets import AtmosphereNPE, challenge_score, planet_prior, planet_target, simulate_planets
+from sbi_flows.physics.exoplanets import NAMES, AtmosphereNPE, challenge_score, planet_prior, planet_target, simulate_planets
 from sbi_flows.samplers import run_dynesty
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,6 +106,27 @@ def _word(reliability) -> str:
     return "ok" if reliability.ok else "NOT RELIABLE"
 
 
+def weights(fitted: AtmosphereNPE, n: int) -> None:
+    """What the weights of each planet keep, the network's score against the weighted draws, and ranks of new planets."""
+    rng = np.random.default_rng(3)
+    for i in range(n):
+        planet = planets()[i]
+        weighted = fitted.refined(planet, 20_000, random_state=2)
+        chosen = weighted.samples[rng.choice(len(weighted.samples), DRAWS, p=weighted.weights / weighted.weights.sum())]
+        found = challenge_score(planet, fitted.posterior(planet).sample(DRAWS, random_state=1), chosen, random_state=0)
+        print(
+            f"planet {i}: effective {weighted.ess / 20_000:.1%}, Pareto k {weighted.pareto_k:.2f}, ln Z {weighted.log_z:.2f} +- "
+            f"{weighted.log_z_err:.2f}, {_word(weighted.reliability)}; network {found.total:.0f} (posterior {found.posterior:.0f}, largest "
+            f"KS {found.ks.max():.2f} in {NAMES[int(found.ks.argmax())]})",
+            flush=True,
+        )
+    new = simulate_planets(400, random_state=SEED + 1)
+    below = (fitted.posterior(new).sample(300, random_state=1) < new.theta[:, None]).mean(1)
+    for name, ranks in zip(NAMES, below.T, strict=True):
+        held = np.mean(np.abs(ranks - 0.5) < 0.34)
+        print(f"{name}: ranks of 400 new planets p = {kstest(ranks, 'uniform').pvalue:.3f}, 68 % intervals hold {held:.1%}")
+
+
 def score(n: int) -> None:
     """Score every planet that has a reference and no rows yet, keep the rows, print means by route."""
     fitted = network(0, 0)
@@ -119,10 +142,10 @@ def score(n: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["reference", "network", "score"])
+    parser.add_argument("what", choices=["reference", "network", "weights", "score"])
     parser.add_argument("--planets", type=int, default=MOST, choices=range(2, MOST + 1))
-    parser.add_argument("--simulations", type=int, default=100_000)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--simulations", type=int, default=200_000)
+    parser.add_argument("--epochs", type=int, default=25)
     given = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore", UserWarning)  # verdicts are in the table
@@ -133,6 +156,8 @@ def main() -> None:
             reference(i, planets()[i], again=True)
     elif given.what == "network":
         network(given.simulations, given.epochs)
+    elif given.what == "weights":
+        weights(network(0, 0), given.planets)
     else:
         score(given.planets)
 

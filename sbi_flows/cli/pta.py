@@ -103,6 +103,9 @@ def timing(
     correlation: Annotated[str, typer.Option(help="hd, uncorrelated, monopole or dipole.")] = "hd",
     bins: Annotated[int, typer.Option(help="Lowest frequencies in which the background is heard.")] = 14,
     simulations: Annotated[int | None, typer.Option(help="Skies of each source.", show_default="20000; 2000 with --quick")] = None,
+    effective: Annotated[
+        int | None, typer.Option(help="Effective draws of each source by each route.", min=1, show_default="4000; 500 with --quick")
+    ] = None,
     output: Annotated[
         Path,
         typer.Option(help="Folder for the network, draws, tables, figures and report.html; what is finished there is not run again."),
@@ -126,6 +129,7 @@ def timing(
     array = synthetic_pulsars(5, random_state=seed) if pulsars == "synthetic" else chosen
     network, by_route = QUICK if quick else FULL
     network = network if simulations is None else replace(network, n_simulations=simulations)
+    by_route = by_route if effective is None else replace(by_route, n_effective=effective)
     began = time.perf_counter()
     try:
         result = compare_timing(
