@@ -119,7 +119,9 @@ def _ways(folder: Path, model: str, routes: Path | None) -> Iterator[tuple[str, 
         stored = [np.load(path) for path in sorted(folder.glob(pattern))]
         if stored:  # weights of all seeds are on one scale
             found = WeightedSamples(*(np.concatenate([each[key] for each in stored]) for key in ("samples", "log_weights")), names)
-            yield f"{way}, ln Z {found.log_z:.3f} +- {found.log_z_err:.3f}", found, found.ess
+            # What is stored of tempering are weights of its last step alone.
+            log_z = f", ln Z {found.log_z:.3f} +- {found.log_z_err:.3f}" if way == "importance" else ""
+            yield way + log_z, found, found.ess
     if routes is not None:
         for route in ROUTES:
             run = finished(routes / "models" / model, route)

@@ -27,6 +27,7 @@ from sbi_flows.results import Evidence, Reliability, WeightedSamples
 
 ROUTES = ("npe", "sampler", "importance")
 _STARTS = 2000  # weighted draws from which chains start
+_CHAINS = 64  # they start nearly where they should, and each more has a warm-up to pay
 LAYOUT = 2  # raise when a record changes meaning: older ones are then computed anew
 
 
@@ -220,8 +221,13 @@ def _by_sampler(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str,
     start = refined(cube, n_samples=_STARTS, random_state=job.model_seed).resample(_STARTS, job.model_seed)
     stage("sampling with FlowSampler")
     # Gradients cost six evaluations, and correlations change little: sweeps without them mix in a few steps.
-    kernel = PulsarSweeps(target)
-    sampler = FlowSampler(target=target, kernel=kernel, n_effective=job.effort.n_effective, random_state=job.model_seed).fit(start)
+    sampler = FlowSampler(
+        target=target,
+        kernel=PulsarSweeps(target),
+        n_effective=job.effort.n_effective,
+        n_chains=_CHAINS,
+        random_state=job.model_seed,
+    ).fit(start)
     stage("computing the evidence")
     evidence = sampler.evidence()
     report = sampler.report_
