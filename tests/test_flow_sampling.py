@@ -190,7 +190,7 @@ def test_columns_that_are_led_alike_do_not_lead_each_other():
 
 def test_after_a_fall_back_the_chains_are_the_local_kernels(monkeypatch):
     """Also where rounds of training have run with flow proposals, which are exact but not what the report says."""
-    monkeypatch.setattr("sbi_flows.flow_sampling.run.after_training", lambda *_: ("local", "fell back", []))
+    monkeypatch.setattr("sbi_flows.flow_sampling.run.after_training", lambda *_, **__: ("local", "fell back", []))
     prior = BoxUniform([-9.0] * 2, [9.0] * 2)
 
     def four_wells(x):
@@ -213,6 +213,20 @@ def test_a_local_kernel_slower_than_it_looked_gives_way_to_flows(monkeypatch):
     x = sampler.chains_.samples
     assert (np.abs(x.mean((0, 1))) < LEVEL / math.sqrt(report.ess)).all()
     assert sampler.evidence().log_z == pytest.approx(math.log(2 * math.pi / 324), abs=LEVEL * sampler.evidence().log_z_err)
+
+
+@pytest.mark.parametrize("method, then", [("auto", "mixed"), ("local", "local"), ("mixed", "mixed")])
+def test_flows_take_over_for_an_evidence(method, then):
+    """Where the local kernel was chosen they may know more; where it was asked for, it stays."""
+    box = BoxUniform([-9.0] * 2, [9.0] * 2)
+    sampler = FlowSampler(lambda x: -0.5 * x.square().sum(-1), box, n_effective=300, method=method, random_state=0).fit()
+    before = sampler.report_
+    assert before.method == ("mixed" if method == "mixed" else "local")
+    narrow = [note for note in before.reliability.notes if "narrow away from the bulk" in note]
+    assert bool(narrow) is (before.method == "local")
+    found = sampler.evidence()
+    assert found.reliability.ok and abs(found.log_z - math.log(2 * math.pi / 324)) < LEVEL * found.log_z_err
+    assert sampler.report_.method == then and sampler.report_.n_evaluations > before.n_evaluations
 
 
 def test_seconds_are_booked_once():

@@ -118,9 +118,12 @@ def wants_flow(pilot: LocalPilot, costs: FlowCosts, n_effective: float) -> tuple
 
 
 def after_training(
-    pilot: LocalPilot, costs: FlowCosts, acceptance: float, forgets: float, n_effective: float, trained: int
+    pilot: LocalPilot, costs: FlowCosts, acceptance: float, forgets: float, n_effective: float, trained: int, *, leads: bool = False
 ) -> tuple[str, str, list[str]]:
-    """The method, why, and reasons against the result: falls back, and says so, when the flow is too poor."""
+    """The method, why, and reasons against the result: falls back, and says so, when the flow is too poor.
+
+    With ``leads`` the flow has come from the prior: it may know of branches that the local kernel does not, and time is no question.
+    """
     if pilot.n_modes > 1:
         if acceptance >= FLOOR:
             return "mixed", f"flow proposals are accepted with probability {acceptance:.2g}, which carries chains between modes", []
@@ -132,6 +135,8 @@ def after_training(
     alone = pilot.seconds_for(n_effective)
     helped = costs.seconds_for(n_effective, forgets, pilot.row_seconds)
     said = f"proposals of the flow ({trained} training steps) are accepted with probability {acceptance:.2g}"
+    if acceptance >= WORTH and leads:
+        return "mixed", f"{said}, in every branch that flows from the prior have found", []
     if acceptance >= WORTH and helped < alone:
         return "mixed", f"{said}: {helped:.2g} s for the draws asked for against {alone:.2g} s without", []
     return "local", f"{said}: too few, they would need {helped:.2g} s against {alone:.2g} s of the local kernel alone; fell back on it", []

@@ -21,6 +21,10 @@ _JUMPS = ("acceptance_IndependentMetropolis", "acceptance_PathProposal")
 _RHAT_EXCESS = 0.05, 0.1  # wanted at most: where draws are many, and where a chain has the fewest that are ever made
 _MUCH_LESS = 0.5  # of the effective size asked for
 _LARGEST_ERROR = 0.03  # of a mode's mass
+_NARROW = (
+    "no flow looked for branches that narrow away from the bulk, as necks of funnels do: smc does, and method='mixed' from a prior of few "
+    "columns"
+)
 _AGREE = 4.0  # standard errors
 
 
@@ -149,7 +153,9 @@ def _unseen(run: Run, ess: float) -> list[str]:
     if run.target.prior is not None:
         near = starts.smallest_mass(starts.PRIOR_DRAWS)
         looked = f"modes were looked for near {starts.PRIOR_DRAWS} draws of the prior"
-        return [f"{looked}: one in less than {near:.1g} of it may be missed, however large its mass", seen]
+        away = f"{looked}: one in less than {near:.1g} of it may be missed, however large its mass"
+        narrow = [] if run.ascended is not None else [_NARROW]
+        return [away, *narrow, seen]
     return [
         "without a prior, modes are found only near the starts, or where chains heated to temperature 64 came: others may be missed",
         seen,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 
 import numpy as np
 import torch
@@ -122,8 +121,8 @@ class Run:
         with self.ledger.purpose("training"):
             fit = self._fit()
             self._rounds(fit)
-        measured = self.acceptance, self.forgets
-        method, why, against = after_training(self.pilot.local, self.pilot.costs, *measured, self.settings.n_effective, fit.n_steps)
+        worth = self.acceptance, self.forgets, self.settings.n_effective, fit.n_steps
+        method, why, against = after_training(self.pilot.local, self.pilot.costs, *worth, leads=self.ascended is not None)
         self.training_steps = fit.n_steps
         if self.by_mode is not None and self.modes.n > len(self.by_mode):
             few = self.modes.n - len(self.by_mode)
@@ -289,22 +288,27 @@ class Run:
         elif self.settings.n_chains / self.pilot.local.ess_a_step < 2 * _THINNED:
             self.records = list(self.pilot.records)
 
+    @property
+    def may_turn_to_flows(self) -> bool:
+        """Whether a local kernel runs by choice where flows could come from the prior."""
+        chosen = self.settings.method == "auto" and self.method == "local" and self.proposal is None
+        return chosen and self.settings.ascends
+
+    def turn_to_flows(self, why: str) -> None:
+        """Leave the draws of the local kernel, and begin again with flows from the prior."""
+        self.reasons.append(f"{why}: flows take over")
+        self.records, self.thin = [], 1
+        self._add_flow()
+        self._begin_draws()
+
     def _reconsider(self) -> None:
-        """Begin again with flows from the prior, where the local kernel was chosen for a speed that its first draws do not show.
+        """Turn to flows where the local kernel was chosen for a speed that its draws do not show.
 
         A random walk that is slower than it looked has met a ridge; there may be others, which it has not met.
         """
         have, done = self.effective_size(), sum(record.n_steps for record in self.records)
-        chosen = self.settings.method == "auto" and self.method == "local" and self.proposal is None
-        if not (chosen and self.settings.ascends and disappoints(self.pilot.local, have, done)):
-            return
-        slow = dataclasses.replace(self.pilot.local, ess_a_step=have / done)
-        self.reasons.append(f"{done} steps were worth {have:.0f} independent draws, {slow.ess_a_step:.2g} a step: flows take over")
-        self.records, self.thin = [], 1
-        self._look_again()
-        self.pilot.local = slow
-        self._add_flow()
-        self._begin_draws()
+        if self.may_turn_to_flows and disappoints(self.pilot.local, have, done):
+            self.turn_to_flows(f"{done} steps were worth {have:.0f} independent draws, {have / done:.2g} a step")
 
     def _settle(self) -> None:
         """Shorter steps until no trajectory of a brief look diverges: a flow brings chains to where the warm-up never was."""

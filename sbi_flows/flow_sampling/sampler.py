@@ -285,8 +285,14 @@ class FlowSampler(BaseEstimator):
         """ln of the density's integral: the evidence of a likelihood and its prior.
 
         Bridge sampling between the chains and the frozen flow, or one fitted now where none was trained; the evaluations join ``report_``.
+        Where the local kernel was chosen (``method="auto"``) and there is a prior of few columns, flows that come from there take over: an
+        evidence needs one in any case, and these look for branches that chains may have missed. ``chains_`` and ``report_`` are then new.
         """
         check_is_fitted(self, "chains_")
+        if self._evidence is None and self._run.may_turn_to_flows:
+            self._run.turn_to_flows("an evidence was asked for, which needs a flow")
+            self._run.collect(self._run.asked)
+            self._judge()
         if self._evidence is None:
             with self._ledger.purpose("evidence"):
                 self._evidence = self._compute_evidence()
