@@ -36,9 +36,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,zarr]'
 	touch $@
 
-# Side by side with other packages, each in an environment of its own; hours. BENCH="evidence flows" runs some of the tables.
+# Side by side with other packages, each in an environment of its own; hours. BENCH="evidence flows" runs some of the tables,
+# QUICK=1 the smallest piece of each, to see that they run.
 bench: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.all --python $(PYTHON) $(BENCH)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.all --python $(PYTHON) $(if $(QUICK),--quick) $(BENCH)
 
 $(DOCS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

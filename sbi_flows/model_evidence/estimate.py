@@ -81,9 +81,10 @@ def evidence(
 
     Notes
     -----
-    The error counts autocorrelation (walkers of an emcee ensemble by the series of their mean), the finite number of proposals, and the
-    noise that the two folds share. A verdict that is not ok says why: Pareto k, poor overlap, unmixed chains, draws that do not follow
-    the given log-posterior, mass found by prior draws where no chain went. Without a prior or a callable, missed modes cannot be found.
+    The error counts autocorrelation (walkers of an emcee ensemble by the series of their mean or by their averaged autocorrelation,
+    whichever is longer), the finite number of proposals, and the noise that the two folds share. A verdict that is not ok says why: Pareto
+    k, poor overlap, unmixed chains, draws that do not follow the given log-posterior, mass found by prior draws where no chain went.
+    Without a prior or a callable, missed modes cannot be found.
 
     References
     ----------
