@@ -97,7 +97,10 @@ def timing(
     ] = None,
     pulsars: Annotated[
         str | None,
-        typer.Option(help="Names or numbers joined by commas, 'all', or 'synthetic' for five that are made up.", show_default="ten"),
+        typer.Option(
+            help="Names or numbers joined by commas, 'all', a folder of feather files, or 'synthetic' for five that are made up.",
+            show_default="ten",
+        ),
     ] = None,
     route: Annotated[str, typer.Option(help="npe (amortised network), importance, sampler (FlowSampler), or both.")] = "npe",
     correlation: Annotated[str, typer.Option(help="hd, uncorrelated, monopole or dipole.")] = "hd",
@@ -117,7 +120,7 @@ def timing(
     """Rank models on the timing data: posteriors of the background and of every pulsar's noise, and evidences."""
     from dataclasses import replace
 
-    from sbi_flows.physics.pta import DEFAULT_MODELS, MODELS, synthetic_pulsars
+    from sbi_flows.physics.pta import DEFAULT_MODELS, MODELS, read_feathers, synthetic_pulsars
     from sbi_flows.physics.pta.timing_arrays import TEN
     from sbi_flows.physics.pta.timing_compare import FULL, QUICK, compare_timing
 
@@ -127,6 +130,8 @@ def timing(
     listed = [] if pulsars is None else [name.strip() for name in pulsars.split(",") if name.strip()]
     chosen = list(TEN) if pulsars is None else pulsars if pulsars == "all" else listed
     array = synthetic_pulsars(5, random_state=seed) if pulsars == "synthetic" else chosen
+    if pulsars is not None and pulsars not in ("all", "synthetic") and Path(pulsars).is_dir():
+        array = read_feathers(sorted(Path(pulsars).glob("*.feather")))
     network, by_route = QUICK if quick else FULL
     network = network if simulations is None else replace(network, n_simulations=simulations)
     by_route = by_route if effective is None else replace(by_route, n_effective=effective)

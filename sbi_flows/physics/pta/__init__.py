@@ -15,6 +15,7 @@ from sbi_flows.physics.pta.target import FreeSpectrumTarget
 from sbi_flows.physics.pta.timing import TimingTarget, timing_likelihood
 from sbi_flows.physics.pta.timing_arrays import PulsarArray, ng15_pulsars
 from sbi_flows.physics.pta.timing_correlations import correlation_matrix
+from sbi_flows.physics.pta.timing_feather import read_feathers
 from sbi_flows.physics.pta.timing_synthetic import synthetic_pulsars
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "get_model",
     "ng15_pulsars",
     "pta_target",
+    "read_feathers",
     "synthetic_pulsars",
     "timing_likelihood",
 ]
