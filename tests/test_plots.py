@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from sbi_flows import Chains, Evidence, Reliability, WeightedSamples, compare_models
+from sbi_flows import Chains, Evidence, FitHistory, Reliability, WeightedSamples, compare_models, plots
 from sbi_flows.inference import ModelProbabilities
 from sbi_flows.physics.pta import embedded_free_spectrum, pta_target
 from sbi_flows.physics.pta.figures import spectrum_figure
@@ -240,3 +240,30 @@ def test_axes_hold_the_whole_of_every_mode():
     hard = np.random.default_rng(0).uniform(size=(5000, 2))
     low, high = corner(hard).axes[0].get_xlim()
     assert low >= 0 and high <= 1
+
+
+def test_losses_show_every_member_and_the_epoch_that_was_kept():
+    train = np.linspace(2, 1, 8)[:, None] + np.array([0.0, 0.1])
+    history = FitHistory(train, train + 0.2, np.full(8, 0.01), np.array([7, 5]), 80, 0, 1.0, "max_epochs", Reliability(True))
+    (axis,) = plots.losses(history).axes
+    kept = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
+    assert kept == [7, 5] and len(axis.lines) == 6 and "nats" in axis.get_ylabel()
+    with pytest.raises(TypeError, match="history_ of a fitted estimator; got list"):
+        plots.losses([1.0])
+
+
+def test_weights_are_drawn_whole_with_the_tail_that_was_fitted():
+    x = np.random.default_rng(0).standard_t(2, size=(4000, 1))
+    log_weights = np.log(np.abs(x[:, 0]) + 0.1)
+    draws = WeightedSamples(x, np.where(np.arange(4000) < 10, -np.inf, log_weights), ("a",))
+    (axis,) = plots.weights(draws).axes
+    size, share = axis.lines[0].get_data()
+    assert len(size) == 3990 and share[-1] == pytest.approx(3990 / 4000)
+    assert np.sum(size) == pytest.approx(4000)
+    tail = axis.lines[1]
+    slope = np.diff(np.log(tail.get_xdata()[[0, -1]])) / np.diff(np.log(tail.get_ydata()[[0, -1]]))
+    assert slope[0] == pytest.approx(-draws.pareto_k) and f"k {draws.pareto_k:.2f}" in axis.get_title(loc="left")
+    even = WeightedSamples(x, np.zeros(4000), ("a",))
+    assert "no tail" in plots.weights(even).axes[0].get_title(loc="left")
+    with pytest.raises(TypeError, match="make WeightedSamples"):
+        plots.weights(log_weights)

@@ -13,6 +13,7 @@ from sbi_flows.plots.calibration import (
 from sbi_flows.plots.canvas import COLOURS, GREY, new_figure, save_figure
 from sbi_flows.plots.chains import compare_chains, traces
 from sbi_flows.plots.evidences import evidence_bars
+from sbi_flows.plots.fits import losses, weights
 from sbi_flows.plots.marginals import corner
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "diagnosis",
     "evidence_bars",
     "local_preference",
+    "losses",
     "new_figure",
     "null_distribution",
     "predictive",
@@ -32,4 +34,5 @@ __all__ = [
     "rank_histograms",
     "save_figure",
     "traces",
+    "weights",
 ]

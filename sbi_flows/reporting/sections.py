@@ -17,7 +17,6 @@ from sbi_flows.samplers import convergence
 
 if TYPE_CHECKING:
     import pandas
-    from matplotlib.figure import Figure
 
 _MOST_IN_CORNER = 6
 _UNJUDGED = "judged here, by R-hat and effective sizes of what was given: nothing is known of how the draws were made"
@@ -162,7 +161,7 @@ def _history(history: FitHistory) -> list[Section]:
         "wall time [s]": history.seconds,
         "ended by": history.stopped,
     }
-    parts = [html.facts(known), html.picture(_losses(history), "Mean loss a row; the dot is the epoch that was kept")]
+    parts = [html.facts(known), html.picture(plots.losses(history), "Mean loss a row; the dot is the epoch that was kept")]
     return [Section("Fit", "reliable" if history.reliability.ok else "NOT RELIABLE", history.reliability, parts)]
 
 
@@ -270,21 +269,3 @@ def _corner(rows: np.ndarray, names: tuple[str, ...], ess: float) -> list[str]:
     figure = plots.corner({"draws": rows[:, moving]}, shown, ess={"draws": max(ess, 1.0)})
     more = f" of the first {len(moving)} of {rows.shape[1]} parameters" if len(moving) < rows.shape[1] else ""
     return [html.picture(figure, f"Marginals{more}; contours hold 68 % and 95 % of the draws")]
-
-
-def _losses(history: FitHistory) -> Figure:
-    figure = plots.new_figure(7.0, 3.2)
-    axis = figure.subplots()
-    epochs = np.arange(len(history.learning_rate))
-    for m in range(history.train_loss.shape[1]):
-        label = ("training", "held out") if m == 0 else (None, None)
-        axis.plot(epochs, history.train_loss[:, m], color=plots.GREY, linewidth=1, label=label[0])
-        axis.plot(epochs, history.validation_loss[:, m], color=plots.COLOURS[0], linewidth=1.4, label=label[1])
-        best = int(history.best_epoch[m])
-        if 0 <= best < len(epochs):
-            axis.plot(best, history.validation_loss[best, m], "o", color=plots.COLOURS[1], markersize=5)
-    axis.set_xlabel("epoch")
-    axis.set_ylabel(f"loss ({history.loss})")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
-    return figure
