@@ -140,7 +140,8 @@ def judged(name: str, flow: Flow, folder: Path, draws: int, held_out: int, seed:
     judge = judge[torch.linspace(0, len(judge) - 1, held_out).long()]
     began = time.process_time()
     y, log_q = flow.sample_and_log_prob(draws, generator=torch_generator(seed), dtype=torch.float64)
-    own = energy(from_mean_free(y, count))
+    x = from_mean_free(y, count)
+    own = energy(x)
     log_w = (-own - log_q.double()).numpy()
     log_w[~np.isfinite(log_w)] = -np.inf
     reverse = kish_ess(log_w) / draws
@@ -153,7 +154,11 @@ def judged(name: str, flow: Flow, folder: Path, draws: int, held_out: int, seed:
     weights = np.exp(log_w - log_w.max())
     every = load_reference(folder / f"{name}-1.safetensors").samples
     truth = energy(every).numpy()
+    shares = weights / weights.sum()
+    virials = np.where(weights > 0, energy.virial(x).numpy() / energy.degrees_of_freedom, 0.0)
+    virial = shares @ virials
     return {
+        "virial": float(virial), "virial_err": float(np.sqrt(np.sum((shares * (virials - virial)) ** 2))),
         "ess_reverse": reverse, "pareto_k": pareto_k(log_w), "ess_forward": float(forward),
         "nll": float(nll.mean()), "nll_err": float(nll.std() / held_out**0.5),
         "w1_raw": float(wasserstein_distance(own.clamp(max=1e3).numpy(), truth)),
