@@ -24,7 +24,7 @@ BETWEEN = 100  # femtoseconds from one configuration to the next
 
 
 def main(
-    folder: Path = Path("figures"), n_rows: int = 5000, n_steps: int = 1000, n_draws: int = 10_000, n_warmup: int = 20_000
+    folder: Path = Path("figures"), n_rows: int = 5000, n_steps: int = 400, n_draws: int = 10_000, n_warmup: int = 20_000
 ) -> None:
     try:
         energy = AlanineDipeptide("obc")
@@ -33,7 +33,8 @@ def main(
         return
     folder = Path(folder)
     learned, judge = (dynamics(energy, folder, seed, n_rows, n_warmup) for seed in (0, 1))
-    generator = BoltzmannGenerator(energy, layers=6, hidden=(128, 128), method="mixed", n_steps=n_steps, random_state=0).fit(learned)
+    settings = {"layers": 4, "hidden": (128, 128), "method": "mixed", "learning_rate": 3e-3}
+    generator = BoltzmannGenerator(energy, **settings, n_steps=n_steps, random_state=0).fit(learned)
     print(generator.report_)
     drawn = generator.sample(n_draws, random_state=1)
     print(f"{n_draws} draws are worth {drawn.ess:.0f}; Pareto k {drawn.pareto_k:.2f}")

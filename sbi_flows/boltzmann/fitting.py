@@ -91,14 +91,15 @@ class Problem:
         return self._on_rows(flow, None, loss, 0.5)
 
     def mixed(self, flow: Flow) -> FitHistory:
-        """Half likelihood, half reverse Kullback-Leibler divergence, from a flow that fits already: others draw energies of no use."""
+        """Likelihood and energies at the configurations, and energies at the flow's own draws: the last alone would lose what is rare."""
         backward = reverse_kl(self.target.log_prob)
+        log_p = self.target.log_prob(self._rows)
 
         def both(flow: Flow, batch: Batch, generator: torch.Generator) -> Tensor:
             drawn = Batch(flow.base.sample(len(batch.x), generator))
-            return 0.5 * (nll(flow, batch, generator) + backward(flow, drawn, generator))
+            return known_density(flow, batch, generator) + backward(flow, drawn, generator)
 
-        return self._on_rows(flow, None, both, _SLOWER)
+        return self._on_rows(flow, torch.stack([log_p, torch.ones_like(log_p)], 1), both, _SLOWER)
 
     def reverse_kl(self, flow: Flow) -> FitHistory:
         """Reverse Kullback-Leibler divergence at the flow's own draws, with path gradients."""

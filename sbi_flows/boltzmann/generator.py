@@ -76,8 +76,8 @@ class BoltzmannGenerator:
         How to train; "auto" is "annealing" without data and "heights" with. Without data all begin from annealed particles. "annealing" is
         "heights" and then the least alpha = 2 divergence on annealed draws of the flow, kept in a prioritised buffer; "heights" fits
         likelihood and energies at the configurations, "likelihood" the former alone, "reverse_kl" the energies at the flow's own draws, by
-        path gradients, "mixed" likelihood and then both; "force_matching" fits likelihood and forces, by a smooth flow; "matching" is flow
-        matching, the default of continuous flows.
+        path gradients, "mixed" likelihood, then all three; "force_matching" fits likelihood and forces, by a smooth flow; "matching" is
+        flow matching, the default of continuous flows.
     n_particles : int or "auto"
         Annealed at once; by default 1000, and a hundred a column if that is more. They must find every state.
     n_steps : int or "auto"
