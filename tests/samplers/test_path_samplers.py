@@ -290,6 +290,6 @@ def test_flow_sampler_with_paths(method, monkeypatch):
 def test_paths_hardly_ever_accepted_are_given_up(monkeypatch):
     monkeypatch.setitem(paths.N_TRAINING, "diffusion", 1)
     target = from_log_prob(lambda x: -0.5 * x[:, 0].square() - 0.5 * ((x[:, 1:] - x[:, :1].square()) / 0.05).square().sum(-1), 6)
-    sampler = FlowSampler(target=target, method="diffusion", n_effective=50, n_chains=16, random_state=0).fit()
+    sampler = FlowSampler(target=target, method="diffusion", n_effective=50, n_chains=16, max_evaluations=1000, random_state=0).fit()
     assert sampler.report_.method == "local" and not sampler.report_.reliability.ok
     assert any("proposals are accepted" in reason for reason in sampler.report_.reliability.reasons)
