@@ -88,7 +88,8 @@ def _without_correlations(moves: Moves, generator: torch.Generator) -> tuple[Ten
 def tempered(folder: Path, model: str, particles: int, seed: int) -> None:
     """ln Z by sequential Monte Carlo from the prior: the uncorrelated likelihood to rising powers, then the mean ratio of the two.
 
-    The error is that of the mean of independent runs by their scatter, with Student's factor for so few.
+    The error is that of the mean of independent runs by their scatter, with Student's factor for so few, or what the weights of all steps
+    say where that is larger: three runs may agree by luck.
     """
     target = timing_likelihood(spectrum=model)
     cpu = time.process_time()
@@ -97,7 +98,8 @@ def tempered(folder: Path, model: str, particles: int, seed: int) -> None:
     log_z = np.array([found[0] for found in runs])
     ratios = np.concatenate([found[2] for found in runs])
     mean = float(log_mean_exp(log_z))
-    error = float(stats.t.ppf(0.84, _RUNS - 1)) * float(np.std(np.exp(log_z - mean), ddof=1)) / math.sqrt(_RUNS)
+    scatter = float(stats.t.ppf(0.84, _RUNS - 1)) * float(np.std(np.exp(log_z - mean), ddof=1))
+    error = max(scatter, math.sqrt(float(np.mean([found[4] for found in runs])))) / math.sqrt(_RUNS)
     cpu = time.process_time() - cpu
     np.savez(folder / f"tempered_{model}.npz", samples=np.concatenate([found[1] for found in runs]), log_weights=ratios, log_z=log_z)
     print(
@@ -107,15 +109,16 @@ def tempered(folder: Path, model: str, particles: int, seed: int) -> None:
     )
 
 
-def _risen(moves: Moves, n: int, generator: torch.Generator) -> tuple[float, np.ndarray, np.ndarray, int]:
-    """ln Z, theta of the particles, the log-ratios of the two likelihoods there, and the number of powers."""
+def _risen(moves: Moves, n: int, generator: torch.Generator) -> tuple[float, np.ndarray, np.ndarray, int, float]:
+    """ln Z, theta of the particles, the log-ratios of the two likelihoods there, the number of powers, and the variance of ln Z."""
     x, step = torch.rand(n, moves.features, generator=generator, dtype=torch.float64), moves.first_steps()
-    apart, power, log_z, powers = moves.apart(x), 0.0, 0.0, 0
+    apart, power, log_z, powers, variance = moves.apart(x), 0.0, 0.0, 0, 0.0
     while power < 1:
         values = apart.sum(1)
         rise = _next(values, 1 - power)
         log_weights = rise * values
         log_z += float(torch.logsumexp(log_weights, 0)) - math.log(n)
+        variance += 1 / kish_ess(log_weights.numpy()) - 1 / n
         kept = _systematic(torch.softmax(log_weights, 0), generator)
         x, apart, power, powers = x[kept], apart[kept], power + rise, powers + 1
         factor = moves.factor(x)
@@ -125,7 +128,8 @@ def _risen(moves: Moves, n: int, generator: torch.Generator) -> tuple[float, np.
             step = better_steps(step, share)
     with torch.no_grad():
         ratio = (moves.target.log_likelihood(moves.theta(x)) - apart.sum(1)).numpy()
-    return log_z + float(log_mean_exp(ratio)), moves.theta(x).numpy(), ratio, powers
+    variance += 1 / kish_ess(ratio) - 1 / n
+    return log_z + float(log_mean_exp(ratio)), moves.theta(x).numpy(), ratio, powers, variance
 
 
 def _next(values: Tensor, left: float) -> float:
