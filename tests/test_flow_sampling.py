@@ -16,6 +16,7 @@ from sbi_flows.flow_sampling.counting import CountedTarget, Ledger
 from sbi_flows.flow_sampling.judgement import judged
 from sbi_flows.flow_sampling.latent import leaders
 from sbi_flows.flow_sampling.modes import separated_modes
+from sbi_flows.flow_sampling.report import ModeMasses
 from sbi_flows.flow_sampling.rows import GROUPS, RowsByMode
 from sbi_flows.flow_sampling.run import Run
 from sbi_flows.flow_sampling.settings import Settings
@@ -227,6 +228,20 @@ def test_flows_take_over_for_an_evidence(method, then):
     found = sampler.evidence()
     assert found.reliability.ok and abs(found.log_z - math.log(2 * math.pi / 324)) < LEVEL * found.log_z_err
     assert sampler.report_.method == then and sampler.report_.n_evaluations > before.n_evaluations
+
+
+def test_draws_run_on_until_they_are_worth_what_was_asked_for():
+    sampler = FlowSampler(target=from_log_prob(normal, 3), n_effective=500, method="local", random_state=0).fit()
+    assert sampler.report_.ess >= 500
+    for n in (1500, 4000):
+        assert sampler.sample(n).shape == (n, 3) and sampler.report_.ess >= n
+
+
+def test_modes_say_where_they_are():
+    masses = ModeMasses(np.array([0.7, 0.3]), np.array([0.01, 0.01]), np.array([[1.0, 5.0], [1.1, -5.0]]), 1.0, ("a", "b"))
+    assert str(masses) == "0.700 +- 0.010 about a = 1, b = 5; 0.300 +- 0.010 about a = 1.1, b = -5"
+    many = ModeMasses(np.ones(2) / 2, np.ones(2), np.vstack([np.ones(9), np.ones(9) - 2 * (np.arange(9) == 7)]), 1.0, tuple("abcdefghi"))
+    assert "h = 1" in many.places()[0] and "h = -1" in many.places()[1] and many.places()[0].count("=") == 4
 
 
 def test_seconds_are_booked_once():

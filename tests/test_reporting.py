@@ -118,8 +118,11 @@ def test_what_is_known_is_said(tmp_path):
 
 def test_a_fitted_sampler_is_told_of_with_its_seed(tmp_path):
     sampler = FlowSampler(lambda x: -0.5 * x.square().sum(-1), [(0, 1)], random_state=4321)
-    sampler._report, sampler._chains = sampler_report(), chains()
+    sampler._report, sampler._chains, sampler._evidence = sampler_report(), chains(), None
     text = said(sampler, tmp_path)
+    assert "ln Z" not in text
+    sampler._evidence = Evidence(-12.3456, 0.021, "bridge", 0.5, 0.1, Reliability.from_reasons(["made up"]), pd.DataFrame(), ("a",))
+    assert "-12.3456" in said(sampler, tmp_path) and "made up" in said(sampler, tmp_path)
     for known in ("4321", "13 345", "two modes lie apart", "mass", "Gabri", "Hoffman & Gelman"):
         assert known in text or known.replace("4321", "4 321") in text
 

@@ -42,13 +42,21 @@ def judged(run: Run) -> tuple[Chains, SamplerReport]:
     ess = float(np.nanmin(found.ess_bulk))
     reasons = [*found.reliability.reasons, *more, *run.against]
     if masses is not None:
-        reasons += _mass_reasons(masses, math.inf if _as_flows_tell(run, masses) else max_rhat)
+        confirmed = _as_flows_tell(run, masses)
+        reasons += _mass_reasons(masses, math.inf if confirmed else max_rhat)
+        if confirmed and not masses.rhat <= max_rhat:
+            notes.append(
+                f"chains pass rarely between modes (R-hat of their masses {masses.rhat:.3f}); independent draws of flows from the prior "
+                "give the same"
+            )
+    jumps = [np.nanmean(values) for name, values in chains.stats.items() if name.startswith(_JUMPS)]
+    if jumps and np.mean(jumps) < _MUCH_LESS * run.acceptance:
+        notes.append(f"flow proposals are accepted with probability {np.mean(jumps):.2g}, where {run.acceptance:.2g} was foreseen")
     short, worth = _too_few(run, ess)
     reasons += short
     notes = [*notes, *worth, *run.notes, *run.target.notes, *_unseen(run, ess)]
     verdict = Reliability.from_reasons(reasons, notes)
     chains = dataclasses.replace(chains, reliability=verdict)
-    jumps = [np.nanmean(values) for name, values in chains.stats.items() if name.startswith(_JUMPS)]
     report = SamplerReport(
         method=run.method,
         local_kernel=run.pilot.local.kernel,
@@ -82,7 +90,7 @@ def _masses(run: Run, chains: Chains) -> ModeMasses | None:
     usable = [k for k in range(n_modes) if 0 < mass[k] < 1]
     rhat = float(convergence(inside[..., usable], [f"mode {k}" for k in usable]).rhat.max()) if usable else float("nan")
     order = np.argsort(-mass)
-    return ModeMasses(mass[order], np.array(error)[order], np.stack(position)[order], rhat)
+    return ModeMasses(mass[order], np.array(error)[order], np.stack(position)[order], rhat, chains.names)
 
 
 def _as_flows_tell(run: Run, masses: ModeMasses) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sbi_flows.results import Reliability
 
+_SHOWN = 4  # parameters that a mode's place is told by
 METHODS = {
     "local": "local kernel alone",
     "mixed": "local kernel mixed with flow proposals",
@@ -32,16 +33,25 @@ class ModeMasses:
         Mean of the draws in each mode, in the user's parameters; NaN where there is none.
     rhat : float
         Largest R-hat of the modes' indicators: whether chains agree about the masses.
+    names : tuple of str
+        Of the parameters.
     """
 
     mass: np.ndarray
     error: np.ndarray
     position: np.ndarray
     rhat: float
+    names: tuple[str, ...]
+
+    def places(self) -> list[str]:
+        """Where each mode is: ``name = mean`` of up to four parameters, those in which modes differ most against their scatter in all."""
+        scale = np.nanstd(self.position, axis=0) / (np.nanmean(np.abs(self.position), axis=0) + 1e-300)
+        shown = np.sort(np.argsort(-scale, kind="stable")[:_SHOWN])
+        return [", ".join(f"{self.names[j]} = {row[j]:.4g}" for j in shown) for row in self.position]
 
     def __str__(self) -> str:
-        each = ", ".join(f"{mass:.3f} +- {error:.3f}" for mass, error in zip(self.mass, self.error, strict=True))
-        return f"{each} (R-hat of the masses {self.rhat:.3f})"
+        each = zip(self.mass, self.error, self.places(), strict=True)
+        return "; ".join(f"{mass:.3f} +- {error:.3f} about {place}" for mass, error, place in each)
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,8 @@ class SamplerReport:
             steps = f"trained for {n_steps} steps" if n_steps else "of normals fitted to the draws: no training needed"
             lines.append(f"    flow proposals accepted: {self.flow_acceptance:.0%} (flow {steps})")
         if self.modes is not None:
-            lines.append(f"    masses of the {len(self.modes.mass)} modes: {self.modes}")
+            each, agree = len(self.modes.mass), self.modes.rhat
+            lines.append(f"    masses of the {each} modes that the draws of {self.local_kernel} stay in: {self.modes} (R-hat {agree:.3f})")
         lines.append(f"    {self.n_evaluations} evaluations of the density, {self.n_gradients} of them with gradient:")
         for purpose, seconds in self.seconds.items():
             count, own = self.evaluations.get(purpose, 0), self.target_seconds.get(purpose, 0.0)

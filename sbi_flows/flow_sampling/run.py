@@ -21,7 +21,7 @@ from sbi_flows.flow_sampling.settings import Settings
 from sbi_flows.flow_sampling.walk import Drawn, Walk
 from sbi_flows.flow_sampling.worth import about_their_modes, bulk_size
 from sbi_flows.results import Chains
-from sbi_flows.samplers import IndependentMetropolis, Kernel, Mixed, MixedState, RandomWalk
+from sbi_flows.samplers import IndependentMetropolis, Kernel, Mixed, MixedState, RandomWalk, judge
 
 _TRAINING = (0, 300, 700, 1500)  # optimiser steps of each round
 _GOOD = 1.8  # autocorrelation time of flow proposals at which training ends; with a fifth of them defensive it is 1.5 at best
@@ -338,9 +338,11 @@ class Run:
         return self._worth(self.positions()) if self.records else 0.0
 
     def _worth(self, draws: Tensor) -> float:
-        """Independent draws that ``draws`` are worth: within their modes where chains cannot leave these, which more would not mend."""
-        stay = self.modes.n > 1 and self.method in ("local", "latent")
-        return bulk_size(about_their_modes(draws, self.modes) if stay else draws)
+        """Independent draws that ``draws`` are worth, as reported; within their modes where chains cannot leave these."""
+        if self.modes.n > 1 and self.method in ("local", "latent"):
+            return bulk_size(about_their_modes(draws, self.modes))
+        sizes = judge(self.walk.to_user(draws)[0].numpy(), self.target).ess_bulk
+        return float(np.nanmin(sizes)) if np.isfinite(sizes).any() else 0.0
 
     def stats(self) -> dict[str, np.ndarray]:
         """What the kernel said of the draws, ``(chain, draw)``."""

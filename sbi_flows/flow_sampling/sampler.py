@@ -249,6 +249,12 @@ class FlowSampler(BaseEstimator):
         return self._run.proposal
 
     @property
+    def evidence_(self) -> Evidence | None:
+        """What :meth:`evidence` has found for these draws; None before."""
+        check_is_fitted(self, "chains_")
+        return self._evidence
+
+    @property
     def thin_(self) -> int:
         """Steps from one draw of a chain to the next."""
         check_is_fitted(self, "chains_")

@@ -197,7 +197,8 @@ def _sampler_report(record: SamplerReport) -> list[Section]:
     }
     parts = [html.facts(known), html.heading("Why", 3), html.bullets(record.reasons), html.heading("Cost", 3), html.table(cost)]
     if record.modes is not None:
-        modes = pd.DataFrame({"mass": record.modes.mass, "error": record.modes.error}, index=range(1, len(record.modes.mass) + 1))
+        found = {"mass": record.modes.mass, "error": record.modes.error, "about": record.modes.places()}
+        modes = pd.DataFrame(found, index=range(1, len(record.modes.mass) + 1))
         parts += [html.heading("Modes", 3), html.table(modes, "mode")]
     words = "reliable" if record.reliability.ok else "NOT RELIABLE"
     helped = _CITATIONS_OF_METHODS.get(record.method)
@@ -210,7 +211,10 @@ def _sampler(sampler: FlowSampler) -> list[Section]:
         raise ValueError("Expected a fitted FlowSampler; this one has not been: call fit first.")
     seed = sampler.random_state if isinstance(sampler.random_state, int) else "not given as a number"
     first, *rest = _sampler_report(sampler.report_)
-    return [replace(first, parts=[html.facts({_WORDS_OF_INFO["random_state"]: seed}), *first.parts]), *rest, *_chains(sampler.chains_)]
+    rest += _chains(sampler.chains_)
+    if sampler.evidence_ is not None:
+        rest += _evidence(sampler.evidence_)
+    return [replace(first, parts=[html.facts({_WORDS_OF_INFO["random_state"]: seed}), *first.parts]), *rest]
 
 
 _KINDS: tuple[tuple[type, Callable[[Any], list[Section]]], ...] = (
