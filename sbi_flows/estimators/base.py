@@ -367,8 +367,12 @@ def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     """
     n = len(rows)
     n_validation = min(max(round(fraction * n), 1), n - 1) if fraction > 0 else 0
-    # Copies are found by a random projection: equal rows have equal sums, others differ for sure enough.
-    keys = rows @ np.random.default_rng([seed, 1]).normal(size=rows.shape[1])
+    # Copies are found by a random projection: equal rows have equal sums, others differ for sure enough, once no column is so large
+    # that what the others add is lost in rounding: a constant one of 1e17 made copies of all rows.
+    away = rows - rows[0]
+    size = np.abs(away).max(axis=0)
+    away /= np.where(size > 0, size, 1.0)
+    keys = away @ np.random.default_rng([seed, 1]).normal(size=rows.shape[1])
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     # Each group draws its lot at its first row: neither the units of the data nor rows appended later change the lots of others.
     order = np.random.default_rng(seed).random(n)[first][group]

@@ -201,3 +201,11 @@ def test_targets_in_another_order_are_refused():
     with pytest.raises(ValueError, match="Expected y with the columns of the fit, u, v; got in another order: v, u"):
         model.log_prob(X, y[["v", "u"]])
     np.testing.assert_array_equal(model.log_prob(X, y), model.log_prob(X, y.to_numpy()))
+
+
+def test_a_huge_constant_column_makes_no_copies_of_rows():
+    """Rounding in a projection that it dominated put all rows but one on the side of validation."""
+    rows = np.random.default_rng(0).normal(size=(500, 3))
+    rows[:, 1] = 4.7e17
+    training, validation = split_rows(rows, 0.1, 0)
+    assert (len(training), len(validation)) == (450, 50)
