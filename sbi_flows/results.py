@@ -316,7 +316,7 @@ class Evidence:
     def __repr__(self) -> str:
         head = f"Evidence(log_z={_with_error(self.log_z, self.log_z_err)}, {self.method})   {self.reliability}"
         rows = "   ".join(
-            f"{name} {_with_error(row.log_z, row.log_z_err)} ({_tail(row.pareto_k)}, ess={row.ess:.0%})"
+            f"{name} {_with_error(row.log_z, row.log_z_err)} ({_tail_before(row.pareto_k)}ess={row.ess:.0%})"
             for name, row in self.by_method.iterrows()
         )
         return f"{head}\n    {rows}"
@@ -342,3 +342,8 @@ def _with_error(value: float, error: float) -> str:
 
 def _tail(pareto_k: float) -> str:
     return "no tail" if pareto_k == -np.inf else f"k={pareto_k:.2f}"
+
+
+def _tail_before(pareto_k: float) -> str:
+    """With a comma; nothing of methods that have no weights of which k could be taken."""
+    return "" if np.isnan(pareto_k) else f"{_tail(pareto_k)}, "

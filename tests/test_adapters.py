@@ -68,6 +68,8 @@ def test_gradient_that_raises_is_nan():
 def test_broken_functions_are_not_rejections():
     with pytest.raises(ValueError, match=r"each of the 3 points of its first call, the first NameError.*shape \(d,\)"):
         targets.from_numpy(lambda theta: undefined_name, vectorized=False)(torch.zeros(3, 2))  # noqa: F821
+    with pytest.raises(ValueError, match=r"shape \(n, d\), many points at once: for a function of one point pass vectorized=False"):
+        targets.from_numpy(lambda theta: -0.5 * theta @ theta)(torch.zeros(3, 2))
     with pytest.raises(ValueError, match="return a number; got shape"):
         targets.from_numpy(lambda theta: theta, vectorized=False)(torch.zeros(3, 2))
     with pytest.raises(RuntimeError, match="no atmosphere"):

@@ -196,7 +196,7 @@ def test_traces_show_all_chains_or_say_how_many():
     assert [axis.get_ylabel() for axis in left] == ["p0", "p1", "p2"] and all(len(axis.lines) == 20 for axis in left)
     assert figure.get_suptitle() == "NOT RELIABLE: all 20 chains"
     few = traces(some_chains(), ["p1"], most_chains=8)
-    assert "8 of 20 chains, 1 of 3 parameters" in few.get_suptitle() and len(few.axes[0].lines) == 8
+    assert "8 of 20 chains shown, 1 of 3 parameters" in few.get_suptitle() and len(few.axes[0].lines) == 8
     apart = some_chains(d=9)
     apart.samples[:10, :, 7] += 5
     worst = traces(apart, most_parameters=2)

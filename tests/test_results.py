@@ -32,6 +32,11 @@ def test_an_evidence_shows_its_verdict_and_every_method():
     assert "NOT RELIABLE\n    too few draws" in repr(an_evidence(["too few draws"]))
 
 
+def test_an_evidence_shows_no_tail_of_a_method_without_one():
+    by_method = pd.DataFrame({"log_z": [-1.0], "log_z_err": [0.1], "ess": [0.5], "pareto_k": [np.nan]}, index=["recycled"])
+    assert "recycled -1.00 +- 0.1 (ess=50%)" in repr(Evidence(-1.0, 0.1, "recycled", 0.5, np.nan, Reliability(True), by_method))
+
+
 @pytest.mark.parametrize(("log_z", "error"), [(-12345.678, 0.004), (0.0, 1e-5), (-123.4, 12.0), (np.nan, np.nan), (3.2, 0.0)])
 def test_an_evidence_shows_digits_down_to_its_error(log_z, error):
     by_method = pd.DataFrame({"log_z": [log_z], "log_z_err": [error], "ess": [0.4], "pareto_k": [0.3]}, index=["bridge"])

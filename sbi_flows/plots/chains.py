@@ -76,7 +76,7 @@ def traces(
         _trace(axis, beside, chains.samples[who][..., j], when)
         axis.set_ylabel(chains.names[j])
     axes[-1, 0].set_xlabel("draw" if every == 1 else f"draw (one in {every} is shown)")
-    shown = f"all {n_chains} chains" if len(who) == n_chains else f"{len(who)} of {n_chains} chains"
+    shown = f"all {n_chains} chains" if len(who) == n_chains else f"{len(who)} of {n_chains} chains shown"
     if len(chosen) < d:
         shown += f", {len(chosen)} of {d} parameters" + (", those of the largest R-hat" if names is None else "")
     verdict = "" if chains.reliability is None else "reliable: " if chains.reliability.ok else "NOT RELIABLE: "

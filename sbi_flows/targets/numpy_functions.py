@@ -15,6 +15,10 @@ from sbi_flows._validation import choose
 from sbi_flows.targets.evaluation import no_gradient
 
 _BLOCKS = 4  # a process, so that points of unequal cost spread evenly
+_GIVEN = {  # by vectorized
+    True: "It was given float64 arrays of shape (n, d), many points at once: for a function of one point pass vectorized=False.",
+    False: "It was given one point at a time, float64 of shape (d,): for a function of many points, one a row, pass vectorized=True.",
+}
 
 
 def from_numpy(
@@ -138,8 +142,7 @@ class NumpyFunction:
         text = f"{type(error).__name__}: {error} at {np.array2string(row, precision=6, threshold=20)}"
         if every:
             raise ValueError(
-                f"The function raised at each of the {len(failures)} points of its first call, the first {text}. It takes a float64 array "
-                f"of shape {'(n, d)' if self.vectorized else '(d,)'}; vectorized={self.vectorized} says so."
+                f"The function raised at each of the {len(failures)} points of its first call, the first {text}. {_GIVEN[self.vectorized]}"
             ) from error
         if self.first_error is None:
             self.first_error = text
