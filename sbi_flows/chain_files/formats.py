@@ -15,6 +15,7 @@ from sbi_flows.chain_files import (
     hdf5,
     montepython,
     nested_text,
+    own_run,
     ptmcmc,
     tables,
 )
@@ -34,6 +35,7 @@ READERS: dict[str, Reader] = {
     "bilby": bilby_result.read,
     "arviz": arviz_file.read,
     "table": tables.read,
+    "sbi_flows": own_run.read,
 }
 
 
@@ -90,4 +92,4 @@ def _unknown(path: Path) -> Exception:
             f"{path} is a table without names: expected pars.txt (PTMCMC) or {getdist_text.find(path)[0].name}.paramnames (GetDist) "
             "beside it. Copy it from the run's output folder."
         )
-    return ValueError(f"{path} is of no known format. Known are {', '.join(READERS)}; name the one it has with format=.")
+    return ValueError(f"{path} is of no known format. Known are {', '.join(READERS)}; name its own with --format (Python: format=).")

@@ -10,6 +10,7 @@ import numpy as np
 
 from sbi_flows.chain_files import emcee_file
 from sbi_flows.chain_files.reading import Reading
+from sbi_flows.samplers.files import KIND
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
 # What la_forge calls the columns that PTMCMCSampler adds to the parameters.
@@ -25,6 +26,8 @@ def kind(path: Path) -> str | None:
     """The format whose marks are in the file."""
     try:
         with h5py.File(path) as file:
+            if file.attrs.get("kind") == KIND:
+                return "sbi_flows"
             if emcee_file.runs(file):
                 return "emcee"
             if isinstance(file.get("chain"), h5py.Dataset) and "params" in file:

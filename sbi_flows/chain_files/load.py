@@ -42,6 +42,7 @@ def load_chains(
         nested        root of ``root_dead-birth.txt`` (PolyChord) or ``root-dead-birth.txt`` (MultiNest) beside ``.paramnames``
         bilby         result in JSON or HDF5
         arviz         NetCDF of ``InferenceData``
+        sbi_flows     HDF5 that ``run_chains(path=...)`` keeps its run in, whether it has ended or not
         table         CSV or parquet with named columns; ``chain``, ``draw``, ``weight``, ``log_posterior``, ``log_likelihood`` mean that
         ============  ==================================================================================================
     burn : float

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sbi_flows._files import write_atomic
 
-_KIND = "sbi_flows chains"
+KIND = "sbi_flows chains"
 _VERSION = 1
 
 
@@ -35,12 +35,16 @@ def settings_of(kernel: Any) -> Any:
     return [type(kernel).__name__, {name: settings_of(value) for name, value in own.items() if not name.startswith("_")}]
 
 
-def save_run(path: Path, description: dict, done: int, arrays: dict[str, np.ndarray], state: Any, stream: Tensor) -> None:
-    """Replace the file by the present state of a run, atomically: killed at any moment, it leaves the old file or the new one."""
+def save_run(path: Path, description: dict, about: dict, done: int, arrays: dict[str, np.ndarray], state: Any, stream: Tensor) -> None:
+    """Replace the file by the present state of a run, atomically: killed at any moment, it leaves the old file or the new one.
+
+    ``description`` is what a run must share to go on from the file; ``about`` is for those who only read the draws.
+    """
     # Made in memory: HDF5 that meets a full disk takes the interpreter down with it, and the run with that.
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        file.attrs.update({"kind": _KIND, "version": _VERSION, "description": json.dumps(description), "done": done})
+        file.attrs.update({"kind": KIND, "version": _VERSION, "description": json.dumps(description), "done": done})
+        file.attrs["about"] = json.dumps(about)
         for name, array in arrays.items():
             file.create_dataset(name, data=array)
         file.create_dataset("generator", data=stream.numpy())
@@ -58,17 +62,42 @@ def load_run(path: Path, description: dict, state: Any, generator: torch.Generat
     """
     try:
         with h5py.File(path, "r") as file:
-            if file.attrs.get("kind") != _KIND:
-                raise ValueError(f"{path} is an HDF5 file, but not one written by run_chains. Give another path.")
-            if file.attrs["version"] > _VERSION:
-                raise ValueError(f"{path} has layout version {file.attrs['version']}; this sbi_flows reads up to {_VERSION}. Upgrade it.")
+            _check_kind(path, file)
             _check_same(path, json.loads(file.attrs["description"]), description)
-            arrays = {name: np.array(item) for name, item in file.items() if isinstance(item, h5py.Dataset) and name != "generator"}
+            arrays = _arrays(file)
             restored = _read_state(file["state"], state)
             generator.set_state(torch.from_numpy(np.array(file["generator"])))
             return int(file.attrs["done"]), arrays, restored
     except (OSError, KeyError) as error:
         raise ValueError(f"{path} is damaged, or is not an HDF5 file ({error}). Delete it to start afresh.") from error
+
+
+def read_run(path: Path) -> tuple[dict, dict, int, dict[str, np.ndarray]]:
+    """Description, what is said about the run, steps done, and the arrays, without going on from there.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or is no such file.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            _check_kind(path, file)
+            about = json.loads(file.attrs.get("about", "{}"))
+            return json.loads(file.attrs["description"]), about, int(file.attrs["done"]), _arrays(file)
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path} is damaged, or is not an HDF5 file ({error}). Restore it from a copy.") from error
+
+
+def _arrays(file: h5py.File) -> dict[str, np.ndarray]:
+    return {name: np.array(item) for name, item in file.items() if isinstance(item, h5py.Dataset) and name != "generator"}
+
+
+def _check_kind(path: Path, file: h5py.File) -> None:
+    if file.attrs.get("kind") != KIND:
+        raise ValueError(f"{path} is an HDF5 file, but not one written by run_chains. Give another path.")
+    if file.attrs["version"] > _VERSION:
+        raise ValueError(f"{path} has layout version {file.attrs['version']}; this sbi_flows reads up to {_VERSION}. Upgrade it.")
 
 
 def _check_same(path: Path, kept: dict, wanted: dict) -> None:

@@ -199,7 +199,8 @@ class _Run:
             self.record.draw(step // self.thin, user, state.log_prob - log_det)
 
     def _save(self, path: Path) -> None:
-        save_run(path, self.description, self.done, self.record.arrays, self.state, self.stream)
+        about = {"ensemble": getattr(self.kernel, "ensemble", False), "same_parameters": self.space.user.same_parameters}
+        save_run(path, self.description, about, self.done, self.record.arrays, self.state, self.stream)
 
 
 def _starting_points(init: Any, target: Target) -> Tensor:

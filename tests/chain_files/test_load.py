@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sbi_flows import load_chains
+from sbi_flows import RandomWalk, Stretch, load_chains, run_chains
+from sbi_flows.targets import from_dynesty, from_log_prob
 from tests.chain_files import files
 
 
@@ -201,10 +202,67 @@ def test_what_is_no_chain(tmp_path):
     with pytest.raises(ValueError, match=r"no chain_1\.txt and no log\.param"):
         load_chains(tmp_path)
     (tmp_path / "a.xyz").write_text("hello")
-    with pytest.raises(ValueError, match="no known format"):
+    with pytest.raises(ValueError, match=r"no known format.* with --format "):
         load_chains(tmp_path / "a.xyz")
     with pytest.raises(ValueError, match="Expected format"):
         load_chains(tmp_path / "a.xyz", format="spam")
     (tmp_path / "run.h5").write_bytes(files.write_emcee(tmp_path / "full.h5", n_steps=5) and (tmp_path / "full.h5").read_bytes()[:900])
     with pytest.raises(ValueError, match="damaged or truncated HDF5"):
         load_chains(tmp_path / "run.h5")
+
+
+# --- Our own runs -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_run_chains_is_read_back(tmp_path):
+    target = from_log_prob(lambda x: -0.5 * x.square().sum(1), 2, names=["a", "b"])
+    start = np.random.default_rng(0).normal(size=(6, 2))
+    for kernel, ensemble in ((RandomWalk(), False), (Stretch(), True)):
+        path = tmp_path / f"{ensemble}.h5"
+        chains = run_chains(kernel, target, start, n_steps=60, n_warmup=20, thin=3, random_state=0, path=path)
+        for loaded in (load_chains(path), load_chains(path, format="sbi_flows")):
+            np.testing.assert_array_equal(loaded.samples, chains.samples)
+            np.testing.assert_array_equal(loaded.log_posterior, chains.log_posterior)
+            assert loaded.names == ("a", "b") and loaded.ensemble == ensemble
+            assert loaded.stats.keys() == chains.stats.keys()
+            for name, values in chains.stats.items():
+                np.testing.assert_array_equal(loaded.stats[name], values)
+            assert chains.info.items() <= loaded.info.items()
+        np.testing.assert_array_equal(load_chains(path, burn=5).samples, chains.samples[:, 5:])
+
+
+def test_a_run_that_was_killed_is_read_as_far_as_it_came(tmp_path):
+    """Two evaluations to begin with or to go on, then one a step: ten of warm-up; then the rest of it and ten draws and a third."""
+    left = 0
+
+    def dies(x):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return -0.5 * x.square().sum(1)
+
+    start, path = np.random.default_rng(0).normal(size=(6, 2)), tmp_path / "run.h5"
+    settings = {"n_steps": 60, "n_warmup": 20, "thin": 3, "random_state": 0}
+
+    def run_until_killed(calls):
+        nonlocal left
+        left = calls
+        with pytest.raises(KeyboardInterrupt):
+            run_chains(RandomWalk(), from_log_prob(dies, 2), start, **settings, path=path)
+
+    run_until_killed(2 + 10)
+    with pytest.raises(ValueError, match="no draws yet: 10 of its 20"):
+        load_chains(path)
+    run_until_killed(2 + 10 + 31)
+    loaded = load_chains(path)
+    whole = run_chains(RandomWalk(), from_log_prob(lambda x: -0.5 * x.square().sum(1), 2), start, **settings)
+    np.testing.assert_array_equal(loaded.samples, whole.samples[:, :10])
+    assert any("10 of 20 draws a chain" in note for note in loaded.info["notes"])
+
+
+def test_a_run_in_a_unit_cube_is_not_taken_for_parameters(tmp_path):
+    target, path = from_dynesty(lambda u: 10 * u - 5, lambda x: -0.5 * (x**2).sum(), 1), tmp_path / "run.h5"
+    run_chains(RandomWalk(), target, np.full((4, 1), 0.5), n_steps=10, n_warmup=5, random_state=0, path=path)
+    with pytest.raises(ValueError, match=r"unit cube.*run_chains with the same arguments"):
+        load_chains(path)
