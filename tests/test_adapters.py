@@ -1,6 +1,7 @@
 """Targets from other samplers' ingredients, failing functions, and the check of gradients."""
 
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from sbi_flows import targets
 from sbi_flows.distributions import BoxUniform, MultivariateNormal, Product, from_scipy
-from sbi_flows.samplers import RandomWalk, run_chains
+from sbi_flows.samplers import HMC, NUTS, RandomWalk, run_chains
 
 
 def rows(*values):
@@ -303,6 +304,20 @@ def test_wrong_gradients_are_named(grad, message):
     x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match=message):
         targets.check_gradient(with_gradient(grad), x)
+
+
+@pytest.mark.parametrize("kernel", [NUTS(), HMC()])
+def test_wrong_gradients_are_told_in_the_users_parameters(kernel):
+    """A box and a half-line, which are sampled on the real line: points, slopes and factor are those of the user's columns."""
+    wrong = targets.from_numpy(lambda x: -0.5 * (x**2).sum(1), grad=lambda x: x * [1.0, -1.0])
+    start = np.random.default_rng(0).uniform(2.0, 4.0, (8, 2))
+    box = BoxUniform([-5.0] * 2, [5.0] * 2, names=["a", "b"])
+    for target in (targets.posterior(wrong, box), targets.from_log_prob(wrong, 2, names=["a", "b"], support=[(0, torch.inf), (-9, 9)])):
+        with pytest.raises(ValueError, match=r"wrong in 'a': .*\(-1 times\)") as told:
+            run_chains(kernel, target, start, n_steps=10, n_warmup=10, random_state=0)
+        numbers = r"such as \(([-\d.e]+), [-\d.e]+\), it is ([-\d.e]+) where differences of the density give ([-\d.e]+)"
+        point, got, expected = map(float, re.search(numbers, str(told.value)).groups())
+        assert got == pytest.approx(point, rel=1e-3) and expected == pytest.approx(-point, rel=1e-3)
 
 
 def test_gradient_check_needs_points_with_density():

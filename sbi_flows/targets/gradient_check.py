@@ -21,7 +21,8 @@ def check_gradient(target: Target, x: Tensor, *, rtol: float = 1e-3) -> None:
     Parameters
     ----------
     target : Target
-        In its own coordinates: pass ``unconstrained(target)`` with points of the real line to check what kernels see.
+        In its own coordinates: pass ``unconstrained(target)`` with points of the real line to check what kernels see. What is found there
+        is told in the user's own parameters, where it can be seen in them.
     x : Tensor (n, d)
         A few points, such as three or ten, where the density is above zero and its gradient is not nearly zero.
     rtol : float
@@ -44,6 +45,17 @@ def check_gradient(target: Target, x: Tensor, *, rtol: float = 1e-3) -> None:
 density give -2 (0.5 times). ...
     """
     x = torch.as_tensor(x).detach().double()
+    complaint = _complaint(target, x, rtol)
+    if complaint is None:
+        return
+    if target.user is not target:
+        own = _complaint(target.user, target.to_user(x)[0].detach(), rtol)
+        complaint = own or f"{complaint} This is seen in the sampler's coordinates, on the real line, and not in your own parameters."
+    raise ValueError(complaint)
+
+
+def _complaint(target: Target, x: Tensor, rtol: float) -> str | None:
+    """What is wrong with the gradient at ``x (n, d)``, in the target's own coordinates."""
     value, gradient = target.log_prob_and_grad(x)
     usable = torch.isfinite(value)
     if not bool(usable.any()):
@@ -57,14 +69,14 @@ density give -2 (0.5 times). ...
     share = wrong.sum(0) / known.sum(0).clamp(min=1)
     bad = [j for j in range(target.features) if share[j] >= _SHARE]
     if not bad:
-        return
+        return None
     j = bad[0]
     row = int(wrong[:, j].nonzero()[0])
     got, expected = float(gradient[row, j]), float(slope[row, j])
     factor = f" ({got / expected:.3g} times)" if expected else ""
     point = ", ".join(f"{v:.4g}" for v in x[row].tolist()[:6]) + ("," if target.features == 1 else ", ..." if target.features > 6 else "")
     columns = ", ".join(repr(target.names[j]) for j in bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
-    raise ValueError(
+    return (
         f"The gradient of the target is wrong in {columns}: at {int(wrong[:, j].sum())} of {int(known[:, j].sum())} points, such as "
         f"({point}), it is {got:.6g} where differences of the density give {expected:.6g}{factor}. Correct grad, or write the density in "
         "torch and leave it out."
