@@ -71,7 +71,8 @@ def run_emcee(
     Raises
     ------
     ValueError
-        When there are no points to start from: no ``init`` and no prior, or too few with a density.
+        When there are no points to start from: no ``init`` and no prior, too few of its draws with a density, rows of ``init`` that have
+        none (outside the support, say), or fewer different rows than two a parameter.
 
     Examples
     --------
@@ -94,9 +95,11 @@ def run_emcee(
     began = time.perf_counter()
     density = _Counted(as_target(target))
     rng = numpy_generator(random_state)
-    start = _starts(target, density, n_walkers, rng) if init is None else _given(init, target, n_walkers)
+    start = _starts(target, density, n_walkers, rng) if init is None else density.in_one_period(_given(init, target, n_walkers))
+    log_prob = density(start)
+    _check_starts(start, log_prob, target)
     sampler = emcee.EnsembleSampler(len(start), target.features, density, vectorize=True, moves=moves)
-    state = emcee.State(start, random_state=np.random.RandomState(rng.integers(2**31)).get_state())
+    state = emcee.State(start, log_prob=log_prob, random_state=np.random.RandomState(rng.integers(2**31)).get_state())
     state = sampler.run_mcmc(state, n_burn_in)
     sampler.reset()
     before = density.n_evaluations, density.n_invalid
@@ -128,6 +131,15 @@ class _Counted:
         circular = [column.kind == "circular" for column in columns]
         self._low = np.array([c.low if angle else -np.inf for c, angle in zip(columns, circular, strict=True)])
         self._high = np.array([c.high if angle else np.inf for c, angle in zip(columns, circular, strict=True)])
+
+    def in_one_period(self, theta: np.ndarray) -> np.ndarray:
+        """``theta (n, d)`` with its angles brought into their period."""
+        angle = np.isfinite(self._low)
+        low, period = self._low[angle], (self._high - self._low)[angle]
+        moved = theta.copy()
+        moved[:, angle] = low + np.mod(theta[:, angle] - low, period)
+        # Rounding may land on the upper end, which is the lower one.
+        return np.where(moved >= self._high, self._low, moved)
 
     def __call__(self, theta: np.ndarray) -> np.ndarray:
         self.n_evaluations += len(theta)
@@ -163,6 +175,27 @@ def _given(init: Any, target: Target, n_walkers: int | None) -> np.ndarray:
         raise ValueError(f"Expected init with n_walkers={n_walkers} rows; got {len(start)}. Leave n_walkers out.")
     _walkers(len(start), target.features)
     return start
+
+
+def _check_starts(start: np.ndarray, log_prob: np.ndarray, target: Target) -> None:
+    """Walkers stand still where there is no density, and between equal points."""
+    without = np.flatnonzero(log_prob == -np.inf)
+    if len(without):
+        row = int(without[0])
+        point = ", ".join(f"{name}={value:.6g}" for name, value in zip(target.names[:6], start[row], strict=False))
+        raise ValueError(
+            f"Expected every walker to start where the target has a density; {len(without)} of {len(start)} rows of init have none, the "
+            f"first is row {row} ({point}{', ...' if target.features > 6 else ''}): it is outside the support, or the density is zero or "
+            "not a number there. Start from points that have one, or leave init out to start from draws of the prior."
+        )
+    _, rows, counts = np.unique(start, axis=0, return_index=True, return_counts=True)
+    if len(rows) < 2 * target.features:
+        most = int(np.argmax(counts))
+        raise ValueError(
+            f"Expected at least {2 * target.features} different rows of init, two a parameter; {len(start)} rows hold {len(rows)}, and row "
+            f"{rows[most]} is there {counts[most]} times. Walkers move along lines through each other: scatter them about the point, as "
+            "point + 0.01 * scale * rng.normal(size=(n_walkers, d))."
+        )
 
 
 def _walkers(n_walkers: int | None, features: int) -> int:

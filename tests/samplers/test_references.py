@@ -64,7 +64,8 @@ def test_emcee_gives_up_and_says_so():
 
 def test_emcee_of_angles_cubes_and_holes():
     circular = targets.from_log_prob(lambda x: 2 * torch.cos(x[:, 0]), 1, support=[("circular", 0.0, 2 * math.pi)])
-    start = np.random.default_rng(0).uniform(0, 2 * np.pi, (40, 1))
+    start = np.random.default_rng(0).uniform(-2 * np.pi, 2 * np.pi, (40, 1))
+    start[0] = -1e-20  # its remainder rounds to the period
     x = run_emcee(circular, start, n_burn_in=200, max_steps=500, random_state=0).samples
     assert x.min() >= 0 and x.max() < 2 * np.pi
     assert np.cos(x).mean() == pytest.approx(0.6978, abs=0.185)  # I_1(2) / I_0(2); some 75 independent draws of spread .4, four errors
@@ -100,6 +101,12 @@ def test_emcee_bad_input():
         run_emcee(real, np.zeros((3, 2)))
     with pytest.raises(ValueError, match="n_walkers=10 rows; got 8"):
         run_emcee(real, np.zeros((8, 2)), n_walkers=10)
+    outside = np.random.default_rng(0).uniform(-4, 4, (40, 2))
+    outside[7:10, 1] = 6.5
+    with pytest.raises(ValueError, match=r"3 of 40 rows of init have none, the first is row 7 \(a=[-\d.]+, b=6.5\): it is outside"):
+        run_emcee(in_box(), outside, random_state=0)
+    with pytest.raises(ValueError, match=r"4 different rows.*40 rows hold 1, and row 0 is there 40 times"):
+        run_emcee(in_box(), np.ones((40, 2)), random_state=0)
     with pytest.raises(ValueError, match="max_steps of at least min_steps"):
         run_emcee(real, np.zeros((8, 2)), min_steps=10, max_steps=5)
     with pytest.raises(ValueError, match="pass init"):
