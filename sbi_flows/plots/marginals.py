@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -204,7 +205,11 @@ def _marginal(axis: Axes, x: np.ndarray, column: _Column, k: int) -> None:
 
 
 def _joint(axis: Axes, pair: np.ndarray, columns: tuple[_Column, _Column], ess: float, k: int) -> None:
-    """Smallest regions that hold 68 % and 95 % of the draws."""
+    """Regions of the highest smoothed density that hold 68 % and 95 % of the draws.
+
+    The levels are quantiles of the density at the draws: of the smoothed mass itself, regions of what is curved or split would hold more
+    draws than they say, as smoothing spreads it.
+    """
     from scipy.ndimage import convolve
 
     counts = np.histogram2d(pair[:, 0], pair[:, 1], bins=[column.edges for column in columns])[0]
@@ -212,17 +217,27 @@ def _joint(axis: Axes, pair: np.ndarray, columns: tuple[_Column, _Column], ess: 
         return
     # Reflection keeps the mass that smoothing would carry over a hard prior edge.
     density = convolve(counts, _smoothing_kernel(pair, columns, ess), mode="reflect")
-    ranked = np.sort(density.ravel())[::-1]
-    mass = np.cumsum(ranked) / ranked.sum()
-    levels = sorted({float(ranked[np.searchsorted(mass, level).clip(max=len(ranked) - 1)]) for level in LEVELS})
-    draw = _strips if columns[0].discrete or columns[1].discrete else _contours
-    draw(axis, density, columns, levels, k)
+    if columns[0].discrete or columns[1].discrete:
+        _strips(axis, density, columns, _levels(np.repeat(density.ravel(), counts.ravel().astype(int))), k)
+    else:
+        _contours(axis, pair, density, columns, k)
 
 
-def _contours(axis: Axes, density: np.ndarray, columns: tuple[_Column, _Column], levels: Sequence[float], k: int) -> None:
+def _levels(at_draws: np.ndarray) -> list[float]:
+    """Densities at or above which the shares `LEVELS` of the draws lie, the least first."""
+    ranked = np.sort(at_draws)[::-1]
+    return sorted({float(ranked[math.ceil(level * len(ranked)) - 1]) for level in LEVELS})
+
+
+def _contours(axis: Axes, pair: np.ndarray, density: np.ndarray, columns: tuple[_Column, _Column], k: int) -> None:
+    from scipy.interpolate import RegularGridInterpolator
+
     # Cell centres stop half a cell short of a hard edge; the padded copies of the outer cells reach it.
     centres = [np.concatenate([c.edges[:1], 0.5 * (c.edges[1:] + c.edges[:-1]), c.edges[-1:]]) for c in columns]
-    density = np.pad(density, 1, mode="edge").T
+    density = np.pad(density, 1, mode="edge")
+    at_draws = RegularGridInterpolator(centres, density, bounds_error=False)(pair)
+    levels = _levels(at_draws[np.isfinite(at_draws)])
+    density = density.T
     if k > 0:
         axis.contour(*centres, density, levels=levels, colors=[COLOURS[k]], linewidths=1.2)
         return
@@ -260,7 +275,7 @@ def _smoothing_kernel(pair: np.ndarray, columns: tuple[_Column, _Column], ess: f
     """A normal distribution on the cells, with the shape of the draws within a mode and the width of Scott's rule for their number.
 
     Its shape follows their correlation, so a thin ridge is smoothed along and not across; by the correlation of all draws, separate modes
-    would be drawn out towards each other. The width is a fifth below the rule's, which is meant for one normal mode: posteriors bend and
+    would be drawn out towards each other. The width is half of the rule's, which is meant for one normal mode: posteriors bend and
     split. Discrete values are not mixed.
     """
     smooth = np.array([not column.discrete for column in columns])
@@ -268,7 +283,7 @@ def _smoothing_kernel(pair: np.ndarray, columns: tuple[_Column, _Column], ess: f
     if inside.sum() < 3 or not smooth.any():
         return np.ones((1, 1))
     per_cell = np.array([column.edges[1] - column.edges[0] for column in columns])
-    scale = 0.8 * max(ess, 1.0) ** (-1 / (4 + smooth.sum()))
+    scale = 0.5 * max(ess, 1.0) ** (-1 / (4 + smooth.sum()))
     # A third of a cell at least, below which cells would stand out one by one.
     rows = pair[inside] / per_cell
     covariance = scale**2 * (_covariance_within_modes(rows) if smooth.all() else np.cov(rows.T)) + np.eye(2) / 3
