@@ -30,7 +30,7 @@ def bao(
     json: options.Json = False,
 ) -> None:
     """Is dark energy a constant? Evidences of flat universes from the distances of DESI's second data release."""
-    from sbi_flows.physics.cosmology import compare_bao
+    from sbi_flows.physics.cosmology import MODELS, compare_bao
 
     names, by = options.split(models) or [], options.split(routes) or []
     with output.working("evidences of universes"):
@@ -38,12 +38,23 @@ def bao(
     if folder is not None:
         result.write(folder)
     table = result.to_dataframe()
+    priors = {name: MODELS[name].prior_ends for name in dict.fromkeys(table["model"])}
     if json:
-        output.emit({"evidences": table.to_dict("records"), **output.verdict(result.reliability)})
+        ends = {model: {name: list(pair) for name, pair in columns.items()} for model, columns in priors.items()}
+        output.emit({"evidences": table.to_dict("records"), "priors": ends, **output.verdict(result.reliability)})
     else:
         _print(table)
+        _print_priors(priors)
         output.show_verdict(result.reliability)
     output.end(result.reliability)
+
+
+def _print_priors(priors: dict[str, dict[str, tuple[float, float]]]) -> None:
+    """Below the table; what a model does not name is fixed in it."""
+    typer.echo("Priors, uniform and independent (H0_rd in km/s); Bayes factors depend on them:")
+    for model, columns in priors.items():
+        typer.echo(f"  {model}: " + ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in columns.items()))
+    typer.echo("")
 
 
 def _print(rows) -> None:

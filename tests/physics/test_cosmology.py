@@ -263,3 +263,12 @@ def test_grids_and_redshifts_that_are_none():
         grid_evidence(target, (5,))
     with pytest.raises(ValueError, match="positive finite redshifts"):
         ComovingIntegral([0.5, -1.0])
+
+
+@needs_data
+def test_the_command_line_tells_the_priors():
+    arguments = ["cosmology", "bao", "--models", "lcdm,wcdm", "--routes", "grid"]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0 and "wcdm: Omega_m 0.01 to 0.99, H0_rd 5000 to 15000, w -3 to 1" in shown.output
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
+    assert found["priors"]["wcdm"] == {"Omega_m": [0.01, 0.99], "H0_rd": [5000.0, 15000.0], "w": [-3.0, 1.0]}

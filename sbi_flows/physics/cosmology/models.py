@@ -45,6 +45,11 @@ class CosmologyModel:
         return BoxUniform(low, high, names=self.names)
 
     @property
+    def prior_ends(self) -> dict[str, tuple[float, float]]:
+        """Ends of the uniform prior of each parameter; a Bayes factor means something beside these only."""
+        return {name: (low, high) for name, low, high in self._columns}
+
+    @property
     def _columns(self) -> tuple[tuple[str, float, float], ...]:
         return (_OMEGA_M, _H0_RD, *self.dark_energy)
 
