@@ -101,13 +101,17 @@ def _check_kind(path: Path, file: h5py.File) -> None:
 
 
 def _check_same(path: Path, kept: dict, wanted: dict) -> None:
+    if kept["n_draws"] < wanted["n_draws"]:
+        kept = {**kept, "n_draws": wanted["n_draws"]}  # the start of a longer run: nothing in it depends on where it was to end
     different = [
         f"{key} was {kept.get(key)!r} and is {wanted.get(key)!r}"
         for key in sorted({*kept, *wanted})
         if kept.get(key) != wanted.get(key)
     ]
     if different:
-        raise ValueError(f"{path} holds another run: {'; '.join(different)}. Delete it to start afresh, or give another path.")
+        shorter = {key for key in wanted if kept.get(key) != wanted[key]} == {"n_draws"}
+        hint = "ask for as many or more, which goes on from it, or take what is there with load_chains" if shorter else "give another path"
+        raise ValueError(f"{path} holds another run: {'; '.join(different)}. Delete it to start afresh, or {hint}.")
 
 
 def _write_state(group: h5py.Group, state: Any) -> None:

@@ -36,6 +36,13 @@ class Record:
             "invalid": np.zeros(n_chains, dtype=np.int64),
         }
 
+    def resume(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take over the arrays of a run of as many draws or fewer."""
+        self.arrays = {
+            name: array if name == "invalid" or name.startswith(_WARMUP) else _lengthened(array, self.n_draws)
+            for name, array in arrays.items()
+        }
+
     def start(self, n_evaluations: int, n_gradients: int) -> None:
         """Evaluations a chain before the first step."""
         self.arrays[_WARMUP + "n_evaluations"] = np.full(self.n_chains, n_evaluations)
@@ -90,6 +97,10 @@ class Record:
     def _stat(self, name: str, dtype: type) -> np.ndarray:
         """Begun when a kernel first tells of it."""
         return self.arrays.setdefault(_STAT + name, np.zeros((self.n_draws, self.n_chains), dtype=dtype))
+
+
+def _lengthened(array: np.ndarray, n: int) -> np.ndarray:
+    return np.concatenate([array, np.zeros((n - len(array), *array.shape[1:]), array.dtype)])
 
 
 class Counted(Target):

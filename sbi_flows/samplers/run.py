@@ -60,7 +60,8 @@ def run_chains(
     random_state : int, generator or None
     path : path, optional
         HDF5 file in which the run is kept as it goes. If it is there already and holds this run, the run goes on from it, to the same
-        bits as if it had never been interrupted; if it holds another, ``ValueError``.
+        bits as if it had never been interrupted; so it does with more ``n_steps`` than before, as if they had been asked for at once. If
+        it holds another, ``ValueError``. :func:`sbi_flows.load_chains` reads it.
     save_seconds : float
         Least time between two writes; 0 writes after every step.
     progress : bool
@@ -138,7 +139,8 @@ class _Run:
         if path is None:
             return
         if path.exists():
-            self.done, self.record.arrays, self.state = load_run(path, self.description, self.state, generator)
+            self.done, arrays, self.state = load_run(path, self.description, self.state, generator)
+            self.record.resume(arrays)
             self.stream = generator.get_state()
         elif not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"Expected an existing folder to write {path.name} in; {path.absolute().parent} does not exist.")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sbi_flows.distributions import BoxUniform
-from sbi_flows.samplers import Mixed, RandomWalk, convergence, parallel_tempering, run_chains, run_emcee, smc
+from sbi_flows.samplers import Mixed, RandomWalk, Stretch, convergence, parallel_tempering, run_chains, run_emcee, smc
 from sbi_flows.targets import from_log_prob, posterior
 
 SETTINGS = {"n_steps": 30, "n_warmup": 20, "thin": 3, "random_state": 7}
@@ -67,11 +67,26 @@ def test_a_finished_run_is_read_back(tmp_path):
     assert path.stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("kernel", [RandomWalk(), Mixed([RandomWalk(), Stretch()])], ids=["one kernel", "two"])
+def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path, kernel):
+    path, longer = tmp_path / "run.h5", {**SETTINGS, "n_steps": 63}
+    run_chains(kernel, target(), start(), **SETTINGS, path=path)
+    on = run_chains(kernel, target(), start(), **longer, path=path)
+    whole = run_chains(kernel, target(), start(), **longer)
+    np.testing.assert_array_equal(on.samples, whole.samples)
+    np.testing.assert_array_equal(on.log_posterior, whole.log_posterior)
+    assert on.stats.keys() == whole.stats.keys()
+    for name, values in whole.stats.items():
+        np.testing.assert_array_equal(on.stats[name], values)
+    # The look at the start again is the only thing that costs.
+    assert on.reliability == whole.reliability and on.info == whole.info
+
+
 def test_files_of_other_runs_and_damaged_ones_are_refused(tmp_path):
     path = tmp_path / "run.h5"
     run_chains(RandomWalk(), target(), start(), **SETTINGS, path=path)
-    with pytest.raises(ValueError, match="another run: n_draws was 10 and is 20"):
-        run_chains(RandomWalk(), target(), start(), **{**SETTINGS, "n_steps": 60}, path=path)
+    with pytest.raises(ValueError, match=r"another run: n_draws was 10 and is 5.*as many or more"):
+        run_chains(RandomWalk(), target(), start(), **{**SETTINGS, "n_steps": 15}, path=path)
     with pytest.raises(ValueError, match="another run: init"):
         run_chains(RandomWalk(), target(), start(seed=1), **SETTINGS, path=path)
     other = target(lambda x: -x.square().sum(-1))
