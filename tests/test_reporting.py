@@ -11,7 +11,7 @@ import pytest
 from sbi_flows import report
 from sbi_flows.diagnostics import compare_chains
 from sbi_flows.flow_sampling import FlowSampler, SamplerReport
-from sbi_flows.results import Chains, Evidence, FitHistory, Reliability, WeightedSamples
+from sbi_flows.results import Chains, Evidence, FitHistory, Reliability, SMCResult, TemperedChains, WeightedSamples
 
 EVIL = '<script>alert("x")</script> & co'
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -79,6 +79,11 @@ RESULTS = {
     "comparison": lambda: compare_chains(chains(), chains(), labels=(EVIL, "b"), random_state=0),
     "evidence": evidence,
     "weighted": lambda: WeightedSamples(np.random.default_rng(0).normal(size=(500, 2)), np.zeros(500), ("a", EVIL)),
+    "smc": lambda: SMCResult(
+        WeightedSamples(np.random.default_rng(0).normal(size=(500, 2)), np.zeros(500), ("a", EVIL)),
+        evidence(), np.array([0.1, 1.0]), np.array([0.4, 0.3]), 4321, Reliability(True),
+    ),
+    "tempered": lambda: TemperedChains(chains((EVIL, "b")), evidence(), np.array([0.0, 1.0]), np.array([0.5]), 4321, Reliability(True)),
     "fit": history,
     "sampler": sampler_report,
     "several": lambda: MappingProxyType({EVIL: chains(), "and its evidence": evidence(ok=False)}),
@@ -94,7 +99,7 @@ def test_pages_are_well_formed_and_need_nothing_else(name, tmp_path):
     assert "script" not in page.tags and EVIL in page.text  # as text, not as a tag
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert not re.search(r"(url\(|@import|https?://)", text)
-    assert len(page.verdicts) == (2 if name == "several" else 1)
+    assert len(page.verdicts) == {"several": 2, "smc": 3, "tempered": 3}.get(name, 1)
     assert text.index('class="verdict') < text.index("<h2>")
     assert sum(tag == "table" for tag in page.tags) >= 1
     assert list(tmp_path.iterdir()) == [path]
@@ -113,6 +118,8 @@ def test_what_is_known_is_said(tmp_path):
         assert known in text
     assert "ln Z = -1.250 ± 0.03, NOT RELIABLE" in said(evidence(ok=False), tmp_path)
     assert "never visited" in said({"a": chains(), "b": evidence(ok=False)}, tmp_path)
+    for name in ("smc", "tempered"):
+        assert all(known in said(RESULTS[name](), tmp_path) for known in ("4 321", "powers of the likelihood", "ln Z = -1.250"))
     assert "NOT RELIABLE" in said(history(ok=False), tmp_path) and "reliable" in said(history(), tmp_path)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sbi_flows.model_evidence.inputs import unpack
-from sbi_flows.results import Chains, WeightedSamples
+from sbi_flows.results import Chains, SMCResult, TemperedChains, WeightedSamples
 
 _SHARED = 0.05  # of the distinct draws
 _FEW_VALUES = 200
@@ -17,7 +17,8 @@ _FEW_VALUES = 200
 
 def read_chains(source: Any, name: str) -> tuple[Chains, tuple[str, ...]]:
     """``Chains``, arrays ``(chain, draw, d)`` or ``(n, d)``, a list of chains, ArviZ, an emcee sampler, a DataFrame (which may have columns
-    ``chain`` and ``draw``), weighted samples, or a fitted sampler with ``chains_`` and ``report_``; and what was done to them.
+    ``chain`` and ``draw``), weighted samples, what ``smc`` and ``parallel_tempering`` return, or a fitted sampler with ``chains_``
+    and ``report_``; and what was done to them.
 
     Raises
     ------
@@ -25,10 +26,12 @@ def read_chains(source: Any, name: str) -> tuple[Chains, tuple[str, ...]]:
         When it is none of these, or holds NaN or infinities.
     """
     notes: list[str] = []
+    if isinstance(source, TemperedChains):
+        source = _told_by(source.chains, source)
+    if isinstance(source, SMCResult):
+        return _resampled(source.samples, name, source)
     if isinstance(source, WeightedSamples):
-        size = int(source.ess)
-        notes.append(f"{name}: {len(source.samples)} weighted draws were resampled to their effective size, {size}")
-        return Chains(source.resample(size, random_state=0)[None], source.names, info=source.info), tuple(notes)
+        return _resampled(source, name)
     if hasattr(source, "chains_"):
         source = _with_all_costs(source)
     if isinstance(source, Chains):
@@ -50,6 +53,19 @@ def read_chains(source: Any, name: str) -> tuple[Chains, tuple[str, ...]]:
             "them."
         )
     return chains, tuple(notes)
+
+
+def _told_by(chains: Chains, result: SMCResult | TemperedChains) -> Chains:
+    """With the verdict and the evaluations of the whole result."""
+    return replace(chains, reliability=result.reliability, info={**chains.info, "n_evaluations": result.n_evaluations})
+
+
+def _resampled(draws: WeightedSamples, name: str, result: SMCResult | None = None) -> tuple[Chains, tuple[str, ...]]:
+    """Equally weighted draws, as many as the weighted ones are worth; the seed is fixed, so that they are the same at each call."""
+    size = int(draws.ess)
+    note = f"{name}: {len(draws.samples)} weighted draws were resampled to their effective size, {size} (random_state=0)"
+    chains = Chains(draws.resample(size, random_state=0)[None], draws.names, info=draws.info, reliability=draws.reliability)
+    return chains if result is None else _told_by(chains, result), (note,)
 
 
 def _with_all_costs(sampler: Any) -> Chains:
@@ -95,7 +111,8 @@ def common_columns(a: Chains, b: Chains, labels: tuple[str, str], unnamed: tuple
 
 def has_names(source: Any) -> bool:
     """Whether what a user gave names its parameters."""
-    return isinstance(source, Chains | WeightedSamples) or any(hasattr(source, name) for name in ("columns", "posterior", "chains_"))
+    named = isinstance(source, Chains | WeightedSamples | SMCResult | TemperedChains)
+    return named or any(hasattr(source, name) for name in ("columns", "posterior", "chains_"))
 
 
 def cut_angles(a: Chains, b: Chains, periods: Mapping[str, float]) -> tuple[Chains, Chains]:

@@ -28,9 +28,12 @@ ENOUGH = 10_000
 # Rows for the joint checks are this share of the effective size: neighbours among them are then correlated by a few percent at most.
 _SPACING = 0.5
 _LEAST_ROWS = 50
+# Of the evaluations: fewer gradients were a check or a trial and no part of what the draws cost.
+_GRADIENT_SHARE = 0.01
 # Blocks of so many autocorrelation times are nearly independent; with fewer of them their spread is not known.
 _BLOCK_TIMES = 10
 _LEAST_BLOCKS = 20
+_UNFIT_DIFFER = "the draws at hand differ, as those of runs that have not mixed do: that says nothing of what they would sample"
 
 
 @dataclass(frozen=True)
@@ -47,21 +50,23 @@ class ChainComparison:
         label.
     efficiency : DataFrame
         One row a run: ``ess`` (the smallest bulk ESS), ``n_evaluations, n_gradients, seconds``, ``ess_per_evaluation,
-        ess_per_gradient, ess_per_second``, NaN where not known.
+        ess_per_gradient, ess_per_second``, NaN where not known, and a gradient where fewer than a hundredth of the evaluations had one.
     hellinger_joint, hellinger_joint_floor : float
         By distances to neighbours, and what two halves of one sample show; NaN, as ``c2st`` is None, where independent draws are too few
         for it, which a note then says. Parameters that are the same number in all draws of both are left out.
     c2st : C2ST or None
         Of draws thinned to independence; None where these are too few.
     p_value : float
-        The smallest of all p-values times their number.
+        The smallest of all p-values times their number; it means nothing where a run is not fit to be compared.
     a, b : Chains
         What was compared: the parameters of both, in one order.
     labels : (str, str)
     reliability : Reliability
         Not ok when the two differ, or one of them is not fit to be compared.
     differs : bool
-        Whether a difference was found.
+        Whether a difference was found between two runs that are fit to be compared.
+    unfit : tuple of str
+        Labels of the runs that are not, by their own R-hat and effective sizes.
     """
 
     table: pandas.DataFrame = field(repr=False)
@@ -75,18 +80,19 @@ class ChainComparison:
     labels: tuple[str, str]
     reliability: Reliability
     differs: bool
+    unfit: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
-        """In words: "agree", "DIFFER", or "CANNOT BE COMPARED"."""
-        if self.differs:
-            return "DIFFER"
-        return "agree" if self.reliability.ok else "CANNOT BE COMPARED"
+        """In words: "agree", "DIFFER", or "NOT COMPARABLE"."""
+        if self.unfit:
+            return "NOT COMPARABLE"
+        return "DIFFER" if self.differs else "agree"
 
     def __repr__(self) -> str:
         columns = ["hellinger", "hellinger_floor", "ks_p", "mean_shift", "sd_shift"]
-        p = "p not known" if math.isnan(self.p_value) else f"p{p_text(self.p_value)}"
-        head = f"ChainComparison({' and '.join(self.labels)}: {p})   {self.verdict}"
+        p = "" if self.unfit else ": p not known" if math.isnan(self.p_value) else f": p{p_text(self.p_value)}"
+        head = f"ChainComparison({' and '.join(self.labels)}{p})   {self.verdict}"
         said = [*self.reliability.reasons, *(f"note: {note}" for note in self.reliability.notes)]
         rows = self.table[columns].to_string(float_format=lambda v: f"{v:.3g}").splitlines()
         joint = f"joint Hellinger {self.hellinger_joint:.3f} (floor {self.hellinger_joint_floor:.3f})"
@@ -113,8 +119,9 @@ def compare_chains(
     ----------
     a, b
         `Chains`, arrays ``(chain, draw, d)`` or ``(n, d)``, lists of chains, ArviZ ``InferenceData``, emcee samplers, DataFrames (which may
-        have columns ``chain`` and ``draw``), `WeightedSamples`, or a fitted `FlowSampler`, with all it spent. ``a`` is the reference where
-        it matters which is. Parameters are matched by name where both have names.
+        have columns ``chain`` and ``draw``), `WeightedSamples`, `SMCResult`, `TemperedChains`, or a fitted `FlowSampler`, with all it
+        spent. Weighted draws are resampled to their effective size, which a note says. ``a`` is the reference where it matters which is.
+        Parameters are matched by name where both have names.
     labels : (str, str)
     periods : mapping of str to float, optional
         The periods of parameters that are angles.
@@ -178,8 +185,11 @@ def compare_chains(
         p_values = np.append(p_values, classified.p_value)
     known = p_values[np.isfinite(p_values)]
     p_value = float(min(1.0, known.min() * len(known))) if len(known) else math.nan
-    differs = p_value < false_alarm
+    unfit = tuple(label for label, each in zip(labels, judged, strict=True) if not each.reliability.ok)
+    # Errors and p-values rest on effective sizes that chains know which have mixed, and only they.
+    differs = not unfit and p_value < false_alarm
     reasons = [f"{label} is not fit to be compared: {r}" for label, j in zip(labels, judged, strict=True) for r in j.reliability.reasons]
+    unsaid = [_UNFIT_DIFFER] if unfit and p_value < false_alarm else []
     if differs:
         reasons.insert(0, _difference(table, classified, p_value, labels))
     return ChainComparison(
@@ -192,8 +202,9 @@ def compare_chains(
         runs[0],
         runs[1],
         labels,
-        Reliability.from_reasons(reasons, [*notes, *_caveats(runs, judged, table, classified, labels)]),
+        Reliability.from_reasons(reasons, [*notes, *unsaid, *_caveats(runs, judged, table, classified, labels)]),
         differs,
+        unfit,
     )
 
 
@@ -330,6 +341,8 @@ def _efficiency(runs: list[Chains], judged: list[Convergence], labels: tuple[str
         ess = float(np.min(each.ess_bulk))
         counts = {key: _cost(run, key) for key in ("n_evaluations", "n_gradients", "seconds")}
         rates = {f"ess_per_{key.removeprefix('n_').removesuffix('s')}": ess / value if value else math.nan for key, value in counts.items()}
+        if counts["n_gradients"] < _GRADIENT_SHARE * counts["n_evaluations"]:
+            rates["ess_per_gradient"] = math.nan
         rows.append({"ess": ess, **counts, **rates})
     return pd.DataFrame(rows, index=pd.Index(labels, name="run"))
 

@@ -12,7 +12,7 @@ from sbi_flows import plots
 from sbi_flows.diagnostics import ChainComparison, Diagnosis
 from sbi_flows.flow_sampling import FlowSampler, SamplerReport
 from sbi_flows.reporting import html
-from sbi_flows.results import Chains, Evidence, FitHistory, Reliability, WeightedSamples
+from sbi_flows.results import Chains, Evidence, FitHistory, Reliability, SMCResult, TemperedChains, WeightedSamples
 from sbi_flows.samplers import convergence
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _comparison(comparison: ChainComparison) -> list[Section]:
     table, joint = comparison.table, comparison.c2st
     per_run = [column for column in table.columns if column.endswith(tuple(f"_{label}" for label in comparison.labels))]
     numbers = {
-        "smallest p-value times their number": comparison.p_value,
+        "smallest p-value times their number": None if comparison.unfit else comparison.p_value,
         "joint Hellinger distance, by neighbours": comparison.hellinger_joint,
         "the same between halves of one sample": comparison.hellinger_joint_floor,
         "accuracy of a classifier, 0.5 for equal": None if joint is None else joint.accuracy,
@@ -148,6 +148,29 @@ def _weighted(draws: WeightedSamples) -> list[Section]:
     words = "reliable" if draws.reliability.ok else "NOT RELIABLE"
     vehtari = "Vehtari, Simpson, Gelman, Yao & Gabry 2024, JMLR 25(72) (Pareto k)"
     return [Section("Weighted draws", words, draws.reliability, parts, (vehtari, *_cited(draws.info)))]
+
+
+def _smc(result: SMCResult) -> list[Section]:
+    known = {
+        "powers of the likelihood": result.powers,
+        "mean acceptance or efficiency at each": result.acceptances,
+    }
+    return _between(result, "Sequential Monte Carlo", known, [*_evidence(result.evidence), *_weighted(result.samples)])
+
+
+def _tempered(result: TemperedChains) -> list[Section]:
+    known = {
+        "powers of the likelihood": result.powers,
+        "exchanges accepted between neighbours": result.swap_rates,
+    }
+    return _between(result, "Parallel tempering", known, [*_evidence(result.evidence), *_chains(result.chains)])
+
+
+def _between(result: SMCResult | TemperedChains, title: str, known: Mapping[str, Any], parts: list[Section]) -> list[Section]:
+    """The run as a whole with its own verdict, then its evidence and its draws with theirs."""
+    facts = html.facts({**known, "evaluations of the likelihood, all there were": result.n_evaluations})
+    words = "reliable" if result.reliability.ok else "NOT RELIABLE"
+    return [Section(title, words, result.reliability, [facts]), *parts]
 
 
 def _history(history: FitHistory) -> list[Section]:
@@ -222,6 +245,8 @@ _KINDS: tuple[tuple[type, Callable[[Any], list[Section]]], ...] = (
     (ChainComparison, _comparison),
     (Evidence, _evidence),
     (WeightedSamples, _weighted),
+    (SMCResult, _smc),
+    (TemperedChains, _tempered),
     (FitHistory, _history),
     (Diagnosis, _diagnosis),
     (SamplerReport, _sampler_report),

@@ -26,8 +26,8 @@ def report(result: Any, path: str | Path, *, title: str | None = None) -> Path:
     Parameters
     ----------
     result
-        ``Chains``, ``ChainComparison``, ``Evidence``, ``WeightedSamples``, ``FitHistory``, ``Diagnosis``, a fitted ``FlowSampler`` or its
-        ``report_``, or a mapping of several of these by the name that becomes their heading.
+        ``Chains``, ``ChainComparison``, ``Evidence``, ``WeightedSamples``, ``SMCResult``, ``TemperedChains``, ``FitHistory``,
+        ``Diagnosis``, a fitted ``FlowSampler`` or its ``report_``, or a mapping of several of these by the name that becomes their heading.
     path : path
         Ends in ``.html``; its folder must exist.
     title : str, optional

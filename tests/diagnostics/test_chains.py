@@ -10,7 +10,7 @@ import pytest
 from sbi_flows import plots
 from sbi_flows.diagnostics import ChainComparison, compare_chains
 from sbi_flows.diagnostics.chains import _table
-from sbi_flows.results import Chains, Reliability, WeightedSamples
+from sbi_flows.results import Chains, Evidence, Reliability, SMCResult, TemperedChains, WeightedSamples
 from sbi_flows.samplers import convergence
 
 
@@ -96,9 +96,51 @@ def test_equal_marginals_of_different_joints(rng):
 def test_chains_that_have_not_converged_are_not_compared(rng):
     apart = autoregressive(rng) * 0.1 + np.array([-3.0, -3.0, 3.0, 3.0])[:, None, None]
     comparison = compare_chains(apart, apart.copy(), random_state=0)
-    assert comparison.verdict == "CANNOT BE COMPARED" and not comparison.reliability.ok
+    assert comparison.verdict == "NOT COMPARABLE" and not comparison.reliability.ok
     assert "a is not fit to be compared: chains disagree" in comparison.reliability.reasons[0]
     assert comparison.c2st is None and "too few independent draws" in repr(comparison)
+
+
+def test_a_difference_from_a_run_that_is_not_fit_is_no_headline(rng):
+    apart = autoregressive(rng) + np.array([-1.0, -1.0, 1.0, 1.0])[:, None, None]
+    comparison = compare_chains(apart, autoregressive(rng), labels=("new", "old"), random_state=0)
+    head = repr(comparison).splitlines()[0]
+    assert head == "ChainComparison(new and old)   NOT COMPARABLE"
+    assert comparison.p_value < 1e-6 and comparison.unfit == ("new",) and not comparison.differs and not comparison.reliability.ok
+    assert all("one distribution" not in reason for reason in comparison.reliability.reasons)
+    assert any("draws at hand differ" in note for note in comparison.reliability.notes)
+    assert plots.compare_chains(comparison).get_suptitle().endswith("NOT COMPARABLE")
+
+
+def test_a_check_of_the_gradient_is_no_run_by_gradients(rng):
+    checked, by_gradients = (
+        Chains(autoregressive(rng), ("m", "s"), info={"n_evaluations": 20_000, "n_gradients": n}) for n in (8, 20_000)
+    )
+    efficiency = compare_chains(checked, by_gradients, random_state=0).efficiency
+    assert np.isnan(efficiency.loc["a", "ess_per_gradient"]) and efficiency.loc["a", "n_gradients"] == 8
+    assert efficiency.loc["b", "ess_per_gradient"] == pytest.approx(efficiency.loc["b", "ess"] / 20_000)
+
+
+def test_results_of_smc_and_parallel_tempering_are_compared(rng):
+    smc, tempered = between_prior_and_posterior(rng)
+    comparison = compare_chains(smc, tempered, labels=("smc", "tempered"), random_state=0)
+    assert comparison.verdict == "agree" and list(comparison.table.index) == ["m", "s"]
+    assert comparison.efficiency["n_evaluations"].tolist() == [4000, 6000]
+    # The weights make a standard normal of draws twice as wide; 2000 effective ones have a deviation within .016 of 1, one sigma.
+    assert abs(comparison.table.loc["m", "sd_smc"] - 1) < 0.07
+    assert any("resampled to their effective size" in note for note in comparison.reliability.notes)
+    assert any("tempered came with a verdict of its own: no swaps" in note for note in comparison.reliability.notes)
+
+
+def between_prior_and_posterior(rng):
+    row = pd.DataFrame({"log_z": [-1.0], "log_z_err": [0.1], "ess": [0.9], "pareto_k": [0.2]}, index=["path"])
+    found = Evidence(-1.0, 0.1, "path", 0.9, 0.2, Reliability(True), row)
+    wide = 2 * rng.normal(size=(6000, 2))
+    weighted = WeightedSamples(wide, -0.5 * (wide**2).sum(1) * (1 - 1 / 4), ("m", "s"))
+    powers = np.array([0.1, 1.0])
+    smc = SMCResult(weighted, found, powers, np.array([0.4, 0.3]), 4000, Reliability(True))
+    chains = Chains(autoregressive(rng), ("m", "s"))
+    return smc, TemperedChains(chains, found, powers, np.array([0.4]), 6000, Reliability(False, ("no swaps",)))
 
 
 def test_angles_are_compared_on_the_circle(rng):
@@ -152,9 +194,9 @@ def test_constant_columns_and_short_chains_do_not_crash(rng):
     x = rng.normal(size=(4, 100, 2))
     x[..., 1] = 3.0
     comparison = compare_chains(x, x.copy(), random_state=0)
-    assert comparison.verdict == "CANNOT BE COMPARED"
+    assert comparison.verdict == "NOT COMPARABLE"
     short = compare_chains(x[:, :5], x[:, :5], random_state=0)
-    assert np.isnan(short.p_value) and short.verdict == "CANNOT BE COMPARED"
+    assert np.isnan(short.p_value) and short.verdict == "NOT COMPARABLE"
 
 
 def test_figure_has_a_panel_a_parameter_up_to_sixteen(rng):
@@ -180,7 +222,7 @@ def test_few_draws_are_told_in_numbers():
 
 def test_a_p_value_that_is_not_known_is_not_small():
     found = compare_chains(np.ones((4, 100, 1)), 2 * np.ones((4, 100, 1)), random_state=0)
-    assert "p not known" in repr(found) and found.verdict == "CANNOT BE COMPARED"
+    assert np.isnan(found.p_value) and found.verdict == "NOT COMPARABLE" and not found.differs
 
 
 def test_chains_compared_with_themselves():
@@ -197,4 +239,4 @@ def test_a_constant_does_not_hide_the_other_parameters():
     constant = np.ones((4, 500, 1))
     a, b = (np.concatenate([rng.normal(shift, 1, size=(4, 500, 2)), constant], axis=2) for shift in (0.0, 1.0))
     found = compare_chains(a, b, random_state=0)
-    assert np.isfinite(found.hellinger_joint) and found.c2st is not None and found.verdict == "DIFFER"
+    assert np.isfinite(found.hellinger_joint) and found.c2st is not None and found.p_value < 1e-6
