@@ -114,6 +114,9 @@ def ascend_by_flows(path: TemperedPath, n_draws: int, n_first: int, flow: Flow, 
     """
     x, log_likelihood = path.first_draws(n_first, generator)
     log_prior = path.log_prior(x)
+    # A prior whose density is infinite at an end has draws that are rounded to it: such a point has no weight that could be told.
+    inside = torch.isfinite(log_prior)
+    x, log_likelihood, log_prior = x[inside], log_likelihood[inside], log_prior[inside]
     first = Part(x, log_prior, log_likelihood, log_prior, 0.0)
     pool = Pool([first])
     power, stayed, efficiency, rounds, climbs = 0.0, 0, 1.0, 0, 0

@@ -21,7 +21,7 @@ from sbi_flows.samplers.convergence import Convergence, convergence
 from sbi_flows.samplers.files import load_run, save_run, settings_of
 from sbi_flows.samplers.kernel import Info, Kernel, as_kernel
 from sbi_flows.samplers.record import Counted, Record, remarks
-from sbi_flows.samplers.unseen import at_the_ends, reach_of_starts
+from sbi_flows.samplers.unseen import at_the_ends, heavy_tails, reach_of_starts
 from sbi_flows.targets import Target, as_target, unconstrained
 
 
@@ -92,13 +92,15 @@ def run_chains(
     positive("n_warmup", n_warmup, integer=True, zero=True)
     positive("thin", thin, integer=True)
     positive("save_seconds", save_seconds, zero=True)
+    if path is not None and Path(path).suffix == ".zarr":
+        raise ValueError(f"Expected the path of an HDF5 file, such as {Path(path).with_suffix('.h5').name}; got {Path(path).name}.")
     if n_steps < thin:
         raise ValueError(f"Expected n_steps of at least thin; got n_steps={n_steps} and thin={thin}, which keep no draw.")
     as_kernel(kernel)
     start = _starting_points(init, as_target(target))
     space = unconstrained(target, start)
     run = _Run(kernel, space, start, n_warmup, n_steps // thin, thin)
-    run.begin(torch_generator(random_state), None if path is None else Path(path), _seed_word(random_state))
+    run.begin(torch_generator(random_state), None if path is None else Path(path), random_state)
     run.go(save_seconds, progress)
     return run.chains()
 
@@ -112,8 +114,11 @@ class _Run:
         self.total = n_warmup + n_draws * thin
         self.record = Record(len(start), n_draws, thin, space.features)
 
-    def begin(self, generator: torch.Generator, path: Path | None, seed: int | None) -> None:
+    def begin(self, generator: torch.Generator, path: Path | None, random_state: RandomState) -> None:
         """The state at the start, or that of the file."""
+        seed = int(random_state) if isinstance(random_state, int | np.integer) else None
+        given = seed is None and random_state is not None
+        state = zlib.crc32(generator.get_state().numpy().tobytes()) if given else None
         self.generator, self.path, self.done = generator, path, 0
         self.description = {
             "kernel": type(self.kernel).__name__,
@@ -123,7 +128,9 @@ class _Run:
             "n_warmup": self.n_warmup,
             "n_draws": self.n_draws,
             "thin": self.thin,
+            "support": [str(entry) for entry in self.space.user.support],
             "random_state": seed,
+            "random_state (checksum of a generator's state)": state,
             "init (checksum)": zlib.crc32(self.start.numpy().tobytes()),
         }
         at_start = self.space.user.log_prob(self.start)
@@ -142,8 +149,21 @@ class _Run:
             self.done, arrays, self.state = load_run(path, self.description, self.state, generator)
             self.record.resume(arrays)
             self.stream = generator.get_state()
+            self._check_same_target(path)
         elif not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"Expected an existing folder to write {path.name} in; {path.absolute().parent} does not exist.")
+
+    def _check_same_target(self, path: Path) -> None:
+        """The checksum is of the density at the start: one that was changed elsewhere shows where the chains have come to."""
+        now, then = self.space.log_prob(self.state.position), self.state.log_prob
+        away = ~torch.isclose(now, then, rtol=1e-6, atol=1e-6)
+        if bool(away.any()):
+            row = int(away.nonzero()[0])
+            raise ValueError(
+                f"{path} holds a run of another target: at {int(away.sum())} of the {len(now)} places where its chains were last, the "
+                f"log-density was other than it is ({float(then[row]):.6g}, now {float(now[row]):.6g}, in chain {row}). Delete it to start "
+                "afresh, or give another path."
+            )
 
     def go(self, save_seconds: float, progress: bool) -> None:
         """All steps that are left."""
@@ -169,7 +189,10 @@ class _Run:
         reasons, notes = remarks(stats, int(self.record.arrays["invalid"].sum()), self.n_draws * self.thin * len(self.start), ensemble)
         flat = torch.from_numpy(samples.reshape(-1, user.features))
         positions = self.space.from_user(flat).view(samples.shape)
-        reasons += at_the_ends(positions, self.space)
+        heavy, n_looked = heavy_tails(positions, self.space)
+        reasons += [*at_the_ends(positions, self.space), *heavy]
+        costs = self.record.costs()
+        costs["n_evaluations"] += n_looked
         notes += reach_of_starts(self.space.from_user(self.start), positions, self.space)
         recorded = user.recorded(flat).numpy().reshape(samples.shape)
         return Chains(
@@ -181,7 +204,7 @@ class _Run:
             ensemble=ensemble,
             stats=stats,
             reliability=Reliability.from_reasons([*judge(samples, user).reliability.reasons, *reasons], [*notes, *user.notes]),
-            info={"sampler": type(self.kernel).__name__, "n_warmup": self.n_warmup, "thin": self.thin, **self.record.costs()},
+            info={"sampler": type(self.kernel).__name__, "n_warmup": self.n_warmup, "thin": self.thin, **costs},
         )
 
     def _step(self) -> None:
@@ -235,7 +258,3 @@ def judge(samples: np.ndarray, target: Target, *, max_rhat: float | str = "auto"
 def _log_prior(prior: Distribution, samples: np.ndarray) -> np.ndarray:
     rows = torch.from_numpy(samples.reshape(-1, samples.shape[-1]))
     return prior.log_prob(rows).numpy().reshape(samples.shape[:2])
-
-
-def _seed_word(random_state: RandomState) -> int | None:
-    return int(random_state) if isinstance(random_state, int | np.integer) else None

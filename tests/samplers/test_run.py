@@ -4,9 +4,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from sbi_flows.distributions import BoxUniform
-from sbi_flows.samplers import Mixed, RandomWalk, Stretch, convergence, parallel_tempering, run_chains, run_emcee, smc
+from sbi_flows.samplers import MALA, Mixed, RandomWalk, Stretch, convergence, parallel_tempering, run_chains, run_emcee, smc
 from sbi_flows.targets import from_log_prob, posterior
 
 SETTINGS = {"n_steps": 30, "n_warmup": 20, "thin": 3, "random_state": 7}
@@ -103,6 +104,25 @@ def test_files_of_other_runs_and_damaged_ones_are_refused(tmp_path):
         run_chains(RandomWalk(), target(), start(), **SETTINGS, path=path)
     with pytest.raises(FileNotFoundError, match="existing folder"):
         run_chains(RandomWalk(), target(), start(), **SETTINGS, path=tmp_path / "no" / "run.h5")
+
+
+def test_a_file_of_another_generator_or_of_a_target_changed_elsewhere_is_refused(tmp_path):
+    path, settings = tmp_path / "run.h5", {**SETTINGS, "random_state": np.random.default_rng(1)}
+    first = run_chains(RandomWalk(), target(), start(), **settings, path=path)
+    again = run_chains(RandomWalk(), target(), start(), **{**settings, "random_state": np.random.default_rng(1)}, path=path)
+    np.testing.assert_array_equal(first.samples, again.samples)
+    with pytest.raises(ValueError, match=r"another run: random_state .checksum of a generator's state. was"):
+        run_chains(RandomWalk(), target(), start(), **{**settings, "random_state": np.random.default_rng(2)}, path=path)
+    begun = {tuple(row) for row in start().tolist()}
+
+    def changed(x):
+        return -0.5 * x.square().sum(-1) - torch.tensor([50.0 * (tuple(row) not in begun) for row in x.tolist()])
+
+    elsewhere = target(changed)
+    with pytest.raises(ValueError, match=r"holds a run of another target: at .* places where its chains were last"):
+        run_chains(RandomWalk(), elsewhere, start(), **{**settings, "random_state": np.random.default_rng(1)}, path=path)
+    with pytest.raises(ValueError, match=r"HDF5 file, such as run\.h5; got run\.zarr"):
+        run_chains(RandomWalk(), target(), start(), **SETTINGS, path=tmp_path / "run.zarr")
 
 
 def test_holes_in_the_target_are_counted():
@@ -260,3 +280,13 @@ def test_convergence_sees_angles_across_the_seam():
     apart = wrapped.copy()
     apart[0] = np.angle(np.exp(1j * (draws[0] + 1)))
     assert not convergence(apart, ["phase"], circular=[True]).reliability.ok
+
+
+@pytest.mark.parametrize("power, heavy", [(2.0, True), (5.0, False)], ids=["Cauchy", "Student's t, four degrees of freedom"])
+def test_a_tail_without_a_variance_is_told(power, heavy):
+    """Of the density itself: draws that have not been far out do not show it. Starts are draws of it; with this seed MALA's P(x > q95) is
+    .027 for .05 of the Cauchy, and its R-hat and effective size were in order."""
+    t = from_log_prob(lambda x: -0.5 * power * torch.log1p(x.square() / (power - 1)).sum(-1), 2, names=["a", "b"])
+    start = stats.t.rvs(power - 1, size=(16, 2), random_state=0)
+    told = [r for r in run_chains(MALA(), t, start, n_steps=300, n_warmup=200, random_state=0).reliability.reasons if "like a power" in r]
+    assert [reason.split()[1] for reason in told] == (["a", "b"] if heavy else [])

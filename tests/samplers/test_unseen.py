@@ -47,7 +47,7 @@ def test_what_no_draw_of_the_prior_can_see_is_noted(name):
 
 def test_words():
     assert told(0, 100) == ([], [])
-    assert told(int(100 * MUCH), 100)[0] == [] and "(1.0%)" in told(1, 100)[1][0]
+    assert told(int(1000 * MUCH), 1000)[0] == [] and "(0.6%)" in told(6, 1000)[1][0] and told(int(1000 * MUCH) + 1, 1000)[0] != []
     (reason,), notes = told(16, 100)
     assert "16 of 100 proposals (16.0%)" in reason and notes == []
     assert "one in less than 0.003 of it" in reach(1000)
