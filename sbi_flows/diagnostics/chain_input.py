@@ -29,6 +29,7 @@ def read_chains(source: Any, name: str) -> tuple[Chains, tuple[str, ...]]:
     if isinstance(source, TemperedChains):
         source = _told_by(source.chains, source)
     if isinstance(source, SMCResult):
+        _check_independent(source.samples.samples, name)
         return _resampled(source.samples, name, source)
     if isinstance(source, WeightedSamples):
         return _resampled(source, name)
@@ -58,6 +59,17 @@ def read_chains(source: Any, name: str) -> tuple[Chains, tuple[str, ...]]:
 def _told_by(chains: Chains, result: SMCResult | TemperedChains) -> Chains:
     """With the verdict and the evaluations of the whole result."""
     return replace(chains, reliability=result.reliability, info={**chains.info, "n_evaluations": result.n_evaluations})
+
+
+def _check_independent(particles: np.ndarray, name: str) -> None:
+    """Chains that move particles repeat them wherever they reject; draws of a flow do not repeat."""
+    distinct = len(np.unique(particles, axis=0))
+    if distinct < len(particles):
+        raise ValueError(
+            f"The particles of {name} were moved by chains and depend on each other ({distinct} of {len(particles)} are distinct): how "
+            "many independent draws they are worth is not known, and p-values would be too small. Compare one with a flow (flow='auto'), or"
+            " give as many rows as you vouch for: result.samples.resample(n)."
+        )
 
 
 def _resampled(draws: WeightedSamples, name: str, result: SMCResult | None = None) -> tuple[Chains, tuple[str, ...]]:

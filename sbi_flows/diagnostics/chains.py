@@ -144,7 +144,7 @@ def compare_chains(
     Raises
     ------
     ValueError
-        When the two have no parameters in common, or draws are not finite.
+        When the two have no parameters in common, draws are not finite, or particles of ``smc`` were moved by chains (``flow=None``).
 
     Examples
     --------

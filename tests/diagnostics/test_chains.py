@@ -1,6 +1,7 @@
 """compare_chains: right about chains of one distribution at its stated rate, finds what differs, and reads what users have."""
 
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -130,6 +131,13 @@ def test_results_of_smc_and_parallel_tempering_are_compared(rng):
     assert abs(comparison.table.loc["m", "sd_smc"] - 1) < 0.07
     assert any("resampled to their effective size" in note for note in comparison.reliability.notes)
     assert any("tempered came with a verdict of its own: no swaps" in note for note in comparison.reliability.notes)
+
+
+def test_particles_that_chains_moved_are_not_taken_for_independent(rng):
+    smc, tempered = between_prior_and_posterior(rng)
+    moved = WeightedSamples(smc.samples.samples.repeat(2, axis=0), np.zeros(12_000), ("m", "s"))
+    with pytest.raises(ValueError, match=r"of a were moved by chains.*6000 of 12000.*samples\.resample"):
+        compare_chains(replace(smc, samples=moved), tempered)
 
 
 def between_prior_and_posterior(rng):
