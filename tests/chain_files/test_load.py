@@ -227,7 +227,9 @@ def test_a_run_of_run_chains_is_read_back(tmp_path):
             assert loaded.stats.keys() == chains.stats.keys()
             for name, values in chains.stats.items():
                 np.testing.assert_array_equal(loaded.stats[name], values)
-            assert chains.info.items() <= loaded.info.items()
+            # What run_chains spends on a look at the tails, once the draws are there, is no part of the file.
+            assert loaded.info["n_evaluations"] <= chains.info["n_evaluations"]
+            assert (chains.info | {"n_evaluations": loaded.info["n_evaluations"]}).items() <= loaded.info.items()
         np.testing.assert_array_equal(load_chains(path, burn=5).samples, chains.samples[:, 5:])
 
 
