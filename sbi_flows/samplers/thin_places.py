@@ -97,7 +97,8 @@ class _Weighted(Target):
         """ln p and the excess of the log-weight ``(n,)`` at rows whose density is known; ln p is not evaluated again."""
         log_q = self._proposal.log_prob(x) + self._log_z
         bounded = 0.5 * (log_prob + log_q)
-        log_p = torch.where(bounded - log_q > _MOST, log_prob - _MOST, bounded)
+        beyond = (bounded - log_q > _MOST) | (log_q == -math.inf)
+        log_p = torch.where(beyond, log_prob - _MOST, bounded)
         return log_p, log_p - log_q
 
 

@@ -1,6 +1,7 @@
 """Chains that climb the weights, and what a flow learns from them."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,3 +76,11 @@ def test_the_bounded_weight_gives_back_the_target():
     log_p, excess = target.recovered(x, target.log_prob(x))
     torch.testing.assert_close(log_p, path.log_prob(x), rtol=0, atol=1e-9)
     assert excess.max() > 10 > excess.min()
+
+
+def test_where_the_proposal_has_no_density_the_bound_holds():
+    path = TemperedPath(posterior(lambda x: -0.5 * x.square().sum(-1), BoxUniform([-9.0], [9.0])))
+    nowhere = SimpleNamespace(log_prob=lambda x: torch.full((len(x),), -math.inf, dtype=torch.float64))
+    target, x = _Weighted(path, nowhere, 0.0), torch.tensor([[0.5], [10.0]], dtype=torch.float64)
+    log_p, excess = target.recovered(x[:1], target.log_prob(x)[:1])
+    assert float(log_p) == pytest.approx(float(path.log_prob(x[:1]))) and excess == math.inf and target.log_prob(x)[1] == -math.inf
