@@ -25,7 +25,7 @@ _FLOW_DRAWS, _ASCENDED = 2000, 4000  # at each power, and of the posterior
 _TEMPERATURES = (8.0, 64.0, 8.0, 1.0)  # up and down again: at 64 a mode is eight times as wide
 _HOT, _HOT_STEPS = 3.0, 80  # temperature and steps, half of them warm-up, of draws that a flow is made wider by
 _HEATED_STEPS = 8  # at each
-_LOST = 20.0  # nats, and a factor of ten a column, by which the density where a cooled chain is may be below that of the starts
+_LOST, _FEW = 30.0, 8  # nats by which the density where a cooled chain is may be below that of the starts, in so few columns
 _TRIES = 20  # batches of points among which ones of finite density are looked for
 
 
@@ -143,9 +143,12 @@ def heated(kernel: Kernel, space: Target, start: Tensor, generator: torch.Genera
             state = kernel.adapt(state, info, hot, (step + 1) / (_HEATED_STEPS + 1))
         x = state.position
     came, left = space.log_prob(x), space.log_prob(start)
-    # Without an end to a tail, as of Student's t, a density to the power 1/64 has none either: chains leave for good.
-    lowest = left[torch.isfinite(left)].median() - _LOST - x.shape[1] * math.log(10)
-    return torch.where((came > lowest)[:, None] & torch.isfinite(came)[:, None], x, start)
+    lost = ~torch.isfinite(came)
+    if x.shape[1] <= _FEW:
+        # Without an end to a tail, as of Student's t, a density to the power 1/64 has none either: chains leave for good. In many columns
+        # chains that come down a funnel are as far below, and on their way.
+        lost |= came <= left[torch.isfinite(left)].median() - _LOST
+    return torch.where(lost[:, None], start, x)
 
 
 @torch.no_grad()
