@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ _WORTH = 0.05
 # After a square root nothing may lie this many deviations out, or the tail is too heavy for it.
 _REACH = 10.0
 LINEAR, ASINH, LOG, ROOT = 0, 1, 2, 3
+# Maps are chosen from about this many rows.
+_ROWS_TO_LOOK_AT = 5000
 STAGE_PARTS = ("kind", "location", "scale", "mean", "spread")
 
 
@@ -49,6 +52,17 @@ class Stage:
         signed = y[:, log] * np.sign(self.location[log])
         y[:, log] = np.log(np.where(np.isnan(signed), signed, np.maximum(signed, np.finfo(np.float64).tiny)))
         return (y - self.mean) / self.spread
+
+
+def stride(n: int, together: int) -> int:
+    """From one to the next of the rows that maps are chosen from; ``together`` successive ones are the places of one simulation.
+
+    It shares no factor with their number, so that all places are looked at: a stride of twice as many would look at the first alone.
+    """
+    every = max(1, n // _ROWS_TO_LOOK_AT)
+    while math.gcd(every, together) > 1:
+        every += 1
+    return every
 
 
 def choose_stage(x: np.ndarray, settled: np.ndarray) -> Stage:

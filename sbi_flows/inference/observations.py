@@ -10,12 +10,11 @@ import numpy as np
 
 from sbi_flows._validation import as_float
 from sbi_flows.inference.labels import labels
-from sbi_flows.inference.maps import LINEAR, ROOT, STAGE_PARTS, Stage, choose_stage
+from sbi_flows.inference.maps import LINEAR, ROOT, STAGE_PARTS, Stage, choose_stage, stride
 from sbi_flows.inference.relevance import idle_columns
 from sbi_flows.inference.start import straight
 from sbi_flows.inference.trials import Trials
 
-_ROWS_TO_LOOK_AT = 5000
 _STAGES = 3
 # x_o may lie this share of the simulations' range beyond it. A new draw of the same distribution lies beyond the range of n others
 # at all in 2 / n of cases.
@@ -124,7 +123,7 @@ class Observations:
         self._absent = np.flatnonzero(absent)
         self.notes = self._describe(constant, missing)
         values = self._pooled(np.where(constant, 0.0, flat)[:, self._kept])
-        every = max(1, len(values) // _ROWS_TO_LOOK_AT)
+        every = stride(len(values), len(values) // len(x))
         thinned = values[::every]
         self._stages: list[Stage] = []
         settled = np.zeros(values.shape[1], dtype=bool)

@@ -152,3 +152,14 @@ def test_parameters_from_rounds_do_not_bend_what_is_straight_given_them(noise, m
     x[::7] = np.nan
     assert Observations().fit(x).first_maps()[0] == ASINH
     assert (Observations().fit(x, given=theta).first_maps()[0] == ASINH) == mapped
+
+
+@pytest.mark.parametrize("n", [2000, 20_000])
+def test_places_that_share_a_map_are_all_looked_at(n):
+    """However many simulations there are: maps chosen from the first of two objects alone took the second's constant to 1e17."""
+    x = np.empty((n, 2, 2))
+    x[:, 0, 0], x[:, 1, 0] = 0.3, 0.7
+    x[..., 1] = np.random.default_rng(0).normal([0.0, 50.0], size=(n, 2))
+    rows = Observations(shared=[0]).fit(x).transform(x).reshape(n, 2, 2)
+    assert np.abs(rows).max() < 10
+    np.testing.assert_allclose(rows[:, 0].mean(0) + rows[:, 1].mean(0), 0.0, atol=0.05)
