@@ -14,8 +14,7 @@ from sbi_flows.bijections.velocity import TIME_FEATURES, time_features
 
 
 class TimeModulated(nn.Module):
-    """Base of :class:`sbi_flows.bijections.particles.ParticleNet`, :class:`sbi_flows.bijections.pairs.PairNet` and
-    :class:`sbi_flows.bijections.framed.Framed`."""
+    """Base of :class:`sbi_flows.bijections.between_particles.BetweenParticles` and :class:`sbi_flows.bijections.framed.Framed`."""
 
     _sizes: list[int]
 

@@ -9,16 +9,14 @@ go through the layers together: axis 2 of every array below has the value first 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from sbi_flows._validation import positive
-from sbi_flows.bijections.mean_free import mean_free_basis
-from sbi_flows.bijections.modulated import TimeModulated, normal_parameter
-from sbi_flows.bijections.particles import REACH, SOFT, NoConditions
+from sbi_flows.bijections.between_particles import SOFT, BetweenParticles, NoConditions
+from sbi_flows.bijections.modulated import normal_parameter
 from sbi_flows.bijections.velocity import silu_and_slope
 
 _NUMBERS_AT_ONCE = 2**19  # features of pairs and their tangents: more would leave the cache
@@ -26,7 +24,7 @@ _LEAST_ROWS = 8
 _OVERLAP = 4  # radial functions that a distance sees
 
 
-class PairNet(TimeModulated):
+class PairNet(BetweenParticles):
     """``(t, y)`` to a velocity of the mean-free coordinates ``y`` of particles, equivariant under rotations, reflections and permutations.
 
     Its parameters are not bound to the number of particles. It has the methods of :class:`sbi_flows.bijections.velocity.VelocityNet` that
@@ -58,12 +56,7 @@ class PairNet(TimeModulated):
     Satorras, Hoogeboom, Fuchs, Posner & Welling 2021, "E(n) equivariant normalizing flows", arXiv:2105.09016.
     """
 
-    basis: Tensor
-    is_real: Tensor
     ends: Tensor
-    signed: Tensor
-    _first: Tensor
-    _second: Tensor
     _left: Tensor
     _right: Tensor
 
@@ -79,20 +72,17 @@ class PairNet(TimeModulated):
         embedding: int = 64,
         generator: torch.Generator | None = None,
     ):
-        super().__init__()
         counts = {"dimensions": dimensions, "radial": radial, "width": width, "layers": layers, "triangles": triangles}
         for name, value in counts.items():
             positive(name, value, integer=True)
-        self.particles, self.dimensions, self.layers = particles, dimensions, layers
-        self.features = (particles - 1) * dimensions
-        self._place_pairs()
+        super().__init__(particles, dimensions, radial)
+        self.layers = layers
+        self._place_triangles()
         self.rows_at_once = max(_LEAST_ROWS, _NUMBERS_AT_ONCE // (width * len(self._first) * (self.features + 1)))
 
         def normal(*shape: int, fan_in: int) -> nn.Parameter:
             return normal_parameter(*shape, fan_in=fan_in, generator=generator)
 
-        self.centres = nn.Parameter(torch.linspace(0, REACH, radial)[:, None])
-        self.log_widths = nn.Parameter(torch.full((radial, 1), math.log(REACH / radial)))
         # The last radial function is the logarithm of the distance: particles far away are seen too.
         self.in_weight = normal(width, radial + 1, fan_in=_OVERLAP)
         self.own_weight = normal(layers, width, width, fan_in=width)
@@ -103,43 +93,19 @@ class PairNet(TimeModulated):
         self.out_weight = nn.Parameter(torch.zeros(1, width))
         self._start_modulation((width,) * (layers + 1), 1, embedding, generator)
 
-    def _place_pairs(self) -> None:
-        """Which particles a pair joins, which pairs make a triangle with it, and the basis of what has its centre at 0."""
-        n = self.particles
-        self.register_buffer("basis", mean_free_basis(n).to(torch.get_default_dtype()), persistent=False)
-        self.register_buffer("is_real", torch.ones(self.features, 1), persistent=False)
-        first, second = torch.triu_indices(n, n, 1)
-        pairs = torch.arange(len(first))
+    def _place_triangles(self) -> None:
+        """Which pairs meet at a particle, and which make a triangle with a pair."""
+        n, first, second = self.particles, self._first, self._second
         number = torch.zeros(n, n, dtype=torch.long)
-        number[first, second] = number[second, first] = pairs
+        number[first, second] = number[second, first] = torch.arange(len(first))
         others = torch.tensor([[k for k in range(n) if k not in pair] for pair in zip(first.tolist(), second.tolist(), strict=True)])
-        others = others.long().reshape(len(pairs), n - 2)
+        others = others.long().reshape(len(first), n - 2)
         # Of triangle (i, j, k): the pairs (i, k) and (j, k).
         self.register_buffer("_left", number[first[:, None], others].flatten(), persistent=False)
         self.register_buffer("_right", number[second[:, None], others].flatten(), persistent=False)
-        self.register_buffer("_first", first, persistent=False)
-        self.register_buffer("_second", second, persistent=False)
-        signed = torch.zeros(n, len(pairs))
-        signed[first, pairs], signed[second, pairs] = 1.0, -1.0
-        self.register_buffer("signed", signed / math.sqrt(n), persistent=False)
-        self.register_buffer("ends", signed.abs() / math.sqrt(2 * n), persistent=False)
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        # Cast from float64 anew: rounded to float32 once, its columns would never be orthonormal to more.
-        self.basis = mean_free_basis(self.particles).to(self.basis)
-        return self
+        self.register_buffer("ends", self.signed.abs() / math.sqrt(2), persistent=False)
 
     # --- What Continuous calls ---------------------------------------------------------------------------------------------
-
-    def conditions(self, context: Tensor | None, divergence: bool = False) -> NoConditions:
-        """Nothing is prepared: there is no context."""
-        return NoConditions()
-
-    def modulations(self, t: Tensor, conditions: NoConditions) -> Callable[[int], Tensor]:
-        """For times ``t (k,)`` known beforehand, a function of their number."""
-        every = self._modulation(t)
-        return lambda k: every[:, k : k + 1]
 
     def forward(self, t: Tensor, x: Tensor, conditions: NoConditions) -> Tensor:
         """``t`` () or (n,), ``y (d, n)`` to ``(d, n)``."""
@@ -158,8 +124,7 @@ class PairNet(TimeModulated):
 
     def _apart(self, x: Tensor) -> Tensor:
         """Differences of all pairs, ``(dimensions, pairs, 1, n)``, linear in ``y (d, n)``."""
-        place = torch.tensordot(self.basis, x.unflatten(0, (self.particles - 1, self.dimensions)), 1)
-        return (place[self._first] - place[self._second]).transpose(0, 1)[:, :, None]
+        return self._differences(x).transpose(0, 1)[:, :, None]
 
     def _velocity(self, modulation: Tensor, apart: Tensor) -> Tensor:
         """Velocity and its change along the tangents of ``apart``: ``(d, 1 + tangents, n)``."""
@@ -172,7 +137,7 @@ class PairNet(TimeModulated):
         gain = self._mix(self.out_weight, units)
         gain = torch.cat([gain[:, :, :1] + offset, gain[:, :, 1:]], 2)
         pull = torch.tensordot(self.signed, _product(gain, apart), ([1], [1]))
-        return torch.tensordot(self.basis, pull, ([0], [0])).flatten(0, 1)
+        return self._mean_free(pull)
 
     def _radial(self, apart: Tensor) -> Tensor:
         """What is seen of distances, ``(radial + 1, pairs, 1 + tangents, n)``."""

@@ -8,8 +8,7 @@ through the network of a particle, whatever their number, in closed form. The ra
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,12 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from sbi_flows._validation import positive
-from sbi_flows.bijections.mean_free import mean_free_basis
-from sbi_flows.bijections.modulated import TimeModulated, normal_parameter, two_layers
+from sbi_flows.bijections.between_particles import SOFT, BetweenParticles, NoConditions
+from sbi_flows.bijections.modulated import normal_parameter, two_layers
 from sbi_flows.bijections.velocity import silu_and_slope
-
-REACH = 5.0  # of the radial functions at the start: five standard deviations of a coordinate
-SOFT = 0.3  # distances are sqrt(r^2 + soft^2): without a crease, which integrators would have to resolve, where two particles meet
 
 
 class Surroundings(NamedTuple):
@@ -40,15 +36,7 @@ class Surroundings(NamedTuple):
     pull: Tensor
 
 
-class NoConditions(NamedTuple):
-    """Particles have no context."""
-
-    def rows(self, rows: Tensor | None) -> NoConditions:
-        """The same for some rows of the batch."""
-        return self
-
-
-class ParticleNet(TimeModulated):
+class ParticleNet(BetweenParticles):
     """``(t, y)`` to a velocity of the mean-free coordinates ``y`` of particles, equivariant under rotations, reflections and permutations.
 
     It has the methods of :class:`sbi_flows.bijections.velocity.VelocityNet` that :class:`sbi_flows.bijections.continuous.Continuous` calls.
@@ -78,9 +66,6 @@ class ParticleNet(TimeModulated):
     2021, "E(n) equivariant normalizing flows", arXiv:2105.09016.
     """
 
-    basis: Tensor
-    is_real: Tensor
-    signed: Tensor
     unsigned: Tensor
     # Tangents of all particles are many numbers a row: more rows would leave the cache (13 particles: 2.5 times as slow at 2048).
     rows_at_once = 128
@@ -96,26 +81,16 @@ class ParticleNet(TimeModulated):
         embedding: int = 64,
         generator: torch.Generator | None = None,
     ):
-        super().__init__()
         for name, value in (("dimensions", dimensions), ("radial", radial), ("products", products)):
             positive(name, value, integer=True)
-        self.particles, self.dimensions, self.hidden = particles, dimensions, two_layers(hidden)
-        self.features = (particles - 1) * dimensions
+        super().__init__(particles, dimensions, radial)
+        self.hidden = two_layers(hidden)
 
         def normal(*shape: int, fan_in: int) -> nn.Parameter:
             return normal_parameter(*shape, fan_in=fan_in, generator=generator)
 
-        self.register_buffer("basis", mean_free_basis(particles).to(torch.get_default_dtype()), persistent=False)
-        self.register_buffer("is_real", torch.ones(self.features, 1), persistent=False)
-        self._first, self._second = torch.triu_indices(particles, particles, 1).tolist()
-        pairs = torch.arange(len(self._first))
-        signed = torch.zeros(particles, len(pairs))
-        signed[self._first, pairs], signed[self._second, pairs] = 1.0, -1.0
-        self.register_buffer("signed", signed / math.sqrt(particles), persistent=False)
-        self.register_buffer("unsigned", signed.abs() / math.sqrt(particles), persistent=False)
+        self.register_buffer("unsigned", self.signed.abs(), persistent=False)
         first, second = self.hidden
-        self.centres = nn.Parameter(torch.linspace(0, REACH, radial)[:, None])
-        self.log_widths = nn.Parameter(torch.full((radial, 1), math.log(REACH / radial)))
         # The last function is constant: of everything, at any distance.
         self.left = normal(products, radial + 1, fan_in=radial + 1)
         self.right = normal(products, radial + 1, fan_in=radial + 1)
@@ -124,22 +99,7 @@ class ParticleNet(TimeModulated):
         self.out_weight = nn.Parameter(torch.zeros(radial + 1, second))
         self._start_modulation(self.hidden, radial + 1, embedding, generator)
 
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        # Cast from float64 anew: rounded to float32 once, its columns would never be orthonormal to more.
-        self.basis = mean_free_basis(self.particles).to(self.basis)
-        return self
-
     # --- What Continuous calls ---------------------------------------------------------------------------------------------
-
-    def conditions(self, context: Tensor | None, divergence: bool = False) -> NoConditions:
-        """Nothing is prepared: there is no context."""
-        return NoConditions()
-
-    def modulations(self, t: Tensor, conditions: NoConditions) -> Callable[[int], Tensor]:
-        """For times ``t (k,)`` known beforehand, a function of their number."""
-        every = self._modulation(t)
-        return lambda k: every[:, k : k + 1]
 
     def forward(self, t: Tensor, x: Tensor, conditions: NoConditions) -> Tensor:
         """``t`` () or (n,), ``y (d, n)`` to ``(d, n)``."""
@@ -173,8 +133,7 @@ class ParticleNet(TimeModulated):
 
     def _pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Differences ``(pairs, d, n)`` and softened squared distances ``(pairs, 1, n)``."""
-        place = torch.tensordot(self.basis, x.unflatten(0, (self.particles - 1, self.dimensions)), 1)
-        apart = place[self._first] - place[self._second]
+        apart = self._differences(x)
         return apart, apart.square().sum(1, keepdim=True) + SOFT**2
 
     def _radial(self, square: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,8 +169,7 @@ class ParticleNet(TimeModulated):
         return torch.cat([change.density, change_of_product * (1 + product.square()).rsqrt()], 1)
 
     def _out(self, gain: Tensor, seen: Surroundings) -> Tensor:
-        velocity = (gain[:, :, None] * seen.pull).sum(1)
-        return torch.tensordot(self.basis, velocity, ([0], [0])).flatten(0, 1)
+        return self._mean_free((gain[:, :, None] * seen.pull).sum(1))
 
     @staticmethod
     def _mix(weight: Tensor, units: Tensor) -> Tensor:

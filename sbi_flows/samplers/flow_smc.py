@@ -21,12 +21,11 @@ from torch import Tensor
 from sbi_flows.flows import Flow
 from sbi_flows.losses import known_density
 from sbi_flows.samplers.flow_mixture import FlowMixture, frozen
+from sbi_flows.samplers.latent_walk import latent_walk
 from sbi_flows.samplers.missed_mass import Missed, annealed, missed_mass
 from sbi_flows.samplers.pool import Part, Pool, ess, log_mean
-from sbi_flows.samplers.random_walk import RandomWalk
 from sbi_flows.samplers.tempered_path import TemperedPath, systematic
 from sbi_flows.samplers.thin_places import Climbed, climb
-from sbi_flows.targets import pulled_back
 from sbi_flows.training import ArraySource, train
 from sbi_flows.weights import largest_pareto_k, pareto_k
 
@@ -246,18 +245,8 @@ def _propose(path: TemperedPath, pool: Pool, proposal: FlowMixture, n: int, gene
 
 def _walk(path: TemperedPath, flow: Flow, start: Tensor, moves: int, generator: torch.Generator) -> Known:
     """Random walks in the flow's latent space: all their positions, move by move."""
-    space, kernel = pulled_back(path, flow), RandomWalk()
-    state = kernel.init(space.from_user(start), space)
-    state = state._replace(archive=state.position)
-    rows, values = [], []
-    for move in range(moves):
-        state, info = kernel.step(state, space, generator)
-        state = kernel.adapt(state, info, space, move / moves)
-        user, log_det = space.to_user(state.position)
-        rows.append(user)
-        values.append(state.log_prob - log_det)
-    log_prob = torch.cat(values)
-    return Known(torch.cat(rows), log_prob, torch.ones_like(log_prob), len(start))
+    x, log_prob = latent_walk(path, flow, start, moves, generator)
+    return Known(x, log_prob, torch.ones_like(log_prob), len(start))
 
 
 def _last_sample(path: TemperedPath, proposal: FlowMixture, n: int, generator: torch.Generator) -> Part:

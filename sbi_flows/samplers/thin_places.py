@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from sbi_flows.samplers.flow_mixture import FlowMixture
+from sbi_flows.samplers.latent_walk import latent_walk
 from sbi_flows.samplers.pool import Part, ess, log_mean
-from sbi_flows.samplers.random_walk import RandomWalk
 from sbi_flows.samplers.tempered_path import TemperedPath, systematic
-from sbi_flows.targets import Target, pulled_back
+from sbi_flows.targets import Target
 
 _CHAINS, _MOVES = 200, 30
 _THIN, _SPREADS = 3.0, 3.0  # excess of a log-weight that is thin: a factor of 20, or as many standard deviations if that is more
@@ -134,17 +134,6 @@ def _look(path: TemperedPath, proposal: FlowMixture, draws: Part, before: Climbe
         log_weights = torch.cat([log_weights, before.log_prob - proposal.log_prob(before.x)])
     start = x[systematic(torch.softmax(2 * log_weights, 0), _CHAINS, generator)]
     target = _Weighted(path, proposal, log_z)
-    space, kernel = pulled_back(target, proposal.flows[-1]), RandomWalk()
-    state = kernel.init(space.from_user(start), space)
-    state = state._replace(archive=state.position)
-    rows, values = [], []
-    for move in range(_MOVES):
-        state, info = kernel.step(state, space, generator)
-        state = kernel.adapt(state, info, space, move / _MOVES)
-        if move >= _MOVES // 2:
-            user, log_det = space.to_user(state.position)
-            rows.append(user)
-            values.append(state.log_prob - log_det)
-    x = torch.cat(rows)
-    log_p, excess = target.recovered(x, torch.cat(values))
+    x, log_weighted = latent_walk(target, proposal.flows[-1], start, _MOVES, generator, kept=_MOVES // 2)
+    log_p, excess = target.recovered(x, log_weighted)
     return Climbed(x, log_p, excess, max(_THIN, 1.5 * spread + _SPREADS * math.sqrt(spread)), _CHAINS)
