@@ -21,7 +21,8 @@ from sbi_flows.flow_sampling.settings import Settings
 from sbi_flows.flow_sampling.walk import Drawn, Walk
 from sbi_flows.flow_sampling.worth import about_their_modes, bulk_size
 from sbi_flows.results import Chains
-from sbi_flows.samplers import IndependentMetropolis, Kernel, Mixed, MixedState, RandomWalk, judge
+from sbi_flows.samplers import IndependentMetropolis, Kernel, Mixed, MixedState, RandomWalk
+from sbi_flows.samplers.run import worth
 
 _TRAINING = (0, 300, 700, 1500)  # optimiser steps of each round
 _GOOD = 1.8  # autocorrelation time of flow proposals at which training ends; with a fifth of them defensive it is 1.5 at best
@@ -268,9 +269,8 @@ class Run:
             if not self.records:
                 self._begin_draws()
             for piece in range(_PIECES):
-                if piece:
-                    self._reconsider()
-                have, spent = self.effective_size(), self.ledger.n_evaluations > self.settings.max_evaluations
+                have = self._reconsidered(self.effective_size()) if piece else self.effective_size()
+                spent = self.ledger.n_evaluations > self.settings.max_evaluations
                 if have >= n_effective or (spent and self.records):
                     return
                 if spent:
@@ -301,14 +301,16 @@ class Run:
         self._add_flow()
         self._begin_draws()
 
-    def _reconsider(self) -> None:
-        """Turn to flows where the local kernel was chosen for a speed that its draws do not show.
+    def _reconsidered(self, have: float) -> float:
+        """What the draws are worth, ``have``, or 0 after turning to flows where the local kernel was chosen for a speed they do not show.
 
         A random walk that is slower than it looked has met a ridge; there may be others, which it has not met.
         """
-        have, done = self.effective_size(), sum(record.n_steps for record in self.records)
-        if self.may_turn_to_flows and disappoints(self.pilot.local, have, done):
-            self.turn_to_flows(f"{done} steps were worth {have:.0f} independent draws, {have / done:.2g} a step")
+        done = sum(record.n_steps for record in self.records)
+        if not (self.may_turn_to_flows and disappoints(self.pilot.local, have, done)):
+            return have
+        self.turn_to_flows(f"{done} steps were worth {have:.0f} independent draws, {have / done:.2g} a step")
+        return self.effective_size()
 
     def _settle(self) -> None:
         """Shorter steps until no trajectory of a brief look diverges: a flow brings chains to where the warm-up never was."""
@@ -341,8 +343,7 @@ class Run:
         """Independent draws that ``draws`` are worth, as reported; within their modes where chains cannot leave these."""
         if self.modes.n > 1 and self.method in ("local", "latent"):
             return bulk_size(about_their_modes(draws, self.modes))
-        sizes = judge(self.walk.to_user(draws)[0].numpy(), self.target).ess_bulk
-        return float(np.nanmin(sizes)) if np.isfinite(sizes).any() else 0.0
+        return worth(self.walk.to_user(draws)[0].numpy(), self.target)
 
     def stats(self) -> dict[str, np.ndarray]:
         """What the kernel said of the draws, ``(chain, draw)``."""

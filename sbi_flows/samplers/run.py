@@ -17,7 +17,7 @@ from sbi_flows._validation import as_float, positive
 from sbi_flows.bijections.support import parse_support
 from sbi_flows.distributions import Distribution
 from sbi_flows.results import Chains, Reliability
-from sbi_flows.samplers.convergence import Convergence, convergence
+from sbi_flows.samplers.convergence import Convergence, bulk_ess, convergence
 from sbi_flows.samplers.files import load_run, save_run, settings_of
 from sbi_flows.samplers.kernel import Info, Kernel, as_kernel
 from sbi_flows.samplers.record import Counted, Record, remarks
@@ -248,11 +248,23 @@ def _check_start(log_prob: Tensor) -> None:
 
 def judge(samples: np.ndarray, target: Target, *, max_rhat: float | str = "auto") -> Convergence:
     """:func:`convergence` of draws ``(chain, draw, d)`` in the user's parameters; angles of any period are brought to one of 2 pi."""
-    user = target.user
-    columns = parse_support(user.support, user.features)
+    circular, scale = _angles(target.user)
+    return convergence(samples * scale, target.user.names, circular=circular, max_rhat=max_rhat)
+
+
+def worth(samples: np.ndarray, target: Target) -> float:
+    """The smallest bulk effective size that :func:`judge` would find, of the parameters that move at all; else 0."""
+    circular, scale = _angles(target.user)
+    sizes = bulk_ess(samples * scale, circular=circular)
+    return float(np.nanmin(sizes)) if np.isfinite(sizes).any() else 0.0
+
+
+def _angles(target: Target) -> tuple[list[bool], np.ndarray]:
+    """Which columns are angles, and what brings their period to 2 pi."""
+    columns = parse_support(target.support, target.features)
     circular = [column.kind == "circular" for column in columns]
     period = np.array([column.high - column.low if angle else 2 * np.pi for column, angle in zip(columns, circular, strict=True)])
-    return convergence(samples * (2 * np.pi / period), user.names, circular=circular, max_rhat=max_rhat)
+    return circular, 2 * np.pi / period
 
 
 def _log_prior(prior: Distribution, samples: np.ndarray) -> np.ndarray:
