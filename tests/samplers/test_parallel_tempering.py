@@ -67,7 +67,7 @@ def test_evidence_and_masses_of_modes():
 
 
 def test_flows_carry_exchanges_of_a_circular_parameter():
-    """ln of the von Mises normaliser, to four errors: false alarms 1e-4."""
+    """ln of the von Mises normaliser, to four errors (false alarms 1e-4); flows raise the rate of exchanges with the prior, .47, to .65."""
     prior = from_pair(
         lambda n, generator: 2 * math.pi * torch.rand(n, 1, generator=generator) - math.pi,
         lambda x: torch.full((len(x),), -math.log(2 * math.pi)),
@@ -75,9 +75,11 @@ def test_flows_carry_exchanges_of_a_circular_parameter():
         support=["circular"],
     )
     target = posterior(lambda x: 5 * torch.cos(x[:, 0] - 3), prior)
-    result = parallel_tempering(target, n_steps=200, n_warmup=64, flow="auto", random_state=0)
+    alone, result = (parallel_tempering(target, n_steps=200, n_warmup=64, flow=flow, random_state=0) for flow in (None, "auto"))
     exact_log_z = math.log(float(np.i0(5.0)))
-    assert abs(result.evidence.log_z - exact_log_z) < 4 * result.evidence.log_z_err
+    assert abs(result.evidence.log_z - exact_log_z) < 4 * result.evidence.log_z_err < 0.2
+    assert np.array_equal(alone.powers, result.powers)
+    assert result.swap_rates[0] > alone.swap_rates[0] + 0.1
 
 
 def test_every_evaluation_is_counted_and_seeds_repeat():

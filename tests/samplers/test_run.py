@@ -8,6 +8,7 @@ from scipy import stats
 
 from sbi_flows.distributions import BoxUniform
 from sbi_flows.samplers import MALA, Mixed, RandomWalk, Stretch, convergence, parallel_tempering, run_chains, run_emcee, smc
+from sbi_flows.samplers.convergence import bulk_ess
 from sbi_flows.targets import from_log_prob, posterior
 
 SETTINGS = {"n_steps": 30, "n_warmup": 20, "thin": 3, "random_state": 7}
@@ -248,6 +249,14 @@ def test_a_density_with_an_infinite_integral_is_told(density, support, reaches):
     verdict = run_chains(RandomWalk(), endless, init, n_steps=600, n_warmup=200, random_state=0).reliability
     assert any("of the draws of t lie at the end of its range" in reason for reason in verdict.reasons) == reaches, verdict
     assert verdict.ok != reaches, verdict
+
+
+@pytest.mark.parametrize("shape", [(4, 400, 3), (1, 401, 3), (3, 7, 3)])
+def test_what_draws_are_worth_alone_is_what_is_reported(shape):
+    """One chain, few draws, angles and a column that never moves included."""
+    draws = np.random.default_rng(0).normal(size=shape).cumsum(1) * [0.1, 1.0, 0.0]
+    found = bulk_ess(draws, circular=[False, True, False])
+    np.testing.assert_array_equal(found, convergence(draws, ["a", "b", "c"], circular=[False, True, False]).ess_bulk)
 
 
 def test_convergence_of_good_draws():
