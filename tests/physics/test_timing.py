@@ -213,9 +213,12 @@ def test_chi_squared_of_true_skies(correlation):
     target = timing_likelihood(small(), correlation, n_bins=4)
     theta = torch.tensor([-13.5, 4.0, *[-13.5, 3.0] * 3], dtype=torch.float64)
     skies = target.simulate(theta.expand(200, -1), torch.Generator().manual_seed(0)).numpy()
-    found = [target.with_data(sky).chi_squared(theta) for sky in skies]
-    values, count = np.array([value for value, _ in found]), found[0][1]
+    found = [target.with_data(sky).chi_squared(theta[None]) for sky in skies]
+    values, count = np.array([float(value) for value, _ in found]), found[0][1]
     assert abs(values.mean() - count) < 4 * math.sqrt(2 * count / 200)
+    rows = theta + torch.linspace(0, 0.5, 19, dtype=torch.float64)[:, None]
+    together, _ = target.chi_squared(rows)
+    np.testing.assert_allclose(together, [float(target.chi_squared(row[None])[0]) for row in rows], rtol=1e-10)
 
 
 @pytest.mark.parametrize("parameter", [0, 1, 2])

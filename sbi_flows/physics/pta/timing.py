@@ -26,6 +26,7 @@ OWN = (("log10_A", -20.0, -11.0), ("gamma", 0.0, 7.0))  # of each pulsar's own r
 _LOG10_UNIT = -7.0  # s: in units of 1e-7 s the numbers are of order one
 _NULL = 1e-14  # of TNT's largest eigenvalue: below, a direction holds rounding and no data
 LOUDEST = 9.0  # log10 of rho in s: thirty years of delay
+_FEW = 8  # draws at once, where the matrix of all pulsars is made whole
 _BLOCK_BYTES = 2**24  # of one block's matrices: rows beyond what stays near the cache gain nothing
 
 
@@ -167,22 +168,22 @@ class TimingTarget(Target):
         information = gram[..., :k, k] + torch.einsum("pkr,npr->npk", self._low_rest, rest)
         return gram[..., :k, :k] + self._constant, information, log_high
 
-    def chi_squared(self, theta: Tensor) -> tuple[float, int]:
-        """w' C^-1 w of the white data under one ``theta (d,)``, and how many numbers they are: chi-squared where the model is true."""
-        theta = self._checked(theta[None])
-        own = _power_of_ten(2 * (self.own_log10_rho(theta)[0] - _LOG10_UNIT)).repeat_interleave(2, dim=-1)
-        shared = _power_of_ten(2 * (self.log10_rho(theta)[0] - _LOG10_UNIT)).repeat_interleave(2, dim=-1)
-        white = torch.einsum("prk,pk->pr", self.whitener, torch.from_numpy(self.array.tnr))
-        p, rank = white.shape
+    def chi_squared(self, theta: Tensor) -> tuple[Tensor, int]:
+        """w' C^-1 w ``(n,)`` of the white data under ``theta (n, d)``, and how many numbers they are: chi-squared where theta is true."""
+        there = (self.factor.square().sum(1) > 0).reshape(-1)  # directions that the timing model took are neither data nor misfit
+        return torch.cat([self._misfits(rows) for rows in self._checked(theta).split(_FEW)]), int(there.sum())
+
+    def _misfits(self, theta: Tensor) -> Tensor:
+        own = _power_of_ten(2 * (self.own_log10_rho(theta) - _LOG10_UNIT)).repeat_interleave(2, dim=-1)
+        shared = _power_of_ten(2 * (self.log10_rho(theta) - _LOG10_UNIT)).repeat_interleave(2, dim=-1)
+        white = torch.einsum("prk,pk->pr", self.whitener, torch.from_numpy(self.array.tnr)).flatten()
+        rank = self.factor.shape[-1]
         heard = self.factor[:, : 2 * self.n_bins]
         gamma = torch.from_numpy(correlation_matrix(self.correlation, self.array.positions))
-        covariance = torch.einsum("ij,ika,k,jkb->iajb", gamma, heard, shared, heard)
-        each = torch.einsum("ika,ik,ikb->iab", self.factor, own, self.factor) + torch.eye(rank, dtype=torch.float64)
-        covariance.diagonal(dim1=0, dim2=2).add_(each.permute(1, 2, 0))
-        white = white.reshape(-1)
-        there = (self.factor.square().sum(1) > 0).reshape(-1)  # directions that the timing model took are neither data nor misfit
-        solved = torch.linalg.solve(covariance.reshape(p * rank, p * rank), white)
-        return float(white @ solved), int(there.sum())
+        covariance = torch.einsum("ij,ika,nk,jkb->niajb", gamma, heard, shared, heard)
+        each = torch.einsum("ika,nik,ikb->niab", self.factor, own, self.factor) + torch.eye(rank, dtype=torch.float64)
+        covariance.diagonal(dim1=1, dim2=3).add_(each.permute(0, 2, 3, 1))
+        return torch.linalg.solve(covariance.flatten(3).flatten(1, 2), white.expand(len(theta), -1)) @ white
 
     # --- Simulator ---------------------------------------------------------------------------------------------------------
 

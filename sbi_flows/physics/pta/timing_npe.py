@@ -35,7 +35,8 @@ from sbi_flows.results import Reliability, WeightedSamples
 
 _AT_ONCE = 2000
 _OF_ONE_CHOICE = 100  # skies of one choice of pulsars, where these vary
-_IMPOSSIBLE = 1e-4  # false alarm of the chi-squared, as draws near the posterior lie below its mean
+_LOOKED_AT = 64  # draws, for chi-squared
+_IMPOSSIBLE, _UNLIKELY = 1e-4, 1e-2  # of a posterior predictive p-value: not ok, and a note
 _ROUGH = 2000  # draws of the network from which proposals are made
 _TYPICAL = 1000  # simulations kept, among which a sky is looked for
 _LAYOUT = 1
@@ -290,11 +291,11 @@ class TimingNPE:
         return self._judged(dataclasses.replace(weighted, samples=theta, names=cube.target.names), cube.target)
 
     def _judged(self, weighted: WeightedSamples, target: TimingTarget) -> WeightedSamples:
-        """With what the best draw says of the sky as part of the verdict."""
-        reason = _misfit(target, torch.from_numpy(weighted.samples[int(np.argmax(weighted.log_weights))]))
-        if not reason or weighted.source is None:
+        """With what some draws say of the sky as part of the verdict."""
+        if weighted.source is None:
             return weighted
-        source = Reliability.from_reasons([*weighted.source.reasons, reason], weighted.source.notes)
+        reasons, notes = _misfit(target, torch.from_numpy(weighted.resample(_LOOKED_AT, 0)))
+        source = Reliability.from_reasons([*weighted.source.reasons, *reasons], [*weighted.source.notes, *notes])
         return dataclasses.replace(weighted, source=source)
 
     def refined(self, model: str, array: PulsarArray, n_samples: int = 10_000, random_state: int = 0) -> WeightedSamples:
@@ -364,15 +365,19 @@ class TimingNPE:
         return True
 
 
-def _misfit(target: TimingTarget, theta: Tensor) -> str:
-    """Why no parameters explain the sky, from how far its data lie from zero at the draw of most weight; "" where they do."""
+def _misfit(target: TimingTarget, theta: Tensor) -> tuple[list[str], list[str]]:
+    """Reasons and notes where parameters drawn from the posterior, ``theta (n, d)``, do not explain the sky.
+
+    By the posterior predictive p-value of chi-squared (Gelman, Meng & Stern 1996, Statistica Sinica 6, 733), its mean over the draws.
+    """
     chi_squared, count = target.chi_squared(theta)
-    if stats.chi2.sf(chi_squared, count) > _IMPOSSIBLE:
-        return ""
-    return (
-        f"the residuals have a chi-squared of {chi_squared:.4g} for {count} numbers at the best draw: either the source and "
-        "power laws cannot make such a sky (look for a line, a glitch, other units), or the network's draws are nowhere near its posterior"
-    )
+    p_value = float(stats.chi2.sf(chi_squared.numpy(), count).mean())
+    middle = float(chi_squared.median())
+    told = f"the residuals have a chi-squared of {middle:.4g} for {count} numbers (posterior predictive p = {p_value:.1g})"
+    if p_value < _IMPOSSIBLE:
+        why = "look for a line, a glitch, other units), or the draws are nowhere near its posterior"
+        return [f"{told}: either the source and power laws cannot make such a sky ({why}"], []
+    return [], [f"{told}: the sky has more than the source and power laws tell of"] if p_value < _UNLIKELY else []
 
 
 def _flow(features: int, context: int, *, objects: int, hidden: Sequence[int], support: Sequence[Any]):
