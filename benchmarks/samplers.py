@@ -28,7 +28,7 @@ from sbi_flows.targets import Target, from_numpy, posterior
 
 HERE = Path(__file__).parent
 RUNS, TABLE = HERE / "results" / "samplers.jsonl", HERE / "results" / "samplers.md"
-PEERS = ("nautilus", "pocoMC", "dynesty static", "dynesty dynamic")
+PEERS = ("nautilus", "nautilus, stopped", "pocoMC", "dynesty static", "dynesty dynamic")
 OURS: dict[str, Callable] = {
     "smc": lambda target, seed: smc(target, random_state=seed),
     "smc, 4000 draws a flow": lambda target, seed: smc(target, n_particles=4000, random_state=seed),

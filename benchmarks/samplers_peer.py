@@ -4,7 +4,7 @@
 
 Settings: dynesty with 500 live points, bounds and steps by its own choice ("multi" and random walks at d = 10), static and dynamic;
 nautilus with its 2000 live points, run to an effective sample size of 10 000 and with the exploration discarded, as its manual says for
-evidences; pocoMC with its defaults. Likelihoods are given vectorised where the peer takes that.
+evidences, and once more stopped where ``smc`` has ended; pocoMC with its defaults. Likelihoods are given vectorised where the peer takes that.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.sampler_problems import PROBLEMS, BoxProblem
+
+STOPPED = 125_000  # evaluations
 
 
 class Counted:
@@ -63,6 +65,17 @@ def nautilus(counted: Counted, seed: int) -> tuple[float, float]:
     return float(sampler.log_z), float(1 / np.sqrt(sampler.n_eff))
 
 
+def nautilus_stopped(counted: Counted, seed: int) -> tuple[float, float]:
+    """As far as it comes with as many evaluations as ``smc`` takes for Rosenbrock-10, by its own ``n_like_max``."""
+    from nautilus import Sampler
+
+    sampler = Sampler(counted.from_cube, counted.rows, counted.problem.features, vectorized=True, seed=seed)
+    converged = sampler.run(verbose=False, discard_exploration=True, n_like_max=STOPPED)
+    if converged:
+        raise RuntimeError(f"nautilus converged within {STOPPED} evaluations: run it without a limit.")
+    return float(sampler.log_z), float(1 / np.sqrt(sampler.n_eff))
+
+
 def pocomc(counted: Counted, seed: int) -> tuple[float, float]:
     import pocomc
     from scipy.stats import uniform
@@ -74,7 +87,13 @@ def pocomc(counted: Counted, seed: int) -> tuple[float, float]:
     return tuple(float(value) for value in sampler.evidence())
 
 
-PEERS = {"dynesty static": dynesty_static, "dynesty dynamic": dynesty_dynamic, "nautilus": nautilus, "pocoMC": pocomc}
+PEERS = {
+    "dynesty static": dynesty_static,
+    "dynesty dynamic": dynesty_dynamic,
+    "nautilus": nautilus,
+    "nautilus, stopped": nautilus_stopped,
+    "pocoMC": pocomc,
+}
 
 
 def main(problem: str, peer: str, seed: int) -> None:
