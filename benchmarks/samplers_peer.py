@@ -4,7 +4,8 @@
 
 Settings: dynesty with 500 live points, bounds and steps by its own choice ("multi" and random walks at d = 10), static and dynamic;
 nautilus with its 2000 live points, run to an effective sample size of 10 000 and with the exploration discarded, as its manual says for
-evidences, and once more stopped where ``smc`` has ended; pocoMC with its defaults. Likelihoods are given vectorised where the peer takes that.
+evidences, and once more stopped where ``smc`` has ended; pocoMC with its defaults. Likelihoods are given vectorised where the peer
+takes that.
 """
 
 from __future__ import annotations
