@@ -189,6 +189,8 @@ def _print_timing(console: Console, result) -> None:
         for reason in record["reasons"]:
             text = f"{record['model']} by {record['route']}: {reason}"
             console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        for note in record["notes"]:
+            console.print(f"{record['model']} by {record['route']}: {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
     for (name, way), reason in result.skipped.items():
         console.print(f"Skipped {name} by {way}: {reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 

@@ -90,6 +90,7 @@ class TimingComparison:
             "log_bf_err": None if reference is None else _joined_error(result, reference),
             "reliable": result.reliable,
             "reasons": result.reasons,
+            "notes": result.notes,
             "hellinger_mean": None if distances is None else float(distances[0].mean()),
             "hellinger_max": None if distances is None else float(distances[0].max()),
             "hellinger_floor": None if distances is None else distances[1],
@@ -114,7 +115,8 @@ class TimingComparison:
         write_atomic(folder / "timing.json", json.dumps(self.records(), indent=1, allow_nan=False).encode())
         table = self.to_dataframe()
         if len(table):
-            table["reasons"] = table["reasons"].map("; ".join)
+            for column in ("reasons", "notes"):
+                table[column] = table[column].map("; ".join)
         write_atomic(folder / "timing.csv", table.to_csv(index=False).encode())
 
     def write_figures(self, folder: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from sbi_flows._files import write_atomic
@@ -29,14 +28,13 @@ from sbi_flows.physics.pta.models import get_model
 from sbi_flows.physics.pta.timing import LOUDEST, TimingTarget, timing_likelihood
 from sbi_flows.physics.pta.timing_arrays import PulsarArray
 from sbi_flows.physics.pta.timing_cube import Cube, cube_prior
+from sbi_flows.physics.pta.timing_misfit import judged
 from sbi_flows.physics.pta.timing_refine import refined
 from sbi_flows.physics.pta.timing_summaries import PulsarSummaries
-from sbi_flows.results import Reliability, WeightedSamples
+from sbi_flows.results import WeightedSamples
 
 _AT_ONCE = 2000
 _OF_ONE_CHOICE = 100  # skies of one choice of pulsars, where these vary
-_LOOKED_AT = 64  # draws, for chi-squared
-_IMPOSSIBLE, _UNLIKELY = 1e-4, 1e-2  # of a posterior predictive p-value: not ok, and a note
 _ROUGH = 2000  # draws of the network from which proposals are made
 _TYPICAL = 1000  # simulations kept, among which a sky is looked for
 _LAYOUT = 1
@@ -288,15 +286,7 @@ class TimingNPE:
 
         weighted = self.posterior(cube.target.model.name, array).reweight(log_likelihood, n_samples, random_state)
         theta = cube.to_user(torch.from_numpy(weighted.samples)).numpy()
-        return self._judged(dataclasses.replace(weighted, samples=theta, names=cube.target.names), cube.target)
-
-    def _judged(self, weighted: WeightedSamples, target: TimingTarget) -> WeightedSamples:
-        """With what some draws say of the sky as part of the verdict."""
-        if weighted.source is None:
-            return weighted
-        reasons, notes = _misfit(target, torch.from_numpy(weighted.resample(_LOOKED_AT, 0)))
-        source = Reliability.from_reasons([*weighted.source.reasons, *reasons], [*weighted.source.notes, *notes])
-        return dataclasses.replace(weighted, source=source)
+        return judged(dataclasses.replace(weighted, samples=theta, names=cube.target.names), cube.target)
 
     def refined(self, model: str, array: PulsarArray, n_samples: int = 10_000, random_state: int = 0) -> WeightedSamples:
         """The same, but with proposals made of the network's draws and bettered by the likelihood (:func:`.timing_refine.refined`).
@@ -307,7 +297,7 @@ class TimingNPE:
         cube = self.cube(get_model(model).name, array)
         rough = posterior.sample(_ROUGH, random_state)
         weighted = refined(cube, rough, n_samples=n_samples, random_state=random_state, source=posterior.reliability)
-        return self._judged(weighted, cube.target)
+        return judged(weighted, cube.target)
 
     def probabilities(self, array: PulsarArray) -> ModelProbabilities:
         """Probabilities of the sources from the classifier, which no evidence enters."""
@@ -363,21 +353,6 @@ class TimingNPE:
         self.classifier_ = ModelClassifier.load(classifier) if classifier.is_file() and self.effort.n_classified else None
         self.seconds_ = seconds
         return True
-
-
-def _misfit(target: TimingTarget, theta: Tensor) -> tuple[list[str], list[str]]:
-    """Reasons and notes where parameters drawn from the posterior, ``theta (n, d)``, do not explain the sky.
-
-    By the posterior predictive p-value of chi-squared (Gelman, Meng & Stern 1996, Statistica Sinica 6, 733), its mean over the draws.
-    """
-    chi_squared, count = target.chi_squared(theta)
-    p_value = float(stats.chi2.sf(chi_squared.numpy(), count).mean())
-    middle = float(chi_squared.median())
-    told = f"the residuals have a chi-squared of {middle:.4g} for {count} numbers (posterior predictive p = {p_value:.1g})"
-    if p_value < _IMPOSSIBLE:
-        why = "look for a line, a glitch, other units), or the draws are nowhere near its posterior"
-        return [f"{told}: either the source and power laws cannot make such a sky ({why}"], []
-    return [], [f"{told}: the sky has more than the source and power laws tell of"] if p_value < _UNLIKELY else []
 
 
 def _flow(features: int, context: int, *, objects: int, hidden: Sequence[int], support: Sequence[Any]):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from sbi_flows import __version__
 from sbi_flows._files import write_atomic
@@ -20,6 +21,7 @@ from sbi_flows.flow_sampling import FlowSampler
 from sbi_flows.physics.pta.timing import timing_likelihood
 from sbi_flows.physics.pta.timing_arrays import PulsarArray
 from sbi_flows.physics.pta.timing_cube import Cube
+from sbi_flows.physics.pta.timing_misfit import LOOKED_AT, judged, misfit
 from sbi_flows.physics.pta.timing_npe import TimingNPE
 from sbi_flows.physics.pta.timing_refine import refined
 from sbi_flows.physics.pta.timing_sweeps import PulsarSweeps
@@ -28,7 +30,7 @@ from sbi_flows.results import Evidence, Reliability, WeightedSamples
 ROUTES = ("npe", "sampler", "importance")
 _STARTS = 2000  # weighted draws from which chains start
 _CHAINS = 64  # they start nearly where they should, and each more has a warm-up to pay
-LAYOUT = 2  # raise when a record changes meaning: older ones are then computed anew
+LAYOUT = 3  # raise when a record changes meaning: older ones are then computed anew
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class RouteResult:
         Of the exact likelihood.
     seconds, cpu_seconds : float
     reliable : bool
-    reasons : list of str
+    reasons, notes : list of str
     names : list of str
     """
 
@@ -124,6 +126,7 @@ class RouteResult:
     cpu_seconds: float
     reliable: bool
     reasons: list[str]
+    notes: list[str]
     names: list[str]
 
     @property
@@ -131,7 +134,7 @@ class RouteResult:
         """As :func:`sbi_flows.compare_models` and :func:`sbi_flows.report` take it."""
         row = {"log_z": self.log_z, "log_z_err": self.log_z_err, "ess": self.share, "pareto_k": self.pareto_k}
         table = pd.DataFrame([{**row, "n_evaluations": self.n_evaluations}], index=[self.method])
-        verdict = Reliability.from_reasons(self.reasons)
+        verdict = Reliability.from_reasons(self.reasons, self.notes)
         return Evidence(self.log_z, self.log_z_err, self.method, self.share, self.pareto_k, verdict, table, tuple(self.names))
 
 
@@ -173,6 +176,7 @@ def run_route(job: TimingJob, stage: Callable[[str], None]) -> tuple[RouteResult
 def _by_weights(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str, Any], RouteDraws, tuple[str, ...]]:
     """Weighted draws in blocks until they are worth enough, each block with seeds and proposals of its own."""
     effort = job.effort
+    source = None if job.network is None else job.network.posterior(job.model, job.array).reliability
     blocks: list[WeightedSamples] = []
     while True:
         stage(f"weighing draws, {len(blocks) * effort.block} so far")
@@ -181,11 +185,11 @@ def _by_weights(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str,
             np.concatenate([block.samples for block in blocks]),
             np.concatenate([block.log_weights for block in blocks]),
             blocks[0].names,
-            blocks[0].source,
+            source,
         )
         if whole.ess >= effort.n_effective or len(whole.samples) + effort.block > effort.max_draws:
             break
-    n = len(whole.samples)
+    n, whole = len(whole.samples), judged(whole, _cube(job).target)
     values = {
         "log_z": whole.log_z,
         "log_z_err": whole.log_z_err,
@@ -195,6 +199,7 @@ def _by_weights(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str,
         "n_evaluations": n,
         "reliable": whole.reliability.ok,
         "reasons": list(whole.reliability.reasons),
+        "notes": list(whole.reliability.notes),
     }
     # Draws of no weight to speak of would only fill the file.
     kept = whole.log_weights > whole.log_weights.max() - 30
@@ -232,7 +237,9 @@ def _by_sampler(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str,
     evidence = sampler.evidence()
     report = sampler.report_
     rows = sampler.chains_.samples.reshape(-1, target.features)
-    reasons = [*report.reliability.reasons, *(r for r in evidence.reliability.reasons if r not in report.reliability.reasons)]
+    few = torch.from_numpy(rows[np.random.default_rng(job.model_seed).integers(len(rows), size=LOOKED_AT)])
+    verdicts = (report.reliability, evidence.reliability, Reliability.from_reasons(*misfit(target, few)))
+    reasons = list(dict.fromkeys(reason for verdict in verdicts for reason in verdict.reasons))
     values = {
         "log_z": float(evidence.log_z),
         "log_z_err": float(evidence.log_z_err),
@@ -242,6 +249,7 @@ def _by_sampler(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str,
         "n_evaluations": int(report.n_evaluations),
         "reliable": not reasons,
         "reasons": reasons,
+        "notes": list(dict.fromkeys(note for verdict in verdicts for note in verdict.notes)),
     }
     return values, RouteDraws(rows, np.zeros(len(rows)), float(report.ess)), target.names
 
