@@ -370,12 +370,17 @@ def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     # Copies are found by a random projection: equal rows have equal sums, others differ for sure enough, once no column is so large
     # that what the others add is lost in rounding: a constant one of 1e17 made copies of all rows.
     away = rows - rows[0]
-    size = np.abs(away).max(axis=0)
-    away /= np.where(size > 0, size, 1.0)
+    reach = np.abs(away).max(axis=0)
+    away /= np.where(reach > 0, reach, 1.0)
     keys = away @ np.random.default_rng([seed, 1]).normal(size=rows.shape[1])
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    _, first, group, size = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    # More copies than there are to be validation rows all train, and the others are shared out: drawn first, the copies would leave next
+    # to nothing to learn from.
+    many = size > n_validation
+    if n_validation and not many.all():
+        n_validation = min(max(round(fraction * int(size[~many].sum())), 1), n - 1)
     # Each group draws its lot at its first row: neither the units of the data nor rows appended later change the lots of others.
-    order = np.random.default_rng(seed).random(n)[first][group]
+    order = (np.random.default_rng(seed).random(n)[first] + many)[group]
     ranked = np.argsort(order, kind="stable")
     if 0 < n_validation < n:
         # Move the cut to the next border between groups.

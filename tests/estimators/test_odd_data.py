@@ -209,3 +209,11 @@ def test_a_huge_constant_column_makes_no_copies_of_rows():
     rows[:, 1] = 4.7e17
     training, validation = split_rows(rows, 0.1, 0)
     assert (len(training), len(validation)) == (450, 50)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_copies_of_one_row_train(seed):
+    """Nine rows of ten are one row: they never take the training set away, whatever their lot."""
+    x = np.vstack([rows(100), np.zeros((900, rows(1).shape[1]))])
+    training, validation = split_rows(x, 0.1, seed)
+    assert len(training) == 990 and (validation < 100).all()
