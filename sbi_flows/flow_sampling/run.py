@@ -268,16 +268,22 @@ class Run:
         with self.ledger.purpose("draws"):
             if not self.records:
                 self._begin_draws()
+            price = 0.0  # evaluations a step
             for piece in range(_PIECES):
                 have = self._reconsidered(self.effective_size()) if piece else self.effective_size()
-                spent = self.ledger.n_evaluations > self.settings.max_evaluations
-                if have >= n_effective or (spent and self.records):
+                spent = self.ledger.n_evaluations
+                left = self.settings.max_evaluations - spent
+                if have >= n_effective or (left < 0 and self.records):
                     return
-                if spent:
+                if left < 0:
                     # The choice alone took all there was: the least that can be judged.
                     self.records.append(self.walk.draw(_FEWEST))
                     return
-                self.records.append(self.walk.draw(self._length(n_effective, have), self.thin))
+                length = self._length(n_effective, have)
+                if price:
+                    length = min(length, max(int(left / price), _FEWEST * self.thin))
+                self.records.append(self.walk.draw(length, self.thin))
+                price = (self.ledger.n_evaluations - spent) / self.records[-1].n_steps
 
     def _begin_draws(self) -> None:
         """The kernel as it stays; where nothing has been learned since the pilot began, its draws are draws like any."""

@@ -65,7 +65,8 @@ class FlowSampler(BaseEstimator):
     kernel : Kernel, optional
         The local kernel; by default one that follows gradients where there are any, else an adaptive random walk.
     max_evaluations : int
-        Where to stop, with a verdict that says so.
+        Where to stop, with a verdict that says so. What is begun is brought to its end: the choice of a method, or the first piece of
+        the draws, may take more.
     random_state : int, generator or None
         With a method given, an int gives the same draws every time on one machine. "auto" weighs measured seconds, which differ from run
         to run: ``report_.method`` says what it came to; name that as ``method`` where every bit must repeat.
