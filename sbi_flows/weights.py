@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -50,7 +51,50 @@ def pareto_k(log_weights: np.ndarray, relative_ess: float = 1.0) -> float:
     ----------
     Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling", JMLR 25(72).
     """
-    return _tail(np.asarray(log_weights, dtype=np.float64), relative_ess)[0]
+    return pareto_tail(log_weights, relative_ess).k
+
+
+class ParetoTail(NamedTuple):
+    """The generalised Pareto distribution fitted to the largest weights; weights are in units of the largest one.
+
+    Attributes
+    ----------
+    k, scale : float
+    threshold : float
+        Above it lies the tail.
+    n : int
+        Weights in it; 0 where none were fitted.
+    """
+
+    k: float
+    scale: float
+    threshold: float
+    n: int
+
+    def quantiles(self, p: np.ndarray) -> np.ndarray:
+        """The weight that a share ``p`` of the tail stays below."""
+        risen = np.expm1(-self.k * np.log1p(-p)) / self.k if abs(self.k) > 1e-12 else -np.log1p(-p)
+        return self.threshold + self.scale * risen
+
+
+def pareto_tail(log_weights: np.ndarray, relative_ess: float = 1.0) -> ParetoTail:
+    """The tail of which :func:`pareto_k` tells the shape."""
+    log_weights = np.asarray(log_weights, dtype=np.float64)
+    finite = np.sort(log_weights[np.isfinite(log_weights)])
+    if len(finite) < 25:
+        return ParetoTail(np.inf, np.nan, np.nan, 0)
+    n = len(log_weights)
+    tail = int(np.ceil(min(0.2 * n, 3 * np.sqrt(n / relative_ess))))
+    tail = min(max(tail, 5), len(finite) - 1)
+    finite = finite - finite[-1]
+    threshold = float(np.exp(finite[-tail - 1]))
+    exceedances = np.exp(finite[-tail:]) - threshold
+    if exceedances[-1] <= ALIKE:
+        return ParetoTail(-np.inf, np.nan, threshold, 0)
+    exceedances = exceedances[exceedances > 0]  # rows tied with the threshold say nothing of what lies above it
+    if len(exceedances) < 5:
+        return ParetoTail(np.inf, np.nan, threshold, 0)
+    return ParetoTail(*_fit_generalised_pareto(exceedances), threshold, len(exceedances))
 
 
 def smooth_weights(log_weights: np.ndarray, relative_ess: float = 1.0) -> np.ndarray:
@@ -64,15 +108,12 @@ def smooth_weights(log_weights: np.ndarray, relative_ess: float = 1.0) -> np.nda
     Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling", JMLR 25(72).
     """
     log_weights = np.array(log_weights, dtype=np.float64)
-    k, sigma, n_tail = _tail(log_weights, relative_ess)
-    if not np.isfinite(k) or n_tail == 0:
+    tail = pareto_tail(log_weights, relative_ess)
+    if tail.n == 0:
         return log_weights
-    order = np.argsort(log_weights, kind="stable")
-    top = log_weights[order[-1]]
-    threshold = np.exp(log_weights[order[-n_tail - 1]] - top)
-    p = (np.arange(n_tail) + 0.5) / n_tail
-    quantiles = sigma * np.expm1(-k * np.log1p(-p)) / k if abs(k) > 1e-12 else -sigma * np.log1p(-p)
-    log_weights[order[-n_tail:]] = top + np.minimum(np.log(threshold + quantiles), 0.0)
+    largest = np.argsort(log_weights, kind="stable")[-tail.n :]
+    quantiles = tail.quantiles((np.arange(tail.n) + 0.5) / tail.n)
+    log_weights[largest] = log_weights[largest[-1]] + np.minimum(np.log(quantiles), 0.0)
     return log_weights
 
 
@@ -94,10 +135,9 @@ def log_mean_error(log_weights: np.ndarray) -> float:
         return np.inf
     weights = np.exp(log_weights - top)
     mean = weights.mean()
-    k, _, n_tail = _tail(log_weights, 1.0)
+    k, _, threshold, n_tail = pareto_tail(log_weights)
     if not 0.5 < k < np.inf or n_tail == 0:
         return float(weights.std() / mean / np.sqrt(n))
-    threshold = np.partition(weights, n - n_tail - 1)[n - n_tail - 1]
     below = np.minimum(weights, threshold)
     above = (weights - below).mean() / mean
     return float(np.hypot(below.std() / mean / np.sqrt(n), above * _spread_of_sums(round(min(k, _LARGEST_K), 2), n_tail)))
@@ -152,24 +192,6 @@ def bridge(ratio: np.ndarray, proposal_ratio: np.ndarray) -> tuple[float, float]
 
 
 _RATIO_BOUND = 1000.0
-
-
-def _tail(log_weights: np.ndarray, relative_ess: float) -> tuple[float, float, int]:
-    """Pareto shape and scale (in units of the largest weight) of the largest weights, and how many these are; 0 where none were fitted."""
-    finite = np.sort(log_weights[np.isfinite(log_weights)])
-    if len(finite) < 25:
-        return np.inf, np.nan, 0
-    n = len(log_weights)
-    tail = int(np.ceil(min(0.2 * n, 3 * np.sqrt(n / relative_ess))))
-    tail = min(max(tail, 5), len(finite) - 1)
-    finite = finite - finite[-1]
-    exceedances = np.exp(finite[-tail:]) - np.exp(finite[-tail - 1])
-    if exceedances[-1] <= ALIKE:
-        return -np.inf, np.nan, 0
-    exceedances = exceedances[exceedances > 0]        # rows tied with the threshold say nothing of what lies above it
-    if len(exceedances) < 5:
-        return np.inf, np.nan, 0
-    return *_fit_generalised_pareto(exceedances), len(exceedances)
 
 
 def _fit_generalised_pareto(exceedances: np.ndarray) -> tuple[float, float]:

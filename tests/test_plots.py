@@ -1,5 +1,6 @@
 """Figures: they draw, write whole files in raster and vector form, and leave matplotlib's state alone."""
 
+import math
 import sys
 
 import numpy as np
@@ -275,9 +276,11 @@ def test_weights_are_drawn_whole_with_the_tail_that_was_fitted():
     size, share = axis.lines[0].get_data()
     assert len(size) == 3990 and share[-1] == pytest.approx(3990 / 4000)
     assert np.sum(size) == pytest.approx(4000)
-    tail = axis.lines[1]
-    slope = np.diff(np.log(tail.get_xdata()[[0, -1]])) / np.diff(np.log(tail.get_ydata()[[0, -1]]))
-    assert slope[0] == pytest.approx(-draws.pareto_k) and f"k {draws.pareto_k:.2f}" in axis.get_title(loc="left")
+    # The fitted tail follows the weights it was fitted to: about its middle within a tenth.
+    fitted, falling = axis.lines[1].get_data()
+    assert len(fitted) == math.ceil(3 * math.sqrt(4000)) and falling[-1] == len(fitted) / 4000
+    assert np.abs(np.log(fitted / size[: len(fitted)]))[20:].max() < 0.1
+    assert f"k {draws.pareto_k:.2f}" in axis.get_title(loc="left")
     even = WeightedSamples(x, np.zeros(4000), ("a",))
     assert "no tail" in plots.weights(even).axes[0].get_title(loc="left")
     with pytest.raises(TypeError, match="make WeightedSamples"):

@@ -8,7 +8,7 @@ import numpy as np
 
 from sbi_flows.plots.canvas import COLOURS, GREY, new_figure
 from sbi_flows.results import FitHistory, WeightedSamples
-from sbi_flows.weights import largest_pareto_k, pareto_k
+from sbi_flows.weights import largest_pareto_k, pareto_tail
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,7 @@ def losses(history: FitHistory) -> Figure:
 def weights(draws: WeightedSamples) -> Figure:
     """What share of the draws has a weight above each size: a few draws that carry everything are seen at the lower right.
 
-    The dashed line falls as the Pareto tail that was fitted to the largest weights; the steeper, the better.
+    The dashed line is the generalised Pareto distribution fitted to the largest weights; the steeper it falls, the better.
 
     Parameters
     ----------
@@ -82,20 +82,19 @@ def weights(draws: WeightedSamples) -> Figure:
     largest = np.sort(draws.weights)[::-1] * n
     largest = largest[largest > 0]
     share = np.arange(1, len(largest) + 1) / n
-    k = pareto_k(draws.log_weights)
+    tail = pareto_tail(draws.log_weights)
     figure = new_figure(5.2, 3.6)
     axis = figure.subplots()
     axis.loglog(largest, share, color=COLOURS[0], linewidth=1.6, label="draws")
-    if np.isfinite(k) and k > 0:
-        start = min(int(3 * np.sqrt(n)), len(largest) - 1)
-        falling = share[: start + 1]
-        tail = largest[start] * (falling / falling[-1]) ** -k
-        axis.loglog(tail, falling, "--", color=COLOURS[1], linewidth=1.4, label=f"Pareto tail, k = {k:.2f}")
+    if tail.n:
+        falling = share[: tail.n]
+        fitted = largest[0] * tail.quantiles(1 - falling / falling[-1])
+        axis.loglog(fitted, falling, "--", color=COLOURS[1], linewidth=1.4, label=f"Pareto tail, k = {tail.k:.2f}")
     axis.axvline(1.0, color=GREY, linewidth=0.8)
     axis.set_xlabel("weight, in units of the mean weight")
     axis.set_ylabel("share of draws with at least this weight")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, loc="lower left")
-    said = "no tail" if k == -np.inf else f"Pareto k {k:.2f} (believed up to {largest_pareto_k(n):.2f})"
+    said = "no tail" if tail.k == -np.inf else f"Pareto k {tail.k:.2f} (believed up to {largest_pareto_k(n):.2f})"
     axis.set_title(f"effective draws {draws.ess:.0f} of {n}; {said}", loc="left", fontsize=10)
     return figure
