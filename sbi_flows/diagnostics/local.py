@@ -46,6 +46,8 @@ class LocalC2ST:
         where it is positive the posterior has too little mass, where negative too much.
     where : str
         "x_o" or "all x".
+    names : tuple of str
+        Of the parameters.
     reliability : Reliability
     """
 
@@ -55,6 +57,7 @@ class LocalC2ST:
     theta: np.ndarray = field(repr=False)
     preference: np.ndarray = field(repr=False)
     where: str
+    names: tuple[str, ...]
     reliability: Reliability
 
     def __repr__(self) -> str:
@@ -236,9 +239,8 @@ def _exchange(
     if p_value < false_alarm:
         advice = "train on more simulations" + (" near x_o, for instance by sequential inference" if where == "x_o" else "")
         reasons.append(f"at {where} truth and posterior draws can be told apart (C2ST p={p_value:.2g}): {advice}")
-    return LocalC2ST(
-        float(statistics[0]), p_value, statistics[1:], theta, preference[:, 0], where, Reliability.from_reasons(reasons)
-    )
+    verdict = Reliability.from_reasons(reasons)
+    return LocalC2ST(float(statistics[0]), p_value, statistics[1:], theta, preference[:, 0], where, posterior.names, verdict)
 
 
 def _preference(features: _Features, weights: np.ndarray, judged: np.ndarray, draws: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -111,14 +111,13 @@ def null_distribution(record: MMD | LocalC2ST | Misspecification) -> Figure:
     return figure
 
 
-def local_preference(record: LocalC2ST, names: Sequence[str] | None = None, *, columns: tuple[int, int] = (0, 1)) -> Figure:
+def local_preference(record: LocalC2ST, *, columns: tuple[int, int] = (0, 1)) -> Figure:
     """Posterior draws at x_o, coloured by where the classifier finds too much or too little of them.
 
     With one parameter the preference itself is the vertical axis.
     """
     require(record, "local_preference", "LocalC2ST")
     d = record.theta.shape[1]
-    names = [f"theta_{j}" for j in range(d)] if names is None else names
     figure = new_figure(5.4, 4.2)
     axis = figure.subplots()
     limit = max(float(np.abs(record.preference).max()), 0.05)
@@ -133,8 +132,8 @@ def local_preference(record: LocalC2ST, names: Sequence[str] | None = None, *, c
             record.theta[:, i], record.theta[:, j], c=record.preference, s=8, cmap="RdBu_r", vmin=-limit, vmax=limit, edgecolor="none"
         )
         figure.colorbar(points, ax=axis, label="too many draws  <  0  <  too few")
-        axis.set_ylabel(names[j])
-    axis.set_xlabel(names[columns[0]])
+        axis.set_ylabel(record.names[j])
+    axis.set_xlabel(record.names[columns[0]])
     axis.set_title(f"posterior draws at {record.where}, p = {record.p_value:.2g}", fontsize=10)
     _tidy(axis)
     return figure

@@ -1,5 +1,6 @@
 """Figures of the diagnostics: what they show agrees with the records, whatever the sizes."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -78,8 +79,8 @@ def test_two_samples_and_one_observation(tmp_path):
         plots.null_distribution(mmd(x, x + 1, random_state=0)),
         plots.null_distribution(misspecification(X, X[0] + 1e6, random_state=0)),
         plots.null_distribution(local_c2st(EXACT, THETA, X, X[0], random_state=0)),
-        plots.local_preference(local_c2st(EXACT, THETA, X, X[0], random_state=0), ["a", "b"]),
-        plots.local_preference(local_c2st(EXACT, THETA, X, X[0], random_state=0), ["a", "b"], columns=(1, 0)),
+        plots.local_preference(dataclasses.replace(local_c2st(EXACT, THETA, X, X[0], random_state=0), names=("a", "b"))),
+        plots.local_preference(local_c2st(EXACT, THETA, X, X[0], random_state=0), columns=(1, 0)),
     ]
     for figure in records:
         assert plots.save_figure(figure, tmp_path / "figure.png").stat().st_size > 5000
@@ -88,7 +89,8 @@ def test_two_samples_and_one_observation(tmp_path):
     assert "observed" in texts(records[2])
     assert not records[2].axes[0].lines
     assert len(records[1].axes[0].lines) + len(records[3].axes[0].lines) >= 1
-    assert records[-1].axes[0].get_xlabel() == "b"
+    assert records[-1].axes[0].get_xlabel() == local_c2st(EXACT, THETA, X, X[0], n_permutations=9, random_state=0).names[1]
+    assert (records[-2].axes[0].get_xlabel(), records[-2].axes[0].get_ylabel()) == ("a", "b")
 
 
 def test_predictive_shows_the_strangest_summaries_and_flags_them():
