@@ -75,15 +75,14 @@ class Run:
 
     def ascend(self) -> Tensor:
         """Starting points ``(n_chains, d)`` from the prior by flows, of which the last one will propose."""
-        self.ascended = starts.by_flows(self.target, self.generator)
+        with self.ledger.purpose("flows from the prior"):
+            self.ascended = starts.by_flows(self.target, self.generator)
         self.against += self.ascended.against
         return self.ascended.draws[: self.settings.n_chains]
 
     def _look_again(self) -> None:
         """The pilot once more, from where flows have led."""
-        with self.ledger.purpose("start"):
-            start = self.ascend()
-        self.look(start, self.pilot.kernel, explore=False)
+        self.look(self.ascend(), self.pilot.kernel, explore=False)
 
     def look(self, start: Tensor, kernel: Kernel, *, explore: bool) -> None:
         """Watch the local kernel from ``start (n_chains, d)``; with ``explore``, half of the chains look around first."""

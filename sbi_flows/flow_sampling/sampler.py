@@ -37,6 +37,10 @@ _RANDOM_WALK = 8  # columns up to which steps without gradient forget as fast as
 _LONGEST = 128  # leapfrogs: a narrow place makes steps small for all chains, and what is too slow then is a flow's business
 _EVIDENCE_DRAWS = 20_000
 _EVIDENCE_BUDGET = 10_000
+_REPLACED = (
+    "draws that sample() gave before evidence() was called are not among these: they were of the local kernel's chains. Ask for the evidence "
+    "first, or sample again"
+)
 
 
 class FlowSampler(BaseEstimator):
@@ -138,8 +142,8 @@ class FlowSampler(BaseEstimator):
         Raises
         ------
         ValueError
-            If the density has no value (NaN, +inf) anywhere or is of the wrong shape, the gradient that would be used is wrong, or no start
-            has a finite density.
+            If the density has no value (NaN, +inf) anywhere or is of the wrong shape, the gradient that would be used is wrong (in few
+            columns random walks run, and a wrong one is a note), or no start has a finite density.
         """
         self._ledger = Ledger()
         self.target_ = self._target()
@@ -154,6 +158,8 @@ class FlowSampler(BaseEstimator):
         run.look(points, kernel, explore=not many)
         run.choose()
         run.collect(settings.n_effective)
+        self._evidence: Evidence | None = None
+        self._handed_out = False
         self._judge()
         return self
 
@@ -230,7 +236,6 @@ class FlowSampler(BaseEstimator):
 
     def _judge(self) -> None:
         self._chains, self._report = judged(self._run)
-        self._evidence: Evidence | None = None
 
     # --- Answers -------------------------------------------------------------------------------------------------------------
 
@@ -264,8 +269,9 @@ class FlowSampler(BaseEstimator):
     def sample(self, n_samples: int = 1, random_state: RandomState = None) -> np.ndarray:
         """Draws, in random order.
 
-        The chains run on where they are not worth ``n_samples`` independent draws yet; ``chains_`` and ``report_`` then change. Once
-        ``max_evaluations`` are spent they do not, and the verdict says that draws are fewer, or repeated.
+        The chains run on where they are not worth ``n_samples`` independent draws yet; ``chains_`` and ``report_`` then change, and what
+        :meth:`evidence` has found stays. Once ``max_evaluations`` are spent they do not, and the verdict says that draws are fewer, or
+        repeated. Where an evidence is wanted too, ask for it first: it may begin the chains anew.
 
         Parameters
         ----------
@@ -282,6 +288,7 @@ class FlowSampler(BaseEstimator):
         if n_samples > self.report_.ess:
             self._run.collect(n_samples)
             self._judge()
+        self._handed_out = True
         rows = self.chains_.samples.reshape(-1, self.chains_.features)
         generator = torch_generator(seed_from(random_state))
         if n_samples > len(rows):
@@ -298,12 +305,14 @@ class FlowSampler(BaseEstimator):
         check_is_fitted(self, "chains_")
         if self._evidence is None and self._run.may_turn_to_flows:
             self._run.turn_to_flows("an evidence was asked for, which needs a flow")
+            if self._handed_out:
+                self._run.notes.append(_REPLACED)
             self._run.collect(self._run.asked)
             self._judge()
         if self._evidence is None:
             with self._ledger.purpose("evidence"):
                 self._evidence = self._compute_evidence()
-            self._judge_costs()
+            self._judge()  # its costs
         return self._evidence
 
     def _compute_evidence(self) -> Evidence:
@@ -329,11 +338,6 @@ class FlowSampler(BaseEstimator):
             random_state=seeds[1],
         )
         return with_chains_verdict(found, run, self.report_.reliability)
-
-    def _judge_costs(self) -> None:
-        evidence_before = self._evidence
-        self._judge()
-        self._evidence = evidence_before
 
     def log_prob(self, X: Any) -> np.ndarray:
         """Natural log of the density at rows ``X (n, d)``, ``(n,)``, normalised by :meth:`evidence`; -inf outside the support.

@@ -129,5 +129,5 @@ def _renewed(learned: Learned, metric: str) -> Learned:
         covariance = (n * moments + _SHRINKAGE * torch.diag(variance)) / (n + _SHRINKAGE)
         factor, failed = torch.linalg.cholesky_ex(covariance)
         if not int(failed) and bool(torch.isfinite(factor).all()):
-            return learned._replace(factor=factor)
+            return learned._replace(factor=factor.contiguous())  # rows, as a file gives them back: columns round otherwise
     return learned._replace(factor=variance.sqrt())

@@ -164,4 +164,5 @@ def _cholesky(covariance: Tensor) -> Tensor:
     diagonal = covariance.diagonal()
     floor = diagonal.clamp(min=1e-12 * max(float(diagonal.max()), 1e-300))
     factor, failed = torch.linalg.cholesky_ex(covariance + torch.diag(1e-8 * floor))
-    return torch.diag(floor.sqrt()) if int(failed) else factor
+    # As rows: a file gives them back so, and products of columns round otherwise.
+    return torch.diag(floor.sqrt()) if int(failed) else factor.contiguous()

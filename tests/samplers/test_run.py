@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from sbi_flows.distributions import BoxUniform
-from sbi_flows.samplers import MALA, Mixed, RandomWalk, Stretch, convergence, parallel_tempering, run_chains, run_emcee, smc
+from sbi_flows.samplers import HMC, MALA, NUTS, Mixed, RandomWalk, Stretch, convergence, parallel_tempering, run_chains, run_emcee, smc
 from sbi_flows.samplers.convergence import bulk_ess
 from sbi_flows.targets import from_log_prob, posterior
 
@@ -82,6 +82,38 @@ def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path, kernel):
         np.testing.assert_array_equal(on.stats[name], values)
     # The look at the start again is the only thing that costs.
     assert on.reliability == whole.reliability and on.info == whole.info
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [RandomWalk(), MALA(), HMC(), HMC(metric="dense"), NUTS(), NUTS(metric="dense")],
+    ids=["random walk", "MALA", "HMC", "dense HMC", "NUTS", "dense NUTS"],
+)
+@pytest.mark.parametrize("n_steps", [0, 30], ids=["in warm-up", "between draws"])
+def test_what_a_kernel_learned_in_many_columns_comes_back_bit_by_bit(tmp_path, kernel, n_steps):
+    """From four columns on a product with a factor stored by columns is rounded otherwise than with one stored by rows."""
+    root = torch.linalg.cholesky(0.5 * torch.eye(5, dtype=torch.float64) + 0.5)
+    left = 10**9
+
+    def log_prob(x):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return -0.5 * torch.linalg.solve_triangular(root, x.T, upper=False).square().sum(0)
+
+    settings = {"n_steps": 60, "n_warmup": 200, "random_state": 7}
+    init, path = torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), tmp_path / "run.h5"
+    whole = run_chains(kernel, from_log_prob(log_prob, 5), init, **settings)
+    if n_steps:
+        run_chains(kernel, from_log_prob(log_prob, 5), init, **{**settings, "n_steps": n_steps}, path=path)
+    else:
+        left = 180
+        with pytest.raises(KeyboardInterrupt):
+            run_chains(kernel, from_log_prob(log_prob, 5), init, **settings, path=path, save_seconds=0)
+        left = 10**9
+    resumed = run_chains(kernel, from_log_prob(log_prob, 5), init, **settings, path=path)
+    np.testing.assert_array_equal(resumed.samples, whole.samples)
 
 
 def test_files_of_other_runs_and_damaged_ones_are_refused(tmp_path):
