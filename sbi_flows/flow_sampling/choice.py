@@ -88,8 +88,8 @@ def nearly_done(pilot: LocalPilot, n_effective: float) -> str | None:
     if pilot.n_modes > 1 or seconds > _BRIEF:
         return None
     return (
-        f"chains of {pilot.kernel} cross between all that was found; alone it needs about {seconds:.2g} s more for {n_effective:.0f} independent draws "
-        f"({pilot.ess_a_step:.3g} a step): less than setting up a flow takes"
+        f"chains of {pilot.kernel} cross between all that was found; alone it needs about {seconds:.2g} s more for {n_effective:.0f} "
+        f"independent draws ({pilot.ess_a_step:.3g} a step): less than setting up a flow takes"
     )
 
 
@@ -109,8 +109,8 @@ def wants_flow(pilot: LocalPilot, costs: FlowCosts, n_effective: float) -> tuple
     helped = costs.training + costs.seconds_for(n_effective, (2 - _HOPED) / _HOPED, pilot.row_seconds)
     rows_helped = n_effective * (2 - _HOPED) / _HOPED
     said = (
-        f"chains of {pilot.kernel} cross between all that was found; alone it needs about {alone:.2g} s and {rows_alone:.2g} evaluations more for "
-        f"{n_effective:.0f} independent draws ({pilot.ess_a_step:.3g} a step), with a flow it would be {helped:.2g} s, "
+        f"chains of {pilot.kernel} cross between all that was found; alone it needs about {alone:.2g} s and {rows_alone:.2g} evaluations "
+        f"more for {n_effective:.0f} independent draws ({pilot.ess_a_step:.3g} a step), with a flow it would be {helped:.2g} s, "
         f"{costs.training:.2g} s of it for training, and {rows_helped:.2g} evaluations"
     )
     if alone > helped:

@@ -38,8 +38,8 @@ _LONGEST = 128  # leapfrogs: a narrow place makes steps small for all chains, an
 _EVIDENCE_DRAWS = 20_000
 _EVIDENCE_BUDGET = 10_000
 _REPLACED = (
-    "draws that sample() gave before evidence() was called are not among these: they were of the local kernel's chains. Ask for the evidence "
-    "first, or sample again"
+    "draws that sample() gave before evidence() was called are not among these: they were of the local kernel's chains. Ask for the "
+    "evidence first, or sample again"
 )
 
 
