@@ -10,6 +10,7 @@ import numpy as np
 from sbi_flows.results import Reliability
 
 _SHOWN = 4  # parameters that a mode's place is told by
+ASCENT = "flows from the prior"  # what their evaluations and seconds are booked for
 METHODS = {
     "local": "local kernel alone",
     "mixed": "local kernel mixed with flow proposals",
@@ -115,14 +116,14 @@ class SamplerReport:
         lines += [f"    because {reason}" for reason in self.reasons]
         lines.append(f"    {self.n_chains} chains of {self.n_draws} draws, worth {self.ess:.0f} independent ones")
         if not np.isnan(self.flow_acceptance):
-            n_steps = self.training_steps
-            steps = f"trained for {n_steps} steps" if n_steps else "of normals fitted to the draws: no training needed"
-            lines.append(f"    flow proposals accepted: {self.flow_acceptance:.0%} (flow {steps})")
+            origin = "that followed the posterior from the prior" if ASCENT in self.seconds else "of normals fitted to the draws"
+            trained = f"trained for {self.training_steps} steps" if self.training_steps else f"{origin}: no more training needed"
+            lines.append(f"    flow proposals accepted: {self.flow_acceptance:.0%} (flow {trained})")
         if self.modes is not None:
             each, agree = len(self.modes.mass), self.modes.rhat
             lines.append(f"    masses of the {each} modes that the draws of {self.local_kernel} stay in: {self.modes} (R-hat {agree:.3f})")
         lines.append(f"    {self.n_evaluations} evaluations of the density, {self.n_gradients} of them with gradient:")
         for purpose, seconds in self.seconds.items():
             count, own = self.evaluations.get(purpose, 0), self.target_seconds.get(purpose, 0.0)
-            lines.append(f"        {purpose:<16}{count:>10} evaluations {seconds:>8.2f} s ({own:.2f} s in the density)")
+            lines.append(f"        {purpose:<22}{count:>10} evaluations {seconds:>8.2f} s ({own:.2f} s in the density)")
         return "\n".join(lines)

@@ -16,6 +16,7 @@ from sbi_flows.flow_sampling.latent import straightened
 from sbi_flows.flow_sampling.paths import N_TRAINING, too_rare, with_paths
 from sbi_flows.flow_sampling.pilot import Pilot
 from sbi_flows.flow_sampling.proposal import FlowProposal
+from sbi_flows.flow_sampling.report import ASCENT
 from sbi_flows.flow_sampling.rows import GROUPS, RowsByMode, thinned
 from sbi_flows.flow_sampling.settings import Settings
 from sbi_flows.flow_sampling.walk import Drawn, Walk
@@ -75,7 +76,7 @@ class Run:
 
     def ascend(self) -> Tensor:
         """Starting points ``(n_chains, d)`` from the prior by flows, of which the last one will propose."""
-        with self.ledger.purpose("flows from the prior"):
+        with self.ledger.purpose(ASCENT):
             self.ascended = starts.by_flows(self.target, self.generator)
         self.against += self.ascended.against
         return self.ascended.draws[: self.settings.n_chains]
