@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -27,10 +29,20 @@ def read(path: Path) -> Reading:
     if not backend.iteration:
         raise ValueError(f"The run in {path} was set up but has no steps yet.")
     chain, log_prob = np.swapaxes(backend.get_chain(), 0, 1), np.swapaxes(backend.get_log_prob(), 0, 1)
+    return reading(chain, log_prob, path, None)
+
+
+def reading(chain: np.ndarray, log_prob: np.ndarray, path: Path, columns: Mapping[str, Any] | None) -> Reading:
+    """Of walkers ``(walker, draw, d)`` with their ``log_prob (walker, draw)``, and a sampler's ``parameter_names`` with their columns."""
+    names = [f"x{i}" for i in range(chain.shape[-1])]
+    # A name may stand for several columns, which then have none of their own.
+    for name, column in (columns or {}).items():
+        if np.ndim(column) == 0:
+            names[int(column)] = str(name)
     return Reading(
         format="emcee",
         files=[path],
-        names=[f"x{i}" for i in range(chain.shape[-1])],
+        names=names,
         samples=list(chain),
         columns={"log_posterior": list(log_prob)},
         ensemble=True,

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sbi_flows.chain_files import arviz_file
-from sbi_flows.chain_files.load import assemble
+from sbi_flows.chain_files import arviz_file, emcee_file
+from sbi_flows.chain_files.load import assemble, without_burn_in
 from sbi_flows.chain_files.reading import Reading
 from sbi_flows.chain_record import Chains
 from sbi_flows.model_evidence import BIRTH, N_LIVE, live_points
@@ -129,15 +129,18 @@ def to_corner(chains: Chains) -> dict[str, Any]:
     return content if chains.weights is None else content | {"weights": _flat(chains, chains.weights)}
 
 
-def as_chains(source: Any, *, parameters: Sequence[str] | None = None) -> Chains:
-    """Chains of an object of another package: ArviZ data, ``getdist.MCSamples``, anesthetic's samples.
+def as_chains(source: Any, *, burn: float = 0, parameters: Sequence[str] | None = None) -> Chains:
+    """Chains of an object of another package: an emcee sampler or backend, ArviZ data, ``getdist.MCSamples``, anesthetic's samples.
 
-    A log-density is taken over where the package defines it (getdist's ``loglikes`` are -ln posterior, anesthetic's ``logL`` is ln
-    likelihood, ArviZ's ``lp`` where we wrote it) and left out elsewhere.
+    A log-density is taken over where the package defines it (emcee's is ln posterior, getdist's ``loglikes`` are -ln posterior,
+    anesthetic's ``logL`` is ln likelihood, ArviZ's ``lp`` where we wrote it) and left out elsewhere.
 
     Parameters
     ----------
     source
+    burn : float
+        What to leave out at the start of each chain, as in :func:`load_chains`: below one a fraction of its rows, else a whole number
+        of rows.
     parameters : sequence of str, optional
         Which columns are parameters, the others being derived: anesthetic cannot tell.
 
@@ -145,6 +148,8 @@ def as_chains(source: Any, *, parameters: Sequence[str] | None = None) -> Chains
     ------
     TypeError
         If it is none of these.
+    ValueError
+        For a sampler that has not run, or a ``burn`` that leaves nothing.
 
     Examples
     --------
@@ -153,6 +158,12 @@ def as_chains(source: Any, *, parameters: Sequence[str] | None = None) -> Chains
     >>> bool((back.samples == chains.samples).all()), back.bounds
     (True, {'a': (-9.0, 9.0)})
     """
+    return without_burn_in(_assembled(source, parameters), burn)
+
+
+def _assembled(source: Any, parameters: Sequence[str] | None) -> Chains:
+    if hasattr(source, "get_chain") and hasattr(source, "get_log_prob"):
+        return assemble(_from_emcee(source), None, parameters)
     if hasattr(source, "posterior"):
         return assemble(arviz_file.reading(source, _SOMEWHERE), "none" if _is_foreign(source) else None, parameters)
     if hasattr(source, "getSeparateChains"):
@@ -160,8 +171,8 @@ def as_chains(source: Any, *, parameters: Sequence[str] | None = None) -> Chains
     if hasattr(source, "get_labels_map") and hasattr(source, "get_weights"):
         return assemble(_from_anesthetic(source), None, parameters)
     raise TypeError(
-        f"Expected ArviZ data, getdist.MCSamples or samples of anesthetic; got {type(source).__name__}. Arrays and DataFrames go into "
-        "evidence and plots as they are; files into load_chains."
+        f"Expected an emcee sampler, ArviZ data, getdist.MCSamples or samples of anesthetic; got {type(source).__name__}. Arrays and "
+        "DataFrames go into evidence and plots as they are; files into load_chains."
     )
 
 
@@ -169,6 +180,15 @@ def _is_foreign(data: Any) -> bool:
     from sbi_flows.chain_record import ARVIZ_MARK
 
     return ARVIZ_MARK not in data.posterior.attrs
+
+
+def _from_emcee(source: Any) -> Reading:
+    """Its arrays are (draw, walker, d) and (draw, walker)."""
+    backend = getattr(source, "backend", source)
+    if not getattr(backend, "iteration", 1):
+        raise ValueError("The emcee sampler has no steps yet: call its run_mcmc first.")
+    chain, log_prob = np.swapaxes(source.get_chain(), 0, 1), np.swapaxes(source.get_log_prob(), 0, 1)
+    return emcee_file.reading(chain, log_prob, _SOMEWHERE, getattr(source, "parameter_names", None))
 
 
 def _from_getdist(source: Any) -> Reading:

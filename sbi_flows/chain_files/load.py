@@ -96,7 +96,7 @@ def load_chains(
     except (KeyError, IndexError) as error:
         layout = f"the layout of {format}" if format else "the layout its marks promise"
         raise ValueError(f"{path} is not in {layout}: {error} is missing. Is it whole, and is --format right?") from None
-    return _without_burn_in(assemble(reading, log_column, parameters), burn)
+    return without_burn_in(assemble(reading, log_column, parameters), burn)
 
 
 def assemble(reading: Reading, log_column: str | None = None, parameters: Sequence[str] | None = None) -> Chains:
@@ -198,7 +198,8 @@ def _record(reading: Reading, columns: Mapping[str, list[np.ndarray]], parameter
     return join([part(chain) for chain in range(len(reading.samples))])
 
 
-def _without_burn_in(chains: Chains, burn: float) -> Chains:
+def without_burn_in(chains: Chains, burn: float) -> Chains:
+    """Each chain without its first rows: a fraction of them below one, else that many."""
     if not np.isfinite(burn) or burn < 0 or (burn >= 1 and burn != int(burn)):
         raise ValueError(f"Expected burn as a fraction of each chain, 0 to below 1, or a whole number of rows; got {burn:g}.")
     if burn == 0:

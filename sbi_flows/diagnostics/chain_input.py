@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sbi_flows.model_evidence.inputs import unpack
+from sbi_flows.model_evidence.layout import layout_reasons
 from sbi_flows.results import Chains, SMCResult, TemperedChains, WeightedSamples
 
 _SHARED = 0.05  # of the distinct draws
@@ -97,6 +98,12 @@ def _blocks(source: Any) -> tuple[list[np.ndarray], tuple[str, ...], bool]:
         return [part[0][0] for part in parts], parts[0][1], False
     blocks, names, _, _, ensemble = unpack(source)
     return blocks, tuple(names), ensemble
+
+
+def misread(chains: Chains) -> list[str]:
+    """Why their array cannot be ``(chain, draw, d)``, if anything shows it."""
+    length = chains.samples.shape[1]
+    return layout_reasons(chains.samples.reshape(-1, chains.features), np.full(len(chains.samples), length), chains.names)
 
 
 def common_columns(a: Chains, b: Chains, labels: tuple[str, str], unnamed: tuple[bool, bool]) -> tuple[Chains, Chains, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from sbi_flows._random import RandomState, numpy_generator
 from sbi_flows._validation import positive
-from sbi_flows.diagnostics.chain_input import common_columns, constants, cut_angles, has_names, read_chains, same_draws
+from sbi_flows.diagnostics.chain_input import common_columns, constants, cut_angles, has_names, misread, read_chains, same_draws
 from sbi_flows.diagnostics.classifiers import C2ST, c2st
 from sbi_flows.diagnostics.distances import BINS, hellinger, hellinger_floor, hellinger_joint
 from sbi_flows.diagnostics.ranks import FALSE_ALARM
@@ -66,7 +66,8 @@ class ChainComparison:
     differs : bool
         Whether a difference was found between two runs that are fit to be compared.
     unfit : tuple of str
-        Labels of the runs that are not, by their own R-hat and effective sizes.
+        Labels of the runs that are not, by their own R-hat and effective sizes, or by the correlations of an array whose axes are in
+        another order than was taken.
     """
 
     table: pandas.DataFrame = field(repr=False)
@@ -121,6 +122,7 @@ def compare_chains(
         `Chains`, arrays ``(chain, draw, d)`` or ``(n, d)``, lists of chains, ArviZ ``InferenceData``, emcee samplers, DataFrames (which may
         have columns ``chain`` and ``draw``), `WeightedSamples`, `SMCResult`, `TemperedChains`, or a fitted `FlowSampler`, with all it
         spent. Weighted draws are resampled to their effective size, which a note says. ``a`` is the reference where it matters which is.
+        An emcee sampler is taken with all its steps: ``as_chains(sampler, burn=2000)`` leaves the first out.
         Parameters are matched by name where both have names.
     labels : (str, str)
     periods : mapping of str to float, optional
@@ -185,10 +187,11 @@ def compare_chains(
         p_values = np.append(p_values, classified.p_value)
     known = p_values[np.isfinite(p_values)]
     p_value = float(min(1.0, known.min() * len(known))) if len(known) else math.nan
-    unfit = tuple(label for label, each in zip(labels, judged, strict=True) if not each.reliability.ok)
+    against = [[*misread(run), *each.reliability.reasons] for run, each in zip(runs, judged, strict=True)]
+    unfit = tuple(label for label, reasons in zip(labels, against, strict=True) if reasons)
     # Errors and p-values rest on effective sizes that chains know which have mixed, and only they.
     differs = not unfit and p_value < false_alarm
-    reasons = [f"{label} is not fit to be compared: {r}" for label, j in zip(labels, judged, strict=True) for r in j.reliability.reasons]
+    reasons = [f"{label} is not fit to be compared: {r}" for label, each in zip(labels, against, strict=True) for r in each]
     unsaid = [_UNFIT_DIFFER] if unfit and p_value < false_alarm else []
     if differs:
         reasons.insert(0, _difference(table, classified, p_value, labels))

@@ -13,6 +13,9 @@ from sbi_flows.diagnostics.classifiers import cross_validated_scores, two_sample
 
 BINS = 50
 NEIGHBOURS = 5
+# Rows nearer than this, in standard deviations, are copies (a chain that stayed where it was), which show no density.
+_COPIES = 1e-7
+_LARGEST_LOG = 300.0
 
 
 def hellinger(
@@ -161,10 +164,9 @@ def _affinity_by_neighbours(x: np.ndarray, y: np.ndarray, rng: np.random.Generat
     def one_way(a, b):
         own = NearestNeighbors(n_neighbors=k, algorithm=search).fit(a).kneighbors()[0][:, -1]
         other = NearestNeighbors(n_neighbors=k, algorithm=search).fit(b).kneighbors(a)[0][:, -1]
-        usable = own > 0
-        ratio = d * (np.log(np.where(usable, own, 1.0)) - np.log(np.maximum(other, 1e-300)))
-        ratio += math.log((len(a) - 1) / len(b))
-        return constant * np.mean(np.exp(0.5 * ratio[usable])) if usable.any() else 0.0
+        usable = (own > _COPIES) & (other > _COPIES)
+        ratio = d * (np.log(own[usable]) - np.log(other[usable])) + math.log((len(a) - 1) / len(b))
+        return constant * np.mean(np.exp(np.minimum(0.5 * ratio, _LARGEST_LOG))) if usable.any() else 0.0
 
     return 0.5 * (one_way(x, y) + one_way(y, x))
 

@@ -11,6 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from sbi_flows.model_evidence.inputs import Draws, LogPosterior, evaluate
+from sbi_flows.model_evidence.layout import layout_reasons
 from sbi_flows.model_evidence.methods import Estimate, Fold
 from sbi_flows.weights import autocorrelation_time
 
@@ -71,7 +72,7 @@ def mixing_reasons(draws: Draws) -> list[str]:
             f"split R-hat of '{draws.names[worst]}' is {ratios[worst][0]:.2f} (> 1.05): chains or their halves disagree. "
             "Run longer, drop the burn-in, or sample every mode in proportion"
         )
-    return reasons + _layout_reasons(draws)
+    return reasons + layout_reasons(draws.x, np.unique(draws.chain, return_counts=True)[1], draws.names)
 
 
 def length_notes(draws: Draws) -> list[str]:
@@ -116,43 +117,6 @@ def _split_r_hat(draws: Draws, values: np.ndarray) -> tuple[float, bool]:
     freedom = len(blocks) - 1
     limit = 1.5 * stats.chi2.isf(FALSE_ALARM / 10, freedom) / freedom  # 1.5: the time within short blocks is underestimated
     return r_hat, bool(draws.ensemble or between / (within * max(time, 1.0)) > limit)
-
-
-def _layout_reasons(draws: Draws) -> list[str]:
-    """Arrays whose axes are not what they were taken for: (draw, chain, d), or walkers flattened step by step."""
-    counts = np.unique(draws.chain, return_counts=True)[1]
-    chains, length = len(counts), counts[0]
-    if chains > length and chains >= 20 and len(np.unique(counts)) == 1:
-        cube = draws.x.reshape(chains, length, -1) - draws.x.mean(axis=0)
-        neighbours = (cube[1:] * cube[:-1]).mean(axis=(0, 1)) / (cube**2).mean(axis=(0, 1))
-        if neighbours.max() > 0.2 + 5 / np.sqrt(chains * length):
-            return [
-                f"neighbouring chains are correlated ({neighbours.max():.2f}): the array looks like (draw, chain, d). "
-                "Pass (chain, draw, d), for emcee the sampler itself or numpy.swapaxes(sampler.get_chain(), 0, 1)"
-            ]
-    if chains == 1:
-        for i, name in enumerate(draws.names):
-            lag = _late_correlation(draws.x[:, i])
-            if lag:
-                return [
-                    f"'{name}' is correlated at lag {lag} and not before: the rows look like chains flattened step by step. Pass "
-                    "(chain, draw, d), or chain_ids"
-                ]
-    return []
-
-
-def _late_correlation(values: np.ndarray) -> int:
-    """The lag at which a series that had lost its memory finds it again, 0 if it never does."""
-    n = len(values)
-    spectrum = np.abs(np.fft.rfft(values - values.mean(), 2 * n)) ** 2
-    rho = np.fft.irfft(spectrum)[: n // 4]
-    rho = rho / rho[0]
-    noise = 6 / np.sqrt(n)
-    forgotten = np.flatnonzero(rho < noise)
-    if not len(forgotten):
-        return 0
-    late = forgotten[0] + np.flatnonzero(rho[forgotten[0] :] > max(0.2, 2 * noise))
-    return int(late[0]) if len(late) else 0
 
 
 def consistency_reasons(draws: Draws, folds: Sequence[Fold], estimate: Estimate) -> list[str]:

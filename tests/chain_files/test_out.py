@@ -4,6 +4,7 @@ import resource
 import warnings
 from types import SimpleNamespace
 
+import emcee
 import numpy as np
 import pytest
 
@@ -121,8 +122,24 @@ def test_names_that_a_table_cannot_hold(tmp_path):
         save_chains(some_chains(), tmp_path / "run.xyz")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         save_chains(some_chains(), tmp_path / "no" / "run.csv")
-    with pytest.raises(TypeError, match="Expected ArviZ data"):
+    with pytest.raises(TypeError, match="Expected an emcee sampler, ArviZ data"):
         as_chains([1, 2])
+
+
+def test_an_emcee_sampler_or_its_backend_without_burn_in():
+    sampler = emcee.EnsembleSampler(8, 2, lambda p: -0.5 * (p["a"] ** 2 + p["b"] ** 2), parameter_names=["a", "b"])
+    with pytest.raises(ValueError, match="no steps yet"):
+        as_chains(sampler)
+    sampler.run_mcmc(np.random.default_rng(0).normal(size=(8, 2)), 40)
+    for burn in (10, 0.25):
+        chains = as_chains(sampler, burn=burn)
+        np.testing.assert_array_equal(chains.samples, sampler.get_chain(discard=10).swapaxes(0, 1))
+        np.testing.assert_array_equal(chains.log_posterior, sampler.get_log_prob(discard=10).T)
+        assert chains.ensemble and chains.names == ("a", "b")
+    np.testing.assert_array_equal(as_chains(sampler.backend, burn=10).samples, chains.samples)
+    with pytest.raises(ValueError, match="Nothing of it would be left"):
+        as_chains(sampler, burn=40)
+    assert as_chains(some_chains().to_arviz(), burn=5).lengths.tolist() == [35, 20, 35]
 
 
 @pytest.fixture

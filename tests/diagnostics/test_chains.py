@@ -248,3 +248,15 @@ def test_a_constant_does_not_hide_the_other_parameters():
     a, b = (np.concatenate([rng.normal(shift, 1, size=(4, 500, 2)), constant], axis=2) for shift in (0.0, 1.0))
     found = compare_chains(a, b, random_state=0)
     assert np.isfinite(found.hellinger_joint) and found.c2st is not None and found.p_value < 1e-6
+
+
+@pytest.mark.parametrize("layout", ["(draw, chain, d)", "flattened step by step"])
+def test_arrays_in_emcees_own_order_are_not_compared(rng, layout):
+    """``get_chain()`` and ``get_chain(flat=True)``; in the right order the same draws agree."""
+    chains, reference = (autoregressive(rng, chains=30, rho=0.6) for _ in range(2))
+    swapped = chains.swapaxes(0, 1)
+    read_wrong = compare_chains(swapped if layout.startswith("(") else swapped.reshape(-1, 2), reference, random_state=0)
+    assert read_wrong.verdict == "NOT COMPARABLE" and read_wrong.unfit == ("a",)
+    assert any(layout in reason and "as_chains(sampler, burn=...)" in reason for reason in read_wrong.reliability.reasons)
+    right = compare_chains(chains, reference, random_state=0)
+    assert not any("axes" in r or "looks like" in r for r in right.reliability.reasons) and "a" not in right.unfit

@@ -126,3 +126,12 @@ def test_names_of_methods_are_checked():
         c2st(x, x, n_folds=1)
     with pytest.raises(ValueError, match="'neighbours', 'classifier'"):
         hellinger_joint(x, x, method="kernel")
+
+
+@pytest.mark.parametrize("d", [4, 8])
+def test_rows_of_one_in_the_other_do_not_make_the_joint_distance_infinite(d):
+    """Chains that stayed where they were: ten copies of each row, spread over both samples; they show no density and no warning."""
+    rows = np.repeat(normal(0, 300, d), 10, axis=0)
+    x, y = (np.concatenate([rows, normal(seed, 1000, d)]) for seed in (1, 2))
+    distance, floor = hellinger_joint(x, y, random_state=0)
+    assert 0 <= floor < 0.6 and 0 <= distance < 0.6
