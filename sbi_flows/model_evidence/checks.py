@@ -23,6 +23,7 @@ EXCESSES = (1.5, 3.0, 10.0)
 FAR_MASS = 0.05
 RATIO_LIMIT = 300.0
 LENGTH_IN_TIMES = 50
+APART = 10.0  # times; a chain shorter than its own autocorrelation time loses up to a factor of about four by its own mean
 
 
 class SamplesAndDensity(Protocol):
@@ -61,10 +62,7 @@ def mixing_reasons(draws: Draws) -> list[str]:
     sizes = np.array([draws.effective_size(draws.x[:, i]) for i in range(draws.features)])
     worst = int(np.argmin(sizes))
     if sizes[worst] < min(100, draws.n / 2):
-        reasons.append(
-            f"'{draws.names[worst]}' has only {sizes[worst]:.0f} effective draws in {draws.n} (autocorrelation): run the chains "
-            "at least 100 autocorrelation times"
-        )
+        reasons.append(_few_reason(draws, worst, sizes[worst]))
     ratios = [_split_r_hat(draws, draws.x[:, i]) for i in range(draws.features)]
     worst = int(np.argmax([r_hat if significant else 0.0 for r_hat, significant in ratios]))
     if ratios[worst][1] and ratios[worst][0] > 1.05:
@@ -73,6 +71,19 @@ def mixing_reasons(draws: Draws) -> list[str]:
             "Run longer, drop the burn-in, or sample every mode in proportion"
         )
     return reasons + layout_reasons(draws.x, np.unique(draws.chain, return_counts=True)[1], draws.names)
+
+
+def _few_reason(draws: Draws, column: int, size: float) -> str:
+    """Why a column is worth few draws: slow chains, or chains that stay apart, which no length in autocorrelation times mends."""
+    each = "" if draws.thin == 1 else f", one in {draws.thin} steps"
+    head = f"'{draws.names[column]}' has only {size:.0f} effective draws in {draws.n}{each}"
+    within = draws.size_within(draws.x[:, column])
+    if within <= APART * size:
+        return f"{head} (autocorrelation): run the chains at least 100 autocorrelation times"
+    return (
+        f"{head}: chains stay apart. By autocorrelation within each they would be worth {within:.0f}, which holds only for chains that "
+        "meet; what those that stay where they started weigh is chance. Start them otherwise, or cross with FlowMove or FlowSampler"
+    )
 
 
 def length_notes(draws: Draws) -> list[str]:
@@ -86,11 +97,13 @@ def length_notes(draws: Draws) -> list[str]:
     times = [autocorrelation_time(column.reshape(len(counts), -1)) for column in draws.x.T]
     slowest = int(np.argmax(times))
     length = counts[0] / times[slowest]
-    if length >= LENGTH_IN_TIMES:
+    # Walkers that stay apart have no such time, and mixing_reasons says so.
+    apart = draws.size_within(draws.x[:, slowest]) > APART * draws.n / times[slowest]
+    if length >= LENGTH_IN_TIMES or apart:
         return []
     return [
-        f"the ensemble's {counts[0]} steps are {length:.0f} autocorrelation times of '{draws.names[slowest]}': below {LENGTH_IN_TIMES} the "
-        "error itself is uncertain, and rather too small. Run it longer"
+        f"the ensemble's {counts[0] * draws.thin} steps are {length:.0f} autocorrelation times of '{draws.names[slowest]}': below "
+        f"{LENGTH_IN_TIMES} the error itself is uncertain, and rather too small. Run it longer"
     ]
 
 

@@ -82,9 +82,9 @@ def evidence(
     Notes
     -----
     The error counts autocorrelation (walkers of an emcee ensemble by the series of their mean or by their averaged autocorrelation,
-    whichever is longer), the finite number of proposals, and the noise that the two folds share. A verdict that is not ok says why: Pareto
-    k, poor overlap, unmixed chains, draws that do not follow the given log-posterior, mass found by prior draws where no chain went.
-    Without a prior or a callable, missed modes cannot be found.
+    whichever is longer), the finite number of proposals, and the noise that the two folds share. A verdict that is not ok says why: what
+    the verdict of ``Chains`` has against them, unmixed chains, Pareto k, poor overlap, draws that do not follow the given log-posterior,
+    mass found by prior draws where no chain went. Without a prior or a callable, missed modes cannot be found.
 
     References
     ----------
@@ -119,7 +119,8 @@ def evidence(
         estimates["importance"] = methods.importance(draws, folds)
         estimates["bridge"] = methods.bridge(draws, folds)
     trusted = _trusted(method, estimates)
-    reasons = [*draws.reasons, *checks.weight_reasons(trusted, estimates[trusted]), *checks.mixing_reasons(draws)]
+    # Chains that have not converged come first: poor weights and draws that fail to follow the posterior are what they lead to.
+    reasons = [*draws.reasons, *checks.mixing_reasons(draws), *checks.weight_reasons(trusted, estimates[trusted])]
     reasons += checks.consistency_reasons(draws, folds, estimates["bridge" if "bridge" in estimates else "harmonic"])
     reasons += checks.agreement_reasons(estimates)
     if draws.log_posterior is None:

@@ -41,6 +41,8 @@ class Draws:
         The chains are walkers of one ensemble, so only their step-by-step mean is a time series.
     notes, reasons : tuple of str
         What was done to the input, and what speaks against it.
+    thin : int
+        Steps of the sampler that one row stands for, where that is known.
     """
 
     x: np.ndarray
@@ -51,6 +53,7 @@ class Draws:
     ensemble: bool = False
     notes: tuple[str, ...] = ()
     reasons: tuple[str, ...] = field(default=())
+    thin: int = 1
 
     @property
     def n(self) -> int:
@@ -85,6 +88,17 @@ class Draws:
         variance = values.var()
         return float(min(self.n, variance / self.variance_of_mean(values))) if variance > 0 else float(self.n)
 
+    def size_within(self, values: np.ndarray) -> float:
+        """What :meth:`effective_size` would be were each chain's own mean the true one, as those assume who average times of single chains.
+
+        Far above the effective size, it tells of chains that move freely and never meet.
+        """
+        counts = np.unique(self.chain, return_counts=True)[1]
+        if len(np.unique(counts)) > 1:
+            return self.effective_size(values)
+        series = values.reshape(len(counts), -1)
+        return float(min(self.n, self.n / autocorrelation_time(series - series.mean(axis=1, keepdims=True))))
+
 
 def _variance_of_mean(series: np.ndarray) -> float:
     return float(autocorrelation_time(series) * series.var() / series.size)
@@ -99,7 +113,7 @@ def read_draws(
     random_state=None,
 ) -> Draws:
     """Read samples of any accepted kind; see :func:`sbi_flows.evidence` for the kinds and the errors."""
-    notes = _told(samples)
+    notes, against, thin = _told(samples), _against(samples), _thin(samples)
     if isinstance(samples, Chains):
         samples = samples.unweighted(numpy_generator(random_state))
     blocks, names, values, function, ensemble = unpack(samples)
@@ -126,7 +140,7 @@ def read_draws(
     if chain_ids is not None:
         chain, (x, log_p) = _by_chain(chain_ids, x, log_p)
     from_arviz = hasattr(samples, "posterior") and log_posterior is None
-    draws = Draws(x, chain, names, log_p, function, ensemble, notes=(*notes, ARVIZ_VALUES) if from_arviz else notes)
+    draws = Draws(x, chain, names, log_p, function, ensemble, (*notes, ARVIZ_VALUES) if from_arviz else notes, against, thin)
     if weights is not None:
         draws = _resampled(draws, weights, random_state)
     return _checked_posterior(draws)
@@ -235,6 +249,16 @@ def _told(samples: Any) -> tuple[str, ...]:
         return notes
     whole = not samples.independent and np.all(samples.weights[np.isfinite(samples.weights)] % 1 == 0)
     return notes if whole else (*notes, "weighted draws were resampled to their effective size")
+
+
+def _against(samples: Any) -> tuple[str, ...]:
+    """The chains' own verdict where it is not ok: whoever ran them knows causes of which their draws show the effects only."""
+    verdict = samples.reliability if isinstance(samples, Chains) else None
+    return () if verdict is None else tuple(f"the chains' own verdict: {reason}" for reason in verdict.reasons)
+
+
+def _thin(samples: Any) -> int:
+    return int(samples.info.get("thin", 1)) if isinstance(samples, Chains) and samples.weights is None else 1
 
 
 def _from_emcee(sampler: Any):

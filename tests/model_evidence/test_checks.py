@@ -1,6 +1,7 @@
 """Verdicts: sound inputs pass, each kind of wrong input is named. A Gaussian fitted to other draws stands in for the flow."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sbi_flows.distributions import BoxUniform
 from sbi_flows.model_evidence import evidence
 from sbi_flows.model_evidence.checks import weight_reasons
 from sbi_flows.model_evidence.methods import Estimate
-from sbi_flows.results import Chains
+from sbi_flows.results import Chains, Reliability
 
 
 class GaussianDensity:
@@ -181,3 +182,42 @@ def test_an_ensemble_of_few_autocorrelation_times_says_so(steps, told):
     chains = Chains(x, ("a",), log_posterior=-0.5 * x[..., 0] ** 2, ensemble=True)
     result = evidence(chains, density=GaussianDensity(rng.normal(size=(4000, 1))), random_state=0)
     assert any("autocorrelation times of 'a'" in note for note in result.reliability.notes) == told
+
+
+def walkers(steps=200, stuck=1, thin=22, seed=0):
+    """Forty walkers of nearly independent draws, of which the last ones stay six deviations away in the first of two columns."""
+    x = np.random.default_rng(seed).normal(size=(40, steps, 2))
+    x[40 - stuck :, :, 0] = 6 + 0.1 * x[40 - stuck :, :, 0]
+    info = {"sampler": "emcee", "thin": thin}
+    return Chains(x, ("mass", "index"), log_posterior=-0.5 * (x**2).sum(axis=2), ensemble=True, info=info)
+
+
+def test_walkers_that_never_meet_are_told_from_slow_ones():
+    """One of forty walkers stands apart; each moves freely, so that times within walkers see thousands of draws where there are forty."""
+    density = GaussianDensity(np.random.default_rng(1).normal(size=(4000, 2)))
+    result = evidence(walkers(), density=density, random_state=0)
+    reason = result.reliability.reasons[0]
+    assert "'mass' has only" in reason and "in 8000, one in 22 steps: chains stay apart" in reason
+    assert int(re.search(r"would be worth (\d+)", reason).group(1)) > 4000
+    assert int(re.search(r"only (\d+) effective", reason).group(1)) < 100 and "100 autocorrelation times" not in reason
+    assert not any("steps are" in note for note in result.reliability.notes), "no autocorrelation time where there is none"
+
+
+def test_what_chains_say_against_themselves_comes_first():
+    density = GaussianDensity(np.random.default_rng(1).normal(size=(4000, 2)))
+    told = dataclasses.replace(walkers(), reliability=Reliability(False, ("walkers disagree: cross with FlowMove",)))
+    for result in (evidence(told, density=density, random_state=0), evidence(told, log_posterior, density=density, random_state=0)):
+        assert result.reliability.reasons[0] == "the chains' own verdict: walkers disagree: cross with FlowMove"
+        assert "chains stay apart" in result.reliability.reasons[1]
+    sound = dataclasses.replace(walkers(stuck=0), reliability=Reliability(True, notes=("a note",)))
+    assert evidence(sound, density=density, random_state=0).reliability.ok
+
+
+def test_an_ensembles_length_is_told_in_steps_not_in_thinned_draws():
+    rng = np.random.default_rng(0)
+    shocks = rng.normal(size=(16, 100)) * np.sqrt(1 - 0.8**2)
+    shocks[:, 0] = rng.normal(size=16)
+    x = lfilter([1], [1, -0.8], shocks, axis=1)[:, :, None]
+    chains = Chains(x, ("a",), log_posterior=-0.5 * x[..., 0] ** 2, ensemble=True, info={"thin": 5})
+    result = evidence(chains, density=GaussianDensity(rng.normal(size=(4000, 1))), random_state=0)
+    assert any("the ensemble's 500 steps are" in note for note in result.reliability.notes)

@@ -5,6 +5,7 @@ from sbi_flows.physics.cosmology.data import BAOData, desi_dr2_bao
 from sbi_flows.physics.cosmology.distances import ComovingIntegral, expansion_rate
 from sbi_flows.physics.cosmology.grid import GridEvidence, grid_evidence
 from sbi_flows.physics.cosmology.models import MODELS, CosmologyModel, get_cosmology
+from sbi_flows.physics.cosmology.parameters import BestFit, Moments
 from sbi_flows.physics.cosmology.target import BAOTarget, bao_target
 
 __all__ = [
@@ -12,9 +13,11 @@ __all__ = [
     "BAOComparison",
     "BAOData",
     "BAOTarget",
+    "BestFit",
     "ComovingIntegral",
     "CosmologyModel",
     "GridEvidence",
+    "Moments",
     "bao_target",
     "compare_bao",
     "desi_dr2_bao",

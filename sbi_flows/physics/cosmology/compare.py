@@ -13,13 +13,15 @@ import torch
 
 from sbi_flows._files import write_atomic
 from sbi_flows._validation import positive
+from sbi_flows.chain_files import save_chains
 from sbi_flows.flow_sampling import FlowSampler
 from sbi_flows.model_evidence import compare_models, evidence
 from sbi_flows.physics.cosmology.data import BAOData, desi_dr2_bao
 from sbi_flows.physics.cosmology.grid import grid_evidence
 from sbi_flows.physics.cosmology.models import MODELS, get_cosmology
+from sbi_flows.physics.cosmology.parameters import BestFit, Moments, as_draws, best_fit, likeliest, moments
 from sbi_flows.physics.cosmology.target import BAOTarget, bao_target
-from sbi_flows.results import Chains, Evidence, Reliability
+from sbi_flows.results import Chains, Evidence, Reliability, WeightedSamples
 from sbi_flows.samplers import run_dynesty, run_emcee, smc
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ _FAR = 4  # joint errors between two routes
 
 @dataclass(frozen=True)
 class BAOComparison:
-    """Evidences of models by routes.
+    """Evidences and parameters of models by routes.
 
     Attributes
     ----------
@@ -40,11 +42,20 @@ class BAOComparison:
         Of the whole route, sampling included.
     chains : dict of model to Chains
         Of ``FlowSampler`` or emcee, where one of them was run.
+    moments : dict of (route, model) to Moments
+        Posterior means and standard deviations of the parameters.
+    best_fits : dict of model to BestFit
+        The smallest chi-squared found, searched for from what every route found likeliest.
+    draws : dict of (route, model) to Chains
+        Of the posterior, with their weights where they have any; quadrature has none.
     """
 
     evidences: Mapping[tuple[str, str], Evidence]
     seconds: Mapping[tuple[str, str], float]
     chains: Mapping[str, Chains] = field(repr=False)
+    moments: Mapping[tuple[str, str], Moments] = field(default_factory=dict, repr=False)
+    best_fits: Mapping[str, BestFit] = field(default_factory=dict)
+    draws: Mapping[tuple[str, str], Chains] = field(default_factory=dict, repr=False)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row a route and model: ``route, model, log_z, log_z_err, log_bf, log_bf_err, reliable, reasons, seconds``.
@@ -64,6 +75,22 @@ class BAOComparison:
                     (route, model, found.log_z, found.log_z_err, *factor, found.reliability.ok, reasons, self.seconds[route, model])
                 )
         columns = ["route", "model", "log_z", "log_z_err", "log_bf", "log_bf_err", "reliable", "reasons", "seconds"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def parameters(self) -> pandas.DataFrame:
+        """One row a route, model and parameter: ``route, model, parameter, mean, sd, best_fit, chi2, n_data, reliable``.
+
+        ``best_fit`` is where the model's smallest ``chi2`` over ``n_data`` distances lies, ``reliable`` the route's verdict.
+        """
+        import pandas as pd
+
+        rows = []
+        for (route, model), found in self.moments.items():
+            best = self.best_fits[model]
+            for (name, value), mean, std in zip(best.parameters.items(), found.mean, found.std, strict=True):
+                verdict = self.evidences[route, model].reliability.ok
+                rows.append((route, model, name, mean, std, value, best.chi2, best.n_data, verdict))
+        columns = ["route", "model", "parameter", "mean", "sd", "best_fit", "chi2", "n_data", "reliable"]
         return pd.DataFrame(rows, columns=columns)
 
     @property
@@ -88,11 +115,17 @@ class BAOComparison:
         return Reliability.from_reasons(reasons)
 
     def write(self, folder: str | Path) -> Path:
-        """``bao.csv`` in a folder that is made where it is not there."""
-        path = Path(folder) / "bao.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, self.to_dataframe().to_csv(index=False).encode())
-        return path
+        """``bao.csv``, ``parameters.csv`` and ``draws-MODEL-ROUTE.csv`` in a folder that is made where it is not there; the first's path.
+
+        Draws are as :func:`sbi_flows.save_chains` writes them, and :func:`sbi_flows.load_chains` reads them.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for (route, model), draws in self.draws.items():
+            save_chains(draws, folder / f"draws-{model}-{route}.csv")
+        write_atomic(folder / "parameters.csv", self.parameters().to_csv(index=False).encode())
+        write_atomic(folder / "bao.csv", self.to_dataframe().to_csv(index=False).encode())
+        return folder / "bao.csv"
 
 
 def compare_bao(
@@ -104,7 +137,7 @@ def compare_bao(
     random_state: int = 0,
     on_stage: Callable[[str], None] | None = None,
 ) -> BAOComparison:
-    """Evidences of flat universes given distances from baryon acoustic oscillations.
+    """Evidences and parameters of flat universes given distances from baryon acoustic oscillations.
 
     Parameters
     ----------
@@ -136,7 +169,8 @@ def compare_bao(
 
     Examples
     --------
-    >>> compare_bao(["lcdm", "wcdm"]).to_dataframe()                                                       # doctest: +SKIP
+    >>> result = compare_bao(["lcdm", "wcdm"])                                                             # doctest: +SKIP
+    >>> result.to_dataframe(), result.parameters(), result.best_fits["lcdm"].chi2                          # doctest: +SKIP
 
     References
     ----------
@@ -150,7 +184,7 @@ def compare_bao(
         raise ValueError(f"Expected at least one model; the models are {', '.join(MODELS)}.")
     positive("n_effective", n_effective, integer=True)
     data = desi_dr2_bao() if data is None else data
-    evidences, seconds, kept = {}, {}, {}
+    evidences, seconds, kept, found, draws, best = {}, {}, {}, {}, {}, {}
     for name in names:
         target = bao_target(name, data)
         run = _Run(target, n_effective, random_state)
@@ -158,11 +192,19 @@ def compare_bao(
             if on_stage is not None:
                 on_stage(f"{name} by {route}")
             began = time.perf_counter()
-            evidences[route, name] = ROUTES[route](run)
+            evidences[route, name], posterior = ROUTES[route](run)
+            if isinstance(posterior, Moments):
+                found[route, name] = posterior
+            else:
+                draws[route, name] = as_draws(posterior, target)
+                found[route, name] = moments(draws[route, name])
             seconds[route, name] = time.perf_counter() - began + (run.sampling_seconds if route == "chains" else 0.0)
         if run.chains is not None:
             kept[name] = run.chains
-    return BAOComparison(evidences, seconds, kept)
+        starts = [own.mean for (_, model), own in found.items() if model == name]
+        starts += [likeliest(own) for (_, model), own in draws.items() if model == name]
+        best[name] = best_fit(target, starts)
+    return BAOComparison(evidences, seconds, kept, found, best, draws)
 
 
 class _Run:
@@ -189,39 +231,50 @@ class _Run:
             return self.target.log_prob(torch.as_tensor(x)).numpy()
 
 
-def _by_sampler(run: _Run) -> Evidence:
-    return run.sampler().evidence()
+_Posterior = Chains | WeightedSamples | Moments
 
 
-def _by_chains(run: _Run) -> Evidence:
-    return evidence(run.sampler().chains_, prior=run.target.prior, random_state=run.seed + 1)
+def _by_sampler(run: _Run) -> tuple[Evidence, _Posterior]:
+    found = run.sampler().evidence()
+    # The evidence may have taken flows from the prior to help, and its chains are new then.
+    run.chains = run.sampler().chains_
+    return found, run.chains
 
 
-def _by_emcee(run: _Run) -> Evidence:
+def _by_chains(run: _Run) -> tuple[Evidence, _Posterior]:
+    chains = run.sampler().chains_
+    return evidence(chains, prior=run.target.prior, random_state=run.seed + 1), chains
+
+
+def _by_emcee(run: _Run) -> tuple[Evidence, _Posterior]:
     chains = run_emcee(run.target, min_ess=run.n_effective, random_state=run.seed)
     if run.chains is None:
         run.chains = chains
-    return evidence(chains, run.log_posterior, prior=run.target.prior, max_evaluations=20_000, random_state=run.seed + 1)
+    found = evidence(chains, run.log_posterior, prior=run.target.prior, max_evaluations=20_000, random_state=run.seed + 1)
+    return found, chains
 
 
-def _by_smc(run: _Run) -> Evidence:
-    return smc(run.target, random_state=run.seed).evidence
+def _by_smc(run: _Run) -> tuple[Evidence, _Posterior]:
+    found = smc(run.target, random_state=run.seed)
+    return found.evidence, found.samples
 
 
-def _by_dynesty(run: _Run) -> Evidence:
-    return run_dynesty(run.target, random_state=run.seed)[1]
+def _by_dynesty(run: _Run) -> tuple[Evidence, _Posterior]:
+    draws, found = run_dynesty(run.target, random_state=run.seed)
+    return found, draws
 
 
-def _by_grid(run: _Run) -> Evidence:
+def _by_grid(run: _Run) -> tuple[Evidence, _Posterior]:
     import pandas as pd
 
     found = grid_evidence(run.target)
     row = {"log_z": found.log_z, "log_z_err": found.error, "ess": 1.0, "pareto_k": -np.inf, "n_evaluations": found.n_points}
     table = pd.DataFrame([row], index=["quadrature"])
-    return Evidence(found.log_z, found.error, "quadrature", 1.0, -np.inf, Reliability(True), table, run.target.names)
+    result = Evidence(found.log_z, found.error, "quadrature", 1.0, -np.inf, Reliability(True), table, run.target.names)
+    return result, Moments(found.mean, found.std)
 
 
-ROUTES: dict[str, Callable[[_Run], Evidence]] = {
+ROUTES: dict[str, Callable[[_Run], tuple[Evidence, _Posterior]]] = {
     "sampler": _by_sampler,
     "chains": _by_chains,
     "emcee": _by_emcee,

@@ -9,7 +9,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,8 @@ def _sampled(
         target, n_walkers=effort.n_walkers, min_ess=effort.min_ess, max_draws=effort.max_draws, random_state=seeds[0]
     )
     stage("computing the evidence")
-    return reference, evidence(reference.chains, target.log_posterior, prior=target.prior, random_state=seeds[3])
+    chains = replace(reference.chains, reliability=None)  # whose verdict stands beside that of the evidence in the summary
+    return reference, evidence(chains, target.log_posterior, prior=target.prior, random_state=seeds[3])
 
 
 def _flow(target: FreeSpectrumTarget, seed: int, effort: Effort) -> FlowDensity:
