@@ -78,6 +78,73 @@ def test_the_noise_of_the_file_is_used(tmp_path):
     np.testing.assert_array_equal(inside.tnt, given.tnt)
 
 
+def test_an_empty_noisedict_of_a_file_is_none(tmp_path):
+    """Only the user may say that there is no noise beyond the errors."""
+    columns, facts = pulsar("A", 0)
+    path = written(tmp_path / "A.feather", columns, {**facts, "noisedict": {}})
+    with pytest.raises(ValueError, match=r"no noisedict, or an empty one.*noise=\{\}"):
+        read_feathers([path])
+    assert read_feathers([path], noise={}).names == ("A",)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("A_x_log10_equad", -6.0, "A_x_log10_equad, which would be left out.*log10_tnequad if it is added after EFAC"),
+        ("A_x_t2equad", 1e-6, "got A_x_t2equad"),
+        ("A_x_log10_t2quad", -6.0, "got A_x_log10_t2quad"),
+        ("A_X_log10_ecorr", -6.5, "got A_X_log10_ecorr"),
+        ("A_x_efac", "2", "A_x_efac in noise to be a number above 0; got '2'"),
+        ("A_x_efac", float("nan"), "A_x_efac in noise to be a number above 0; got nan"),
+        ("A_x_log10_ecorr", 1e-6, "A_x_log10_ecorr in noise to be log10 of seconds"),
+    ],
+)
+def test_no_noise_is_dropped_without_a_word(tmp_path, key, value, message):
+    columns, facts = pulsar("A", 0)
+    with pytest.raises(ValueError, match=message):
+        read_feathers([written(tmp_path / "A.feather", columns, facts)], noise={**NOISE, key: value})
+
+
+def test_noise_that_does_not_enter_is_told_and_own_red_noise_is_expected(tmp_path):
+    columns, facts = pulsar("A", 0)
+    path = written(tmp_path / "A.feather", columns, facts)
+    plain = read_feathers([path], noise={**NOISE, "A_red_noise_log10_A": -13.0, "A_rednoise_gamma": 3.0, "B_z_log10_equad": -6.0})
+    with pytest.warns(UserWarning, match="3 entries of the noise do not enter .A_dm_gp_gamma, A_z_efac, A_z_log10_ecorr"):
+        more = read_feathers([path], noise={**NOISE, "A_dm_gp_gamma": 2.0, "A_z_efac": 1.0, "A_z_log10_ecorr": -6.0})
+    np.testing.assert_array_equal(plain.tnt, more.tnt)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: {"toas": c["toas"] / 86400}, r"toas in seconds.*A\.feather span .*MJD"),
+        (lambda c: {"toas": c["toas"] * 1e3}, "toas in seconds"),
+        (lambda c: {"toaerrs": c["toaerrs"] * 1e7}, "toaerrs in seconds.*microseconds"),
+        (lambda c: {"Mmat_1": None}, "lacks the columns Mmat_1"),
+        (lambda c: {"Mmat_fd": np.ones(120)}, "lacks the columns Mmat_5.*It has Mmat_fd"),
+        (lambda c: {name: column[:0] for name, column in c.items()}, "has no rows"),
+    ],
+)
+def test_units_and_columns_are_looked_at(tmp_path, change, message):
+    columns, facts = pulsar("A", 0)
+    changed = {name: column for name, column in {**columns, **change(columns)}.items() if column is not None}
+    with pytest.raises(ValueError, match=message):
+        read_feathers([written(tmp_path / "A.feather", changed, facts)], noise={})
+
+
+def test_metadata_that_are_none(tmp_path):
+    columns, facts = pulsar("A", 0)
+    path = written(tmp_path / "A.feather", columns, facts)
+    table = feather.read_table(path)
+    feather.write_feather(table.replace_schema_metadata({"json": "{bad"}), str(path))
+    with pytest.raises(ValueError, match=r"Expected JSON in the metadata of A\.feather"):
+        read_feathers([path], noise={})
+    with pytest.raises(ValueError, match=r"pos in the metadata of A\.feather to be three numbers"):
+        read_feathers([written(path, columns, {**facts, "pos": [1, 0]})], noise={})
+    with pytest.raises(ValueError, match="Pass it in a list"):
+        read_feathers(str(path))
+
+
 def test_what_is_missing_is_named(tmp_path):
     columns, facts = pulsar("A", 0)
     path = written(tmp_path / "A.feather", columns, facts)

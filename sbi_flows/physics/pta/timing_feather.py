@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,13 @@ import numpy as np
 
 from sbi_flows._validation import positive
 from sbi_flows.physics.pta.timing_arrays import PulsarArray
+from sbi_flows.physics.pta.timing_white_noise import white_noise
 
 _COLUMNS = ("toas", "toaerrs", "residuals", "backend_flags")
 _MODEL = "Mmat_"
+_SPAN = (86400.0, 3.2e9)  # s, a day to a hundred years: beyond, times are in other units
+_ERRORS = (1e-9, 1.0)  # s
+_SHOWN = 5  # names in a warning
 _RANK = 1e-12  # of the largest singular value: columns of a timing model may repeat each other
 
 
@@ -35,6 +40,7 @@ def read_feathers(
     noise : mapping of str to float, optional
         White noise of each pulsar's backends: ``{pulsar}_{backend}_efac``, which is needed, ``..._log10_t2equad`` or
         ``..._log10_tnequad`` and ``..._log10_ecorr``. By default the ``noisedict`` of each file; ``{}`` takes the errors as they are.
+        Entries of a pulsar's own red noise are not needed, as the likelihood has it as parameters.
     n_frequencies : int
         Of k / span, where the span goes from the first to the last time of arrival of all pulsars.
     epoch : float
@@ -48,9 +54,14 @@ def read_feathers(
     ------
     ValueError
         For no files, a file that is no feather file or lacks a column, metadata, or the noise of a backend; the message names what is
-        missing.
+        missing. For white noise under another name or of another backend, and for times or errors that cannot be in seconds.
     ImportError
         Without pyarrow (the extra ``chains``).
+
+    Warns
+    -----
+    UserWarning
+        Where noise has entries of the pulsars that do not enter: of backends without times of arrival, or of other processes.
 
     Notes
     -----
@@ -69,10 +80,14 @@ def read_feathers(
     """
     positive("n_frequencies", n_frequencies, integer=True)
     positive("epoch", epoch)
+    if isinstance(paths, str | Path):
+        raise ValueError(f"Expected a sequence of feather files; got the single {str(paths)!r}. Pass it in a list.")
     if not paths:
         raise ValueError("Expected one or more feather files; got none.")
     pulsars = [_Residuals.read(Path(path), noise) for path in paths]
+    _tell_unused([key for each in pulsars for key in each.unused])
     first, last = min(each.times.min() for each in pulsars), max(each.times.max() for each in pulsars)
+    _check_span("all files together", last - first)
     statistics = [each.statistics(first, last - first, n_frequencies, epoch) for each in pulsars]
     tnt, tnr = (np.stack(parts) for parts in zip(*statistics, strict=True))
     positions = np.stack([each.position for each in pulsars])
@@ -91,34 +106,47 @@ class _Residuals:
     residuals: np.ndarray
     backends: np.ndarray
     model: np.ndarray
+    unused: list[str]  # noise of this pulsar that did not enter
 
     @classmethod
     def read(cls, path: Path, noise: Mapping[str, float] | None) -> _Residuals:
         columns, facts = _opened(path)
         missing = [name for name in _COLUMNS if name not in columns]
-        models = sorted((name for name in columns if name.startswith(_MODEL)), key=lambda name: int(name[len(_MODEL) :]))
-        missing += [] if models else [f"{_MODEL}0"]
+        models = [column for column in columns if column.startswith(_MODEL)]
+        wanted = [f"{_MODEL}{i}" for i in range(max(len(models), 1))]
+        missing += [column for column in wanted if column not in models]
         lacking = [name for name in ("name", "pos") if name not in facts]
         if missing or lacking:
             what = [f"the columns {', '.join(missing)}"] * bool(missing) + [f"{', '.join(lacking)} in its metadata"] * bool(lacking)
             raise ValueError(
                 f"Expected a feather file of a pulsar's times of arrival; {path.name} lacks {' and '.join(what)}. Write it with "
-                "enterprise's or discovery's save_feather."
+                f"enterprise's or discovery's save_feather.{_beside(models, wanted)}"
             )
         times, errors, residuals = (np.asarray(columns[name], dtype=np.float64) for name in ("toas", "toaerrs", "residuals"))
-        model = np.stack([np.asarray(columns[name], dtype=np.float64) for name in models], axis=1)
+        model = np.stack([np.asarray(columns[name], dtype=np.float64) for name in wanted], axis=1)
+        if not len(times):
+            raise ValueError(f"Expected one or more times of arrival; {path.name} has no rows.")
         if not all(np.isfinite(part).all() for part in (times, errors, residuals, model)) or not (errors > 0).all():
             raise ValueError(f"Expected finite times, residuals and timing model, and errors above 0; {path.name} has others.")
+        _check_span(path.name, times.max() - times.min())
+        if errors.min() < _ERRORS[0] or errors.max() > _ERRORS[1]:
+            raise ValueError(
+                f"Expected toaerrs in seconds, from {_ERRORS[0]:g} to {_ERRORS[1]:g}; those of {path.name} go from {errors.min():.3g} to "
+                f"{errors.max():.3g}. Are they in microseconds?"
+            )
         backends = np.asarray(columns["backend_flags"], dtype=str)
         name = str(facts["name"])
-        given = facts.get("noisedict") if noise is None else noise
+        position = _position(path, facts["pos"])
+        given = (facts.get("noisedict") or None) if noise is None else noise
         if given is None:
             raise ValueError(
-                f"{path.name} holds no noisedict: pass noise= with {name}_{backends[0]}_efac and so on, or noise={{}} to take its errors "
-                "as they are."
+                f"{path.name} holds no noisedict, or an empty one: pass noise= with {name}_{backends[0]}_efac and so on, or noise={{}} to "
+                "take its errors as they are."
             )
-        variances, ecorr = _white_noise(name, errors, backends, given)
-        return cls(name, np.asarray(facts["pos"], dtype=np.float64), times, variances, ecorr, residuals, backends, model)
+        if not isinstance(given, Mapping):
+            raise ValueError(f"Expected noise of {name} as a dictionary of names and numbers; got {type(given).__name__}.")
+        variances, ecorr, unused = white_noise(name, errors, backends, given)
+        return cls(name, position, times, variances, ecorr, residuals, backends, model, unused)
 
     def statistics(self, first: float, span: float, n_frequencies: int, epoch: float) -> tuple[np.ndarray, np.ndarray]:
         """TNT ``(2 m, 2 m)`` and TNr ``(2 m,)`` after the timing model has been fitted to everything."""
@@ -167,20 +195,41 @@ def _opened(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         table = feather.read_table(path)
     except (ArrowException, OSError) as error:
         raise ValueError(f"Expected a feather file; {path.name} cannot be read as one ({error}).") from None
-    facts = (table.schema.metadata or {}).get(b"json", b"{}")
-    return {name: table[name].to_numpy() for name in table.column_names}, json.loads(facts)
+    try:
+        facts = json.loads((table.schema.metadata or {}).get(b"json", b"{}"))
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in the metadata of {path.name}; it cannot be read as such ({error}).") from None
+    if not isinstance(facts, dict):
+        raise ValueError(f"Expected a dictionary in the metadata of {path.name}, with name and pos; got {type(facts).__name__}.")
+    return {name: table[name].to_numpy() for name in table.column_names}, facts
 
 
-def _white_noise(name: str, errors: np.ndarray, backends: np.ndarray, noise: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Variances ``(n,)`` and those of the ECORR of each row's backend ``(n,)``, in s^2."""
-    variances, ecorr = errors**2, np.zeros(len(errors))
-    if not noise:
-        return variances, ecorr
-    for backend in np.unique(backends):
-        rows, key = backends == backend, f"{name}_{backend}"
-        if f"{key}_efac" not in noise:
-            raise ValueError(f"Expected {key}_efac in noise, as for each backend of {name}; it is not there. Its name is that in the file.")
-        before, after = (10.0 ** (2 * noise[full]) if (full := f"{key}_log10_{kind}equad") in noise else 0.0 for kind in ("t2", "tn"))
-        variances[rows] = noise[f"{key}_efac"] ** 2 * (variances[rows] + before) + after
-        ecorr[rows] = 10.0 ** (2 * noise[full]) if (full := f"{key}_log10_ecorr") in noise else 0.0
-    return variances, ecorr
+def _beside(found: Sequence[str], wanted: Sequence[str]) -> str:
+    """What columns of the timing model there are that were not looked for."""
+    others = [column for column in found if column not in wanted]
+    return f" It has {', '.join(others)}; columns of the timing model are numbered from 0 without a gap." if others else ""
+
+
+def _position(path: Path, given: Any) -> np.ndarray:
+    try:
+        position = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        position = np.empty(0)
+    if position.shape != (3,):
+        raise ValueError(f"Expected pos in the metadata of {path.name} to be three numbers, the direction; got {given!r}.")
+    return position
+
+
+def _check_span(what: str, span: float) -> None:
+    if not _SPAN[0] <= span <= _SPAN[1]:
+        raise ValueError(
+            f"Expected toas in seconds over a day to a hundred years; those of {what} span {span:.4g} s. Are they in days (MJD)? Multiply "
+            "by 86400."
+        )
+
+
+def _tell_unused(keys: Sequence[str]) -> None:
+    if keys:
+        shown = ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+        why = "they belong to backends without times of arrival, or to processes that the likelihood lacks"
+        warnings.warn(f"{len(keys)} entries of the noise do not enter ({shown}): {why}.", UserWarning, stacklevel=3)
