@@ -18,7 +18,7 @@ from sbi_flows._files import write_atomic
 from sbi_flows._random import seed_from, torch_generator
 from sbi_flows._validation import positive
 from sbi_flows.diagnostics import misspecification
-from sbi_flows.embeddings import ObjectEmbedding
+from sbi_flows.embeddings import ObjectEmbedding, SetEmbedding
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.flows import hierarchical
 from sbi_flows.inference import NPE, ModelClassifier, Posterior
@@ -158,12 +158,13 @@ class TimingNPE:
     def simulations(self, n: int, random_state: int) -> tuple[np.ndarray, np.ndarray]:
         """``n`` skies of every source in turn: parameters on the cube, and what the network sees; skies too loud are drawn again."""
         generator = torch_generator(random_state)
+        chosen_by = int(np.random.default_rng([random_state, 1]).integers(2**31))
         rows, x = [], []
         at_once = _AT_ONCE if self.n_pulsars == len(self.pulsars) else _OF_ONE_CHOICE
         for name in self.models:
-            left = n
+            left, choices = n, torch_generator(chosen_by)  # the same pulsars for every source
             while left:
-                array = self._some(generator)
+                array = self._some(choices)
                 drawn, skies = self.draw_skies(name, array, min(left, at_once), generator)
                 rows.append(drawn.numpy())
                 x.append(self._seen(array, skies, name).astype(np.float32))
@@ -209,10 +210,14 @@ class TimingNPE:
         stage("training the model classifier")
         began = time.perf_counter()
         n, some = self.effort.n_simulations, min(self.effort.n_classified, self.effort.n_simulations)
-        by_model = {name: self._without_label(x[i * n : i * n + some]) for i, name in enumerate(self.models)}
+        # The same rows of every source, from all choices of pulsars: which pulsars there are tells nothing of the source.
+        rows = np.linspace(0, n - 1, some).astype(int)
+        by_model = {name: self._without_label(x[i * n + rows]) for i, name in enumerate(self.models)}
         shape = next(iter(by_model.values())).shape[1:]
+        generator = torch.Generator().manual_seed(self.random_state)
+        embedding = SetEmbedding(shape, 32, hidden=(2 * self.effort.hidden,) * 2, generator=generator)
         estimator = ConditionalFlow(hidden=(64, 64), max_epochs=self.effort.max_epochs, batch_size=256, learning_rate=2e-3)
-        classifier = ModelClassifier(estimator, embedding=self._embedding(shape, 8), random_state=self.random_state).fit(by_model)
+        classifier = ModelClassifier(estimator, embedding=embedding, random_state=self.random_state).fit(by_model)
         self.seconds_["classifier"] = time.perf_counter() - began
         return classifier
 
