@@ -41,6 +41,9 @@ class WeightedSamples:
         The verdict on what they were drawn from, which is part of their own: weights cannot tell of what was never drawn.
     info : mapping of str to str or number
         As in :class:`Chains`.
+    evidence : Evidence or None
+        What the run that made them found of ln Z, where they are no independent draws: the weights of nested sampling's points are steps
+        of one shrinking volume, and say nothing of its randomness. ``log_z`` and ``log_z_err`` are then its, and ``pareto_k`` is NaN.
 
     Examples
     --------
@@ -55,6 +58,7 @@ class WeightedSamples:
     names: tuple[str, ...]
     source: Reliability | None = None
     info: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    evidence: Evidence | None = None
 
     @property
     def weights(self) -> np.ndarray:
@@ -75,21 +79,27 @@ class WeightedSamples:
 
     @property
     def pareto_k(self) -> float:
-        """Pareto shape of the largest weights; above :func:`sbi_flows.weights.largest_pareto_k` no average over them can be believed."""
-        return importance.pareto_k(self.log_weights)
+        """Pareto shape of the largest weights; above :func:`sbi_flows.weights.largest_pareto_k` no average over them can be believed.
+
+        NaN where ``evidence`` is given: the weights are then no draws from a distribution with a tail.
+        """
+        return importance.pareto_k(self.log_weights) if self.evidence is None else np.nan
 
     @property
     def log_z(self) -> float:
-        """Natural log of the target's integral (the evidence, where the target is likelihood times prior): log of the mean weight."""
-        return float(importance.log_mean_exp(self.log_weights))
+        """Natural log of the target's integral (the evidence, where the target is likelihood times prior).
+
+        Log of the mean weight, or that of ``evidence``.
+        """
+        return float(importance.log_mean_exp(self.log_weights)) if self.evidence is None else self.evidence.log_z
 
     @property
     def log_z_err(self) -> float:
-        """One standard error of ``log_z`` for independent draws, by :func:`sbi_flows.weights.log_mean_error`.
+        """One standard error of ``log_z``: for independent draws by :func:`sbi_flows.weights.log_mean_error`, or that of ``evidence``.
 
         It means nothing where ``pareto_k`` is too large.
         """
-        return importance.log_mean_error(self.log_weights)
+        return importance.log_mean_error(self.log_weights) if self.evidence is None else self.evidence.log_z_err
 
     @property
     def reliability(self) -> Reliability:
@@ -108,11 +118,17 @@ class WeightedSamples:
         return Reliability.from_reasons(reasons, source.notes)
 
     def smoothed(self) -> WeightedSamples:
-        """The same draws with Pareto-smoothed weights: averages gain precision at the cost of a small bias."""
+        """The same draws with Pareto-smoothed weights: averages gain precision at the cost of a small bias.
+
+        Those with an ``evidence`` are returned as they are: their weights have no tail to smooth.
+        """
+        if self.evidence is not None:
+            return self
         return WeightedSamples(self.samples, importance.smooth_weights(self.log_weights), self.names, self.source, self.info)
 
     def __repr__(self) -> str:
-        head = f"WeightedSamples({len(self.samples)} draws of {', '.join(self.names)}: ess={self.ess:.0f}, {_tail(self.pareto_k)})"
+        found = _tail(self.pareto_k) if self.evidence is None else f"log_z={_with_error(self.log_z, self.log_z_err)}"
+        head = f"WeightedSamples({len(self.samples)} draws of {', '.join(self.names)}: ess={self.ess:.0f}, {found})"
         return f"{head}   {self.reliability}"
 
     def to_dataframe(self) -> pandas.DataFrame:

@@ -257,7 +257,10 @@ class FakeCobayaPrior:
 def test_cobaya_model_with_an_external_prior():
     model = SimpleNamespace(
         prior=FakeCobayaPrior(),
-        parameterization=SimpleNamespace(sampled_params=lambda: {"phase": {"periodic": True}, "b": {"prior": {}}}),
+        parameterization=SimpleNamespace(
+            sampled_params=lambda: {"phase": math.nan, "b": math.nan},  # as cobaya 3.6: its infos are the next
+            sampled_params_info=lambda: {"phase": {"prior": [0, 2], "periodic": True}, "b": {"prior": {"dist": "norm"}}},
+        ),
         loglike=lambda theta, return_derived=True: -float(theta @ theta),
     )
     target = targets.from_cobaya(model)

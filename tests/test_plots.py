@@ -285,3 +285,6 @@ def test_weights_are_drawn_whole_with_the_tail_that_was_fitted():
     assert "no tail" in plots.weights(even).axes[0].get_title(loc="left")
     with pytest.raises(TypeError, match="make WeightedSamples"):
         plots.weights(log_weights)
+    found = Evidence(-1.0, 0.1, "nested sampling", 0.5, np.nan, Reliability(True), pd.DataFrame())
+    title = plots.weights(WeightedSamples(draws.samples, draws.log_weights, draws.names, evidence=found)).axes[0].get_title(loc="left")
+    assert "effective draws" in title and "tail" not in title and "Pareto" not in title

@@ -120,6 +120,8 @@ def test_what_is_known_is_said(tmp_path):
     assert "never visited" in said({"a": chains(), "b": evidence(ok=False)}, tmp_path)
     for name in ("smc", "tempered"):
         assert all(known in said(RESULTS[name](), tmp_path) for known in ("4 321", "powers of the likelihood", "ln Z = -1.250"))
+    draws = WeightedSamples(np.random.default_rng(0).normal(size=(500, 1)), np.zeros(500), ("a",), evidence=evidence())
+    assert "-1.2500 ± 0.03" in said(draws, tmp_path) and "Pareto" not in said(draws, tmp_path)
     assert "NOT RELIABLE" in said(history(ok=False), tmp_path) and "reliable" in said(history(), tmp_path)
 
 

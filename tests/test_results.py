@@ -128,3 +128,11 @@ def test_weighted_samples_know_their_evidence_and_whether_to_believe_it():
     assert wide.to_dataframe()["weight"].sum() == pytest.approx(1) and wide.smoothed().ess == pytest.approx(wide.ess, rel=0.05)
     narrow = WeightedSamples(x, -0.5 * x[:, 0] ** 2 / 9 + 0.5 * x[:, 0] ** 2, ("a",))
     assert "Pareto k" in narrow.reliability.reasons[0]
+
+
+def test_draws_of_a_run_with_an_evidence_tell_that_and_no_tail():
+    log_weights = np.linspace(-20.0, 0.0, 500)
+    draws = WeightedSamples(np.zeros((500, 1)), log_weights, ("a",), evidence=an_evidence())
+    assert (draws.log_z, draws.log_z_err) == (-18.22, 0.03) and np.isnan(draws.pareto_k) and draws.smoothed() is draws
+    assert "log_z=-18.22 +- 0.03" in repr(draws) and "k=" not in repr(draws).split("NOT")[0]
+    assert "effective sample size" in str(draws.reliability)  # the weights still say how many draws they leave

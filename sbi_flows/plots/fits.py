@@ -56,7 +56,8 @@ def losses(history: FitHistory) -> Figure:
 def weights(draws: WeightedSamples) -> Figure:
     """What share of the draws has a weight above each size: a few draws that carry everything are seen at the lower right.
 
-    The dashed line is the generalised Pareto distribution fitted to the largest weights; the steeper it falls, the better.
+    The dashed line is the generalised Pareto distribution fitted to the largest weights; the steeper it falls, the better. The weights of
+    nested sampling's points have none.
 
     Parameters
     ----------
@@ -82,11 +83,11 @@ def weights(draws: WeightedSamples) -> Figure:
     largest = np.sort(draws.weights)[::-1] * n
     largest = largest[largest > 0]
     share = np.arange(1, len(largest) + 1) / n
-    tail = pareto_tail(draws.log_weights)
+    tail = pareto_tail(draws.log_weights) if draws.evidence is None else None
     figure = new_figure(5.2, 3.6)
     axis = figure.subplots()
     axis.loglog(largest, share, color=COLOURS[0], linewidth=1.6, label="draws")
-    if tail.n:
+    if tail is not None and tail.n:
         falling = share[: tail.n]
         fitted = largest[0] * tail.quantiles(1 - falling / falling[-1])
         axis.loglog(fitted, falling, "--", color=COLOURS[1], linewidth=1.4, label=f"Pareto tail, k = {tail.k:.2f}")
@@ -95,6 +96,9 @@ def weights(draws: WeightedSamples) -> Figure:
     axis.set_ylabel("share of draws with at least this weight")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, loc="lower left")
-    said = "no tail" if tail.k == -np.inf else f"Pareto k {tail.k:.2f} (believed up to {largest_pareto_k(n):.2f})"
-    axis.set_title(f"effective draws {draws.ess:.0f} of {n}; {said}", loc="left", fontsize=10)
+    if tail is None:
+        said = ""
+    else:
+        said = "; no tail" if tail.k == -np.inf else f"; Pareto k {tail.k:.2f} (believed up to {largest_pareto_k(n):.2f})"
+    axis.set_title(f"effective draws {draws.ess:.0f} of {n}{said}", loc="left", fontsize=10)
     return figure

@@ -137,8 +137,7 @@ def _weighted(draws: WeightedSamples) -> list[Section]:
     known = {
         "draws": len(draws.samples),
         "effective number": draws.ess,
-        "Pareto k": "no tail" if draws.pareto_k == -np.inf else draws.pareto_k,
-        "ln of the mean weight": draws.log_z,
+        **_mean_weight(draws),
         **_info(draws.info),
     }
     frame = draws.to_dataframe()
@@ -146,8 +145,14 @@ def _weighted(draws: WeightedSamples) -> list[Section]:
     parts = [html.facts(known), html.heading("Parameters", 3), html.table(summary)]
     parts += _corner(draws.resample(10_000, random_state=0), draws.names, min(draws.ess, 1e4))
     words = "reliable" if draws.reliability.ok else "NOT RELIABLE"
-    vehtari = "Vehtari, Simpson, Gelman, Yao & Gabry 2024, JMLR 25(72) (Pareto k)"
-    return [Section("Weighted draws", words, draws.reliability, parts, (vehtari, *_cited(draws.info)))]
+    vehtari = ("Vehtari, Simpson, Gelman, Yao & Gabry 2024, JMLR 25(72) (Pareto k)",) if draws.evidence is None else ()
+    return [Section("Weighted draws", words, draws.reliability, parts, (*vehtari, *_cited(draws.info)))]
+
+
+def _mean_weight(draws: WeightedSamples) -> dict[str, Any]:
+    if draws.evidence is not None:
+        return {"ln Z": f"{draws.log_z:.4f} ± {draws.log_z_err:.2g}", "by": draws.evidence.method}
+    return {"Pareto k": "no tail" if draws.pareto_k == -np.inf else draws.pareto_k, "ln of the mean weight": draws.log_z}
 
 
 def _smc(result: SMCResult) -> list[Section]:

@@ -18,7 +18,6 @@ from sbi_flows.targets import LogDensity, Target, as_target, cube_transform
 from sbi_flows.weights import kish_ess
 
 _NO_LIKELIHOOD = -1e300  # dynesty takes no infinities
-_MOST_CALLS_WORDS = "the run was ended by max_calls before the evidence had converged: raise it"
 
 
 def run_dynesty(
@@ -45,7 +44,7 @@ def run_dynesty(
     bound, sample : str
         dynesty's ways to bound the live points and to draw new ones.
     max_calls : int, optional
-        Likelihood calls at most.
+        Likelihood calls at most, those of the first live points among them; a point that is under way is finished. More than ``n_live``.
     transform : callable, optional
         The unit cube ``(n, d)`` to parameters, as tensors; found for boxes, normals, scipy columns and products of these
         (:func:`sbi_flows.targets.cube_transform`).
@@ -54,7 +53,8 @@ def run_dynesty(
     Returns
     -------
     draws : WeightedSamples
-        Dead points with their weights, in the user's parameters. ``info`` holds ``n_evaluations`` and ``seconds``.
+        Dead points with their weights, in the user's parameters; ``log_z`` and its error are dynesty's own, as in ``evidence``. ``info``
+        holds ``n_evaluations`` and ``seconds``.
     evidence : Evidence
         With dynesty's own error, which counts the randomness of the shrinkage only: not a mode that no live point has met, nor the
         correlation of draws by short walks.
@@ -64,7 +64,7 @@ def run_dynesty(
     ImportError
         If dynesty is not installed.
     ValueError
-        If the target has no prior.
+        If the target has no prior, or ``max_calls`` leaves none beyond the live points.
     TypeError
         If the prior has no transform from the cube and none is given.
 
@@ -87,6 +87,8 @@ def run_dynesty(
         raise ImportError("run_dynesty needs dynesty: pip install 'sbi_flows[dynesty]'.") from error
     positive("n_live", n_live, integer=True)
     positive("dlogz", dlogz)
+    if max_calls is not None and not max_calls > n_live:
+        raise ValueError(f"Expected max_calls above n_live = {n_live}, whose points are evaluated first; got {max_calls}.")
     target = as_target(target)
     if target.prior is None:
         raise ValueError("Expected a target with a prior, over which nested sampling goes: make it with targets.posterior.")
@@ -106,7 +108,9 @@ def run_dynesty(
     # It divides by differences of likelihoods that may be equal, on plateaus.
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The sampling was stopped short", category=UserWarning)  # the verdict says so
-        sampler.run_nested(dlogz=dlogz, maxcall=max_calls, print_progress=False)
+        # It does not count the calls that its first live points took.
+        calls_left = None if max_calls is None else max(max_calls - likelihood.n_evaluations, 1)
+        sampler.run_nested(dlogz=dlogz, maxcall=calls_left, print_progress=False)
         results = sampler.results
     info = {
         "sampler": f"dynesty {dynesty.__version__}",
@@ -116,9 +120,18 @@ def run_dynesty(
         "n_gradients": 0,
         "seconds": time.perf_counter() - began,
     }
-    reasons = [_MOST_CALLS_WORDS] if max_calls is not None and likelihood.n_evaluations >= max_calls else []
+    reasons = [] if calls_left is None else _cut_short(results, n_live, calls_left, dlogz)
     missing, holes = told(likelihood.n_invalid, likelihood.n_evaluations, "points")
     return _record(results, target, info, Reliability.from_reasons([*missing, *reasons], [*holes, *target.notes]))
+
+
+def _cut_short(results: Any, n_live: int, calls_left: int, dlogz: float) -> list[str]:
+    """By dynesty's own two criteria, as they stood when the last point died: after it the live ones are added as they are."""
+    died = len(results.logl) - n_live
+    remaining = np.logaddexp(0.0, np.max(results.logl) + results.logvol[died - 1] - results.logz[died - 1])
+    if np.sum(results.ncall[:died]) <= calls_left or remaining < dlogz:
+        return []
+    return [f"max_calls ended the run with {remaining:.2g} of ln Z still in its live points (dlogz = {dlogz:g} asked for): raise it"]
 
 
 def _record(results: Any, target: Target, info: dict[str, Any], verdict: Reliability) -> tuple[WeightedSamples, Evidence]:
@@ -127,12 +140,12 @@ def _record(results: Any, target: Target, info: dict[str, Any], verdict: Reliabi
     points = torch.from_numpy(np.asarray(results.samples, dtype=np.float64))
     # So scaled that the mean weight is Z, as that of importance weights.
     log_weights = np.asarray(results.logwt, dtype=np.float64) + np.log(len(points))
-    draws = WeightedSamples(target.recorded(points).numpy(), log_weights, target.names, verdict, info)
     log_z, error = float(results.logz[-1]), float(results.logzerr[-1])
     share = kish_ess(log_weights) / len(points)
     row = {"log_z": log_z, "log_z_err": error, "ess": share, "pareto_k": np.nan, "n_evaluations": info["n_evaluations"]}
     table = pd.DataFrame([row], index=["nested sampling"])
-    return draws, Evidence(log_z, error, "nested sampling", share, np.nan, verdict, table, target.names, info)
+    evidence = Evidence(log_z, error, "nested sampling", share, np.nan, verdict, table, target.names, info)
+    return WeightedSamples(target.recorded(points).numpy(), log_weights, target.names, verdict, info, evidence), evidence
 
 
 class _Counted:

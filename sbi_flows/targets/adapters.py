@@ -14,6 +14,7 @@ from sbi_flows._random import numpy_generator, rand
 from sbi_flows.bijections.support import SupportEntry
 from sbi_flows.distributions import from_pair
 from sbi_flows.targets.base import Target, from_log_prob, posterior
+from sbi_flows.targets.bilby_priors import check_priors, joint_columns, joint_draws
 from sbi_flows.targets.numpy_functions import from_numpy
 
 _MOST_ROUNDS = 200  # of drawing from a prior with constraints, most of whose draws may be refused
@@ -72,7 +73,7 @@ def from_bilby(likelihood: Any, priors: Any, *, n_jobs: int | None = None) -> Ta
     """The posterior of a bilby likelihood and its priors.
 
     Fixed parameters (numbers, delta functions) are passed on to the likelihood; the others are the columns, by name, with bilby's own
-    ends and periodic boundaries. Conditional priors and constraints are honoured.
+    ends and periodic boundaries. Conditional priors, constraints and joint Gaussian priors are honoured.
 
     Parameters
     ----------
@@ -88,7 +89,8 @@ def from_bilby(likelihood: Any, priors: Any, *, n_jobs: int | None = None) -> Ta
     ImportError
         If a plain dict of priors is given and bilby is not installed.
     TypeError, ValueError
-        If these are no likelihood and priors, or no parameter is free.
+        If these are no likelihood and priors, no parameter is free, or a prior has no density that a target could have: those of discrete
+        values, a mere name of another parameter, joint ones that are cut off or no Gaussians.
 
     Examples
     --------
@@ -102,9 +104,11 @@ def from_bilby(likelihood: Any, priors: Any, *, n_jobs: int | None = None) -> Ta
     if not callable(getattr(likelihood, "log_likelihood", None)):
         raise TypeError(f"Expected a bilby likelihood, with a method log_likelihood; got a {type(likelihood).__name__}.")
     priors = _prior_dict(priors)
+    check_priors(priors)
     names = list(priors.non_fixed_keys)
     if not names:
         raise ValueError("Expected priors with at least one parameter that is not fixed; all of them are.")
+    joints = joint_columns(priors, names)
     fixed = {key: float(priors[key].peak) for key in priors.fixed_keys}
     takes_parameters = bool(inspect.signature(likelihood.log_likelihood).parameters)
 
@@ -126,7 +130,16 @@ def from_bilby(likelihood: Any, priors: Any, *, n_jobs: int | None = None) -> Ta
         # By our own uniform numbers: bilby draws from a global generator.
         def some(m: int) -> torch.Tensor:
             cube = rand((m, len(names)), generator, dtype=torch.float64).numpy()
-            return torch.from_numpy(np.array([_flat(priors.rescale(names, u)) for u in cube]).reshape(m, len(names)))
+            together = {j for _, columns in joints for j in columns}
+            alone = [j for j in range(len(names)) if j not in together]
+            rows = np.empty_like(cube)
+            for row, u in zip(rows, cube, strict=True):
+                values = priors.rescale(names, u)
+                row[alone] = [float(np.squeeze(values[j])) for j in alone]
+            for dist, columns in joints:
+                modes = rand((m,), generator, dtype=torch.float64).numpy()
+                rows[:, columns] = joint_draws(dist, cube[:, columns], modes)
+            return torch.from_numpy(rows)
 
         return _accepted(some, log_prior, n) if priors.constraint_keys else some(n)
 
@@ -169,7 +182,8 @@ def from_cobaya(model: Any, *, n_jobs: int | None = None) -> Target:
         model = _cobaya_model(model)
     if not (hasattr(model, "loglike") and hasattr(model, "parameterization")):
         raise TypeError(f"Expected a cobaya model or its input dictionary; got a {type(model).__name__}.")
-    sampled = model.parameterization.sampled_params()
+    # Their infos; sampled_params() has the names alone.
+    sampled = model.parameterization.sampled_params_info()
     names = list(sampled)
     external = bool(getattr(model.prior, "external", None))
 
@@ -193,6 +207,8 @@ def from_cobaya(model: Any, *, n_jobs: int | None = None) -> Target:
 
 def _prior_dict(priors: Any) -> Any:
     if hasattr(priors, "rescale"):
+        if hasattr(priors, "convert_floats_to_delta_functions"):
+            priors.convert_floats_to_delta_functions()  # as bilby does before it samples: numbers may have been put in since
         return priors
     if not isinstance(priors, Mapping):
         raise TypeError(f"Expected a bilby PriorDict or a dict of bilby priors; got a {type(priors).__name__}.")
@@ -209,10 +225,6 @@ def _cobaya_model(info: Mapping[str, Any]) -> Any:
     except ImportError as error:
         raise ImportError("An input dictionary needs cobaya to make its model: pip install 'sbi_flows[cobaya]'.") from error
     return get_model(dict(info))
-
-
-def _flat(values: Sequence[Any]) -> np.ndarray:
-    return np.array([float(np.squeeze(value)) for value in values])
 
 
 def _bilby_support(prior: Any) -> SupportEntry:

@@ -11,6 +11,7 @@ from sbi_flows import targets
 from sbi_flows.distributions import BoxUniform, MultivariateNormal, Product
 from sbi_flows.estimators import FlowDensity
 from sbi_flows.samplers import FlowMove, run_dynesty, run_emcee
+from sbi_flows.weights import log_mean_error
 
 LOG_Z_BOX = math.log(2 * math.pi / 100)  # of a unit normal in two dimensions under a prior of area 100
 
@@ -201,8 +202,38 @@ def test_dynesty_gives_draws_and_evidence():
     assert evidence.reliability.ok and "nested sampling" in repr(evidence)
     early = run_dynesty(in_box(), n_live=150, max_calls=300, random_state=0)[1]
     assert not early.reliability.ok and "max_calls" in str(early.reliability)
+    assert early.info["n_evaluations"] <= 300 + 20  # the live points' calls counted; one more point at most, on the way
+    with pytest.raises(ValueError, match="above n_live = 150"):
+        run_dynesty(in_box(), n_live=150, max_calls=150)
     with pytest.raises(ValueError, match="target with a prior"):
         run_dynesty(targets.from_log_prob(gaussian, 2))
+
+
+@pytest.mark.filterwarnings("default")
+def test_dynesty_draws_say_what_its_run_found():
+    """As independent draws the points would have an error several times too small, and a tail that means nothing."""
+    pytest.importorskip("dynesty")
+    draws, evidence = run_dynesty(in_box(), n_live=100, dlogz=0.1, random_state=0)
+    assert (draws.log_z, draws.log_z_err) == (evidence.log_z, evidence.log_z_err) and draws.evidence is evidence
+    assert math.isnan(draws.pareto_k) and draws.smoothed() is draws and draws.reliability.ok
+    assert log_mean_error(draws.log_weights) < 0.5 * draws.log_z_err
+
+
+@pytest.mark.filterwarnings("default")
+def test_dynesty_that_ends_by_itself_was_not_cut_short():
+    """With as many calls as it takes, and one fewer: the last point was on its way. With a twentieth fewer it was."""
+    pytest.importorskip("dynesty")
+
+    def run(max_calls):
+        return run_dynesty(in_box(), n_live=50, dlogz=0.1, max_calls=max_calls, random_state=0)[1]
+
+    whole = run(None)
+    calls = whole.info["n_evaluations"]
+    for max_calls in (calls, calls - 1):
+        again = run(max_calls)
+        assert again.log_z == whole.log_z and again.reliability.ok
+    nearly = run(int(0.95 * calls)).reliability
+    assert not nearly.ok and "in its live points" in str(nearly)
 
 
 @pytest.mark.filterwarnings("default")
