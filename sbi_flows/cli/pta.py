@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -24,17 +25,25 @@ def pta() -> None:
 @app.command()
 def models() -> None:
     """List the source models."""
+    from sbi_flows.distributions import MultivariateNormal
     from sbi_flows.physics.pta import DEFAULT_MODELS, MODELS
 
     table = Table("model", "source", "parameters and priors", "citation")
     for model in MODELS.values():
         star = "*" if model.name in DEFAULT_MODELS else ""
         parameters = ", ".join(
-            f"{p.name} [{p.low:g}, {p.high:g}]" if p.low is not None and p.high is not None else f"{p.name} (normal)"
-            for p in model.parameters
+            f"{p.name} [{p.low:g}, {p.high:g}]" if p.low is not None and p.high is not None else p.name for p in model.parameters
         )
+        if isinstance(model.prior, MultivariateNormal):
+            covariance = model.prior.cholesky @ model.prior.cholesky.T
+            parameters += f": normal, mean {_plain(model.prior.mean)}, covariance {_plain(covariance)}"
         table.add_row(model.name + star, model.title, parameters, model.citation)
     Console().print(table, "* run by default")
+
+
+def _plain(numbers: Any) -> str:
+    """A tensor as nested lists of numbers of four digits."""
+    return json.dumps([float(f"{x:.4g}") if numbers.ndim == 1 else [float(f"{y:.4g}") for y in x] for x in numbers])
 
 
 @app.command()
@@ -85,7 +94,7 @@ def compare(
     finished, seconds = len(result.results), time.perf_counter() - began
     noun = "model" if finished == 1 else "models"
     console.print(f"{finished} {noun} finished, this run in {seconds:.0f} s. Tables, figures, chains: {output}", soft_wrap=True)
-    if not result.results:
+    if not result.results or not all(each.reliable for each in result.results.values()):
         raise typer.Exit(1)
 
 
@@ -158,7 +167,7 @@ def timing(
     _print_timing(console, result)
     seconds = time.perf_counter() - began
     console.print(f"This run took {seconds:.0f} s. Network, draws, tables, figures, report.html: {output}", soft_wrap=True)
-    if not result.results:
+    if not result.results or not all(each.reliable for each in result.results.values()):
         raise typer.Exit(1)
 
 
@@ -180,7 +189,7 @@ def _print_timing(console: Console, result) -> None:
             "-" if record["pareto_k"] is None else f"{record['pareto_k']:.2f}",
             "-" if record["hellinger_mean"] is None else f"{_short(record['hellinger_mean'])}/{_short(record['hellinger_max'])}",
             f"{record['seconds']:.0f}",
-            "[green]ok" if record["reliable"] else "[red]doubtful",
+            "[green]ok" if record["reliable"] else "[red]NOT RELIABLE",
         )
     if ranked:
         console.print(table)
@@ -264,7 +273,7 @@ def _print_table(console: Console, result, sampler: str) -> None:
             f"{_short(stored.hellinger_mean)}/{_short(stored.hellinger_max)}",
             _short(stored.hellinger_floor),
             f"{stored.seconds:.0f}",
-            "[green]ok" if stored.reliable else "[red]doubtful",
+            "[green]ok" if stored.reliable else "[red]NOT RELIABLE",
         )
     if ranked:
         console.print(table)

@@ -74,6 +74,8 @@ class MultivariateNormal(Distribution):
     --------
     >>> MultivariateNormal([0.0], [[4.0]]).log_prob(torch.zeros(1, 1)).item()
     -1.6120...
+    >>> MultivariateNormal([0.0], [[4.0]], ["a"])
+    MultivariateNormal(a: 0 +- 2)
     """
 
     mean: Tensor
@@ -100,6 +102,9 @@ class MultivariateNormal(Distribution):
     def log_prob(self, x):
         z = torch.linalg.solve_triangular(self.cholesky, (self._check(x) - self.mean).T, upper=False)
         return -0.5 * (z.square().sum(0) + self.features * LOG_2PI) - torch.log(self.cholesky.diagonal()).sum()
+
+    def _told(self, j):
+        return f"{float(self.mean[j]):.4g} +- {float(self.cholesky[j].norm()):.3g}"
 
 
 class Choice(Distribution):

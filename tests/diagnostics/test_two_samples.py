@@ -86,6 +86,16 @@ def test_mmd_sees_what_marginals_do_not():
     assert result.p_value == (1 + np.sum(result.null >= result.mmd2)) / 1000
 
 
+def test_copies_in_one_sample_are_told():
+    """A classifier learns resampled rows by heart: the verdict must not say that the distributions differ."""
+    rng = np.random.default_rng(0)
+    x, few = rng.normal(size=(1000, 2)), rng.normal(size=(130, 2))
+    (reason,) = c2st(x, few[rng.integers(130, size=1000)], classifier="gradient boosting", random_state=0).reliability.reasons
+    assert "by copies, it may be, as 87% of the rows of y repeat others" in reason
+    (reason,) = c2st(x, x + 3, classifier="gradient boosting", random_state=0).reliability.reasons
+    assert "not one distribution" in reason
+
+
 def test_constant_columns_are_no_harm():
     x, y = np.zeros((100, 2)), np.zeros((100, 2))
     assert mmd(x, y, random_state=0).p_value == 1.0
