@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sbi_flows.cli import output
+
 if TYPE_CHECKING:
     from sbi_flows.results import Chains
 
@@ -32,7 +34,8 @@ def read(path: Path, burn: float = 0, log_column: str | None = None, format: str
     """``load_chains`` with options as they are typed."""
     from sbi_flows.chain_files import load_chains
 
-    return load_chains(path, burn=burn, log_column=log_column, format=format, parameters=split(parameters))
+    with output.working(f"Reading {path}"):
+        return load_chains(path, burn=burn, log_column=log_column, format=format, parameters=split(parameters))
 
 
 def split(names: str | None) -> list[str] | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sbi_flows.reliability import Reliability
 
@@ -41,11 +42,13 @@ def show_verdict(reliability: Reliability) -> None:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """A spinner on standard error while something takes its time, where a person is there to see it."""
+    """A spinner and the time gone by on standard error while something takes its time, where a person is there to see it."""
     if not sys.stderr.isatty():
         yield
         return
-    with Console(stderr=True).status(what):
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(what, total=None)
         yield
 
 

@@ -18,6 +18,7 @@ from sbi_flows.model_evidence.nested import N_LIVE, nested_evidence
 from sbi_flows.results import Chains, Evidence, Reliability
 
 LEAST_EVALUATIONS = 4000
+LEAST_DRAWS = 1000
 METHODS = ("auto", "bridge", "harmonic", "importance")
 
 
@@ -32,6 +33,7 @@ def evidence(
     support: Any = None,
     method: str = "auto",
     max_evaluations: int = 200_000,
+    max_draws: int = 100_000,
     random_state: RandomState = None,
 ) -> Evidence:
     """The Bayesian evidence ``Z = integral L(theta) prior(theta) d theta`` from posterior samples.
@@ -66,6 +68,9 @@ def evidence(
     max_evaluations : int, at least 4000
         Budget of log-posterior evaluations beyond one a draw. Half serves the estimators (at most four a draw), the rest the search for
         missed modes.
+    max_draws : int, at least 1000
+        Of more draws every so many of each chain are used, which a note says: time and memory go with their number, and chains rarely
+        hold as many independent ones. Raise it for more *independent* draws than that.
     random_state : int or generator, optional
 
     Returns
@@ -103,12 +108,16 @@ def evidence(
         raise ValueError(f"Expected method to be one of {', '.join(METHODS)}; got {method!r}.")
     if max_evaluations < LEAST_EVALUATIONS:
         raise ValueError(f"Expected max_evaluations of at least {LEAST_EVALUATIONS}; got {max_evaluations}.")
+    if max_draws < LEAST_DRAWS:
+        raise ValueError(f"Expected max_draws of at least {LEAST_DRAWS}; got {max_draws}.")
     if log_posterior is None and method == "auto" and isinstance(samples, Chains) and N_LIVE in samples.stats:
         return nested_evidence(samples, random_state)
     if prior is not None:
         prior = as_prior(prior)
     generator = torch_generator(seed_from(random_state))
-    draws = read_draws(samples, log_posterior, weights=weights, chain_ids=chain_ids, random_state=seed_from(generator))
+    draws = read_draws(
+        samples, log_posterior, weights=weights, chain_ids=chain_ids, max_draws=max_draws, random_state=seed_from(generator)
+    )
     if support is None:
         support = prior.support if prior is not None else getattr(samples, "support", None)
     densities = user_density(density, draws) if density is not None else cross_fit(draws, support, seed_from(generator))

@@ -16,6 +16,8 @@ from sbi_flows.weights import autocorrelation_time, kish_ess
 LogPosterior = Callable[[np.ndarray], np.ndarray]
 
 MIN_DRAWS = 100
+# Of a chain, below which its autocorrelation and its halves would no longer show whether it has mixed.
+LEAST_LENGTH = 200
 ARVIZ_VALUES = (
     "log-posterior values were read from sample_stats.lp. Stan leaves constants out of it, Stan and PyMC put the Jacobian of their own "
     "coordinates in: if one of them wrote it, pass log_posterior instead"
@@ -110,6 +112,7 @@ def read_draws(
     *,
     weights: np.ndarray | None = None,
     chain_ids: np.ndarray | None = None,
+    max_draws: int | None = None,
     random_state=None,
 ) -> Draws:
     """Read samples of any accepted kind; see :func:`sbi_flows.evidence` for the kinds and the errors."""
@@ -143,7 +146,26 @@ def read_draws(
     draws = Draws(x, chain, names, log_p, function, ensemble, (*notes, ARVIZ_VALUES) if from_arviz else notes, against, thin)
     if weights is not None:
         draws = _resampled(draws, weights, random_state)
-    return _checked_posterior(draws)
+    return _checked_posterior(draws if max_draws is None else _thinned(draws, max_draws))
+
+
+def _thinned(draws: Draws, max_draws: int) -> Draws:
+    """One draw in so many of each chain that at most ``max_draws`` are left, but `LEAST_LENGTH` of a chain if it has them.
+
+    Each chain keeps its end, and the order in which it was drawn, so that what is left shows the same autocorrelation, in longer steps.
+    """
+    lengths = np.unique(draws.chain, return_counts=True)[1]
+    step = min(-(-draws.n // max_draws), max(int(lengths.min()) // LEAST_LENGTH, 1))
+    if step == 1:
+        return draws
+    position = np.concatenate([np.arange(n)[::-1] for n in lengths])
+    kept = position % step == 0
+    note = (
+        f"one in {step} draws of each chain was used, {kept.sum()} of {draws.n}: max_draws={max_draws} is what an estimate gains from, "
+        "unless draws are independent"
+    )
+    log_p = None if draws.log_p is None else draws.log_p[kept]
+    return replace(draws, x=draws.x[kept], chain=draws.chain[kept], log_p=log_p, notes=(*draws.notes, note))
 
 
 def evaluate(log_posterior: LogPosterior, x: np.ndarray) -> np.ndarray:

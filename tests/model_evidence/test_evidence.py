@@ -230,6 +230,27 @@ def test_emcee_arrays_in_the_wrong_order_are_noticed(flat):
     assert any(words in reason for reason in result.reliability.reasons)
 
 
+def test_more_draws_than_an_estimate_gains_from_are_thinned_and_it_is_said():
+    """Of correlated chains as of the ends that they had; what is left must agree with the truth as well as it says."""
+    rng = np.random.default_rng(3)
+    x = np.zeros((4, 5000, 1))
+    for t in range(1, 5000):
+        x[:, t] = 0.8 * x[:, t - 1] + 0.6 * rng.normal(size=(4, 1))
+    x = x[:, 100:]
+    seen = []
+    result = evidence(x, lambda rows: seen.append(len(rows)) or -0.5 * rows[:, 0] ** 2, max_draws=3000, random_state=0)
+    assert any("one in 7 draws of each chain was used, 2800 of 19600" in note for note in result.reliability.notes)
+    assert seen[0] == 2800 and result.reliability.ok
+    assert abs(result.log_z - 0.5 * np.log(2 * np.pi)) < 5 * result.log_z_err
+    short = read_draws(x[:, :700].reshape(28, 100, 1), x[:, :700, 0].reshape(28, 100), max_draws=1000)
+    assert short.n == 2800 and not short.notes  # chains too short to lose any
+    values = read_draws(list(x), [row[:, 0] for row in x], max_draws=10_000)
+    np.testing.assert_array_equal(values.x[:, 0], values.log_p)
+    assert values.x[-1] == x[-1, -1]
+    with pytest.raises(ValueError, match="max_draws of at least 1000"):
+        evidence(x, lambda rows: -0.5 * rows[:, 0] ** 2, max_draws=10)
+
+
 def test_impossible_arguments():
     x = np.random.default_rng(19).normal(size=(200, 2))
 
