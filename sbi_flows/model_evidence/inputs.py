@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from sbi_flows._random import numpy_generator
+from sbi_flows.model_evidence.layout import every_so_many
 from sbi_flows.results import Chains, WeightedSamples
 from sbi_flows.weights import autocorrelation_time, kish_ess
 
 LogPosterior = Callable[[np.ndarray], np.ndarray]
 
 MIN_DRAWS = 100
-# Of a chain, below which its autocorrelation and its halves would no longer show whether it has mixed.
-LEAST_LENGTH = 200
 ARVIZ_VALUES = (
     "log-posterior values were read from sample_stats.lp. Stan leaves constants out of it, Stan and PyMC put the Jacobian of their own "
     "coordinates in: if one of them wrote it, pass log_posterior instead"
@@ -150,22 +149,12 @@ def read_draws(
 
 
 def _thinned(draws: Draws, max_draws: int) -> Draws:
-    """One draw in so many of each chain that at most ``max_draws`` are left, but `LEAST_LENGTH` of a chain if it has them.
-
-    Each chain keeps its end, and the order in which it was drawn, so that what is left shows the same autocorrelation, in longer steps.
-    """
-    lengths = np.unique(draws.chain, return_counts=True)[1]
-    step = min(-(-draws.n // max_draws), max(int(lengths.min()) // LEAST_LENGTH, 1))
+    step, kept = every_so_many(np.unique(draws.chain, return_counts=True)[1], max_draws)
     if step == 1:
         return draws
-    position = np.concatenate([np.arange(n)[::-1] for n in lengths])
-    kept = position % step == 0
-    note = (
-        f"one in {step} draws of each chain was used, {kept.sum()} of {draws.n}: max_draws={max_draws} is what an estimate gains from, "
-        "unless draws are independent"
-    )
+    said = f"one in {step} draws of each chain was used, {kept.sum()} of {draws.n}: raise max_draws={max_draws} if more are independent"
     log_p = None if draws.log_p is None else draws.log_p[kept]
-    return replace(draws, x=draws.x[kept], chain=draws.chain[kept], log_p=log_p, notes=(*draws.notes, note))
+    return replace(draws, x=draws.x[kept], chain=draws.chain[kept], log_p=log_p, notes=(*draws.notes, said), thin=draws.thin * step)
 
 
 def evaluate(log_posterior: LogPosterior, x: np.ndarray) -> np.ndarray:

@@ -7,6 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 _FEWEST_CHAINS = 20
+# Of a chain, below which its autocorrelation and its halves would no longer show whether it has mixed.
+_LEAST_LENGTH = 200
+
+
+def every_so_many(lengths: np.ndarray, most: int) -> tuple[int, np.ndarray]:
+    """One draw in so many of each chain, and which, ``(n,)`` bool, that at most ``most`` are left, but `_LEAST_LENGTH` of a chain.
+
+    Each chain keeps its end and its order, so that what is left shows the same autocorrelation, in longer steps.
+    """
+    step = min(-(-int(lengths.sum()) // most), max(int(lengths.min()) // _LEAST_LENGTH, 1))
+    return step, np.concatenate([np.arange(n)[::-1] for n in lengths]) % step == 0
 
 
 def layout_reasons(x: np.ndarray, lengths: np.ndarray, names: Sequence[str]) -> list[str]:
