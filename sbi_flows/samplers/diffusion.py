@@ -114,8 +114,9 @@ class DiffusionSampler(PathSampler):
         """Mean ``(n, d)`` of the forward step ``k (n,)`` from ``y (n, d)``, where the target's slope is ``score (n, d)``."""
         decay, spread = steps.decay[k], steps.variance[k].sqrt()
         push = 2 * (1 - decay) * steps.gain[k] * (score + y) / spread
-        size = push.square().mean(-1, keepdim=True).sqrt()
-        push = push * (_STEEPEST / size.clamp(min=_STEEPEST))
+        # Bounded before the root, whose slope is infinite at zero: a target that is the normal itself gives no push at all.
+        size = push.square().mean(-1, keepdim=True).clamp(min=_STEEPEST**2).sqrt()
+        push = push * (_STEEPEST / size)
         learned = self.drift(torch.cat([y, push], 1).mT, self._times[:, k]).mT
         return decay * y + spread * (push + learned)
 

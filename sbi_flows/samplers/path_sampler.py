@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from sbi_flows._threads import one_thread
 from sbi_flows._validation import as_rows, positive
 from sbi_flows.results import Evidence, Reliability, WeightedSamples
 from sbi_flows.samplers.normal_path import NormalPath, log_normal
+from sbi_flows.samplers.path_check import against_paths
 
 _AT_ONCE = 2000  # paths
 _LARGEST_GAP = 1.0  # nats between the bounds on ln Z
@@ -85,8 +87,8 @@ class PathSampler(nn.Module, ABC):
         Returns
         -------
         WeightedSamples
-            ``log_z`` is unbiased before its logarithm is taken. ``info`` holds what the draws cost (``n_evaluations``, ``n_gradients``,
-            ``seconds``), what training cost, and ``lower_bound``: the mean log-weight, below ln Z on average.
+            ``log_z`` is unbiased before its logarithm is taken. ``info`` holds what the draws and their check cost (``n_evaluations``,
+            ``n_gradients``, ``seconds``), what training cost, and ``lower_bound``: the mean log-weight, below ln Z on average.
         """
         positive("n_samples", n_samples, integer=True)
         generator = torch_generator(random_state)
@@ -100,6 +102,8 @@ class PathSampler(nn.Module, ABC):
                 f"Expected a target above zero somewhere; it is zero or has no value at the ends of all {n_samples} paths "
                 f"({self.path.n_invalid} times it was NaN or +inf so far). Begin nearer to it: start= or scale=."
             )
+        with one_thread():
+            reasons = against_paths(self.path, y, log_weights, lambda rows, noise: self.backward_from(rows, noise).log_weights, generator)
         info = {
             "sampler": self.method,
             "n_evaluations": self.path.n_evaluations - before[0],
@@ -109,7 +113,7 @@ class PathSampler(nn.Module, ABC):
             **self.info,
         }
         user = self.path.recorded(self.path.to_user(y)[0])
-        return WeightedSamples(user.numpy(), log_weights.numpy(), self.path.names, self._verdict(), info)
+        return WeightedSamples(user.numpy(), log_weights.numpy(), self.path.names, self._verdict(reasons), info)
 
     def evidence(self, n_samples: int = 10_000, random_state: RandomState = None, samples: Any = None) -> Evidence:
         """ln of the target's integral, from fresh paths.
@@ -170,11 +174,11 @@ class PathSampler(nn.Module, ABC):
             "training_seconds": time.perf_counter() - began,
         }
 
-    def _verdict(self) -> Reliability:
+    def _verdict(self, reasons: Sequence[str]) -> Reliability:
         notes = [*self.reliability.notes, *self.path.notes, "weights cannot tell of a mode that no path has reached"]
         if self.path.n_invalid:
             notes.append(f"the density was NaN or +inf at {self.path.n_invalid} of {self.path.n_evaluations} points, which counted as zero")
-        return Reliability.from_reasons(self.reliability.reasons, notes)
+        return Reliability.from_reasons([*self.reliability.reasons, *reasons], notes)
 
 
 def starting_weights(y: Tensor) -> Tensor:

@@ -7,11 +7,14 @@ from torch import Tensor
 
 from sbi_flows._random import randn
 from sbi_flows.losses import Batch, Loss
+from sbi_flows.results import FitHistory, Reliability
 from sbi_flows.samplers.normal_path import trainable
 from sbi_flows.samplers.path_sampler import PathSampler
 from sbi_flows.training import SimulatorSource, train
 
 _STEPS_AN_EPOCH = 25
+_FAILED = "non-finite losses"  # why a fit ended, in its history
+_MANY_SKIPPED = 0.05  # share of the steps
 
 
 def path_kl(sampler: PathSampler, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -63,4 +66,15 @@ def fit_paths(
         progress=progress,
     )
     sampler.requires_grad_(False).eval()
-    sampler.reliability = history.reliability
+    sampler.reliability = _verdict(history)
+
+
+def _verdict(history: FitHistory) -> Reliability:
+    """What training says of itself; there are no data to blame."""
+    skipped = f"{history.n_skipped} of {history.n_steps} steps of training had no finite loss and were skipped"
+    remedy = "lower learning_rate, or begin nearer to the target (start= or scale=)"
+    if history.stopped == _FAILED:
+        return Reliability.from_reasons([f"an epoch of training had not one finite loss, and the weights from before are kept: {remedy}"])
+    if history.n_skipped > _MANY_SKIPPED * history.n_steps:
+        return Reliability.from_reasons([f"{skipped}: {remedy}"])
+    return Reliability.from_reasons([], [skipped] if history.n_skipped else [])

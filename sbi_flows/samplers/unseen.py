@@ -24,7 +24,8 @@ _MISSED = 3.0  # mass, times their number, that so many independent draws miss o
 _LEAST_ACCEPTANCE = 0.1  # assumed, where nothing else was accepted either
 _CLOSE = 1 / 3  # of the spread there could be, below which starts are close together
 _PRIOR_DRAWS, _PRIOR_SEED = 1000, 0  # any seed: the draws set a scale
-_FAR, _MATTERS = (30.0, 300.0), 5e-3  # distances between quartiles at which the density is looked at, and mass beyond that matters
+_FAR = (30.0, 300.0)  # distances between quartiles at which the density is looked at
+_CHAINS_TOLD = "without a variance, and chains come there so seldom that neither R-hat nor effective sizes tell what is missing"
 _HAIR = 0.26  # from the last value on the real line: of an end at zero all beyond 9, where a reference distribution has 1e-19
 _MANY = 1e-3  # share of the draws so near an end
 # Share of the moves that would go where there is no value, were they accepted as others are. Far-out holes that bold proposals meet
@@ -100,7 +101,7 @@ def at_the_ends(positions: Tensor, space: Target) -> list[str]:
     ]
 
 
-def heavy_tails(positions: Tensor, space: Target) -> tuple[list[str], int]:
+def heavy_tails(positions: Tensor, space: Target, told: str = _CHAINS_TOLD, matters: float = 5e-3) -> tuple[list[str], int]:
     """A reason for each column along which the density has a tail without a variance that matters: local kernels cross it too slowly.
     And the evaluations that took.
 
@@ -113,6 +114,10 @@ def heavy_tails(positions: Tensor, space: Target) -> tuple[list[str], int]:
     positions : Tensor (n_chains, n_draws, d)
         On the real line of ``space``.
     space : Target
+    told : str
+        What is wrong with such a tail.
+    matters : float
+        Mass beyond the first place that is looked at.
     """
     rows = positions.flatten(0, 1)
     low, centre, high = torch.from_numpy(np.quantile(rows.numpy(), [0.25, 0.5, 0.75], axis=0))
@@ -123,9 +128,8 @@ def heavy_tails(positions: Tensor, space: Target) -> tuple[list[str], int]:
         at, here, there = space.log_prob(torch.cat([centre[None], far, further])).split([1, len(far), len(far)])
     slope = (there - here) / math.log(_FAR[1] / _FAR[0])
     # Mass beyond, if the slices were of equal width: of a Cauchy distribution 3 %, of Student's t with three degrees of freedom 4e-5.
-    heavy = (slope > -3.0) & (here - at + math.log(_FAR[0]) > math.log(_MATTERS))
+    heavy = (slope > -3.0) & (here - at + math.log(_FAR[0]) > math.log(matters))
     names = space.user.names
-    told = "without a variance, and chains come there so seldom that neither R-hat nor effective sizes tell what is missing"
     reasons = [
         f"along {names[j]} the density falls off like a power, {told}. Sample a function of it that grows more slowly, or use smc"
         for i, j in enumerate(columns)
