@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sbi_flows.plots.canvas import COLOURS, GREY, new_figure
 from sbi_flows.plots.sets import DrawSet, read_sets
+from sbi_flows.plots.smoothing import narrowest_scale, smoothed, smoothing_kernel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,9 @@ _SHADES = (1 - (1 - _PAINT[0]) * (1 - _PAINT[1]), _PAINT[0])
 _MOST_VALUES = 30
 _REPEATS = 10
 _MOST_TICKS = 6
-_EMPTY = 0.02  # share of the fullest cell's draws up to which a cell is empty space between modes
+# Bins of a marginal and cells of a joint panel in the standard deviation of the narrowest structure, and how many there may be.
+_BINS_PER_SCALE, _CELLS_PER_SCALE = 1, 6
+_MOST_BINS, _MOST_CELLS = 200, 400
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,17 @@ class _Column:
     ends : (float, float)
         Of the axis.
     edges : ndarray (bins + 1,)
-        Of the cells in which draws are counted.
-    spans : ndarray (bins, 2)
+        Of the bins of the marginal.
+    cells : ndarray (n + 1,)
+        Of the cells in which draws are counted in joint panels: finer, where their structure is; those of the bins where discrete.
+    spans : ndarray (n, 2)
         Of the cells as drawn: with gaps between discrete values.
     discrete : bool
     """
 
     ends: tuple[float, float]
     edges: np.ndarray
+    cells: np.ndarray
     spans: np.ndarray
     discrete: bool
 
@@ -54,15 +60,18 @@ class _Column:
         values = np.unique(x)
         if len(values) > _MOST_VALUES or len(x) < _REPEATS * len(values):
             low, high = _reached(x) if ends is None else ends
-            edges = np.linspace(low, high, bins + 1)
-            return cls((float(low), float(high)), edges, np.column_stack([edges[:-1], edges[1:]]), discrete=False)
+            fine = narrowest_scale(x[(x >= low) & (x <= high)])
+            scales = (high - low) / fine if fine > 0 else 0.0
+            edges = np.linspace(low, high, max(bins, math.ceil(min(_BINS_PER_SCALE * scales, _MOST_BINS))) + 1)
+            cells = np.linspace(low, high, max(2 * bins, math.ceil(min(_CELLS_PER_SCALE * scales, _MOST_CELLS))) + 1)
+            return cls((float(low), float(high)), edges, cells, np.column_stack([cells[:-1], cells[1:]]), discrete=False)
         gap = float(np.diff(values).min()) if len(values) > 1 else 1.0
         middles = 0.5 * (values[1:] + values[:-1])
         edges = np.concatenate([[values[0] - gap], middles, [values[-1] + gap]])
         spans = values[:, None] + 0.4 * gap * np.array([-1.0, 1.0])
         low, high = (values[0] - 0.6 * gap, values[-1] + 0.6 * gap) if ends is None else ends
         # An axis that ends on a value must not cut its bar in half.
-        return cls((float(min(low, spans[0, 0])), float(max(high, spans[-1, 1]))), edges, spans, discrete=True)
+        return cls((float(min(low, spans[0, 0])), float(max(high, spans[-1, 1]))), edges, edges, spans, discrete=True)
 
 
 def _reached(x: np.ndarray) -> tuple[float, float]:
@@ -99,7 +108,7 @@ def corner(
         By default the pooled 0.2-99.8 % range of each column, and a twelfth more on both sides where draws are.
     title : str, optional
     bins : int
-        Along each axis.
+        Along each axis, at least: where draws lie in narrow modes there are more.
     ess : mapping of str to float, optional
         Effective number of draws of a set, where it is smaller than the number of rows, as in a chain: contours are smoothed the more,
         the fewer there are.
@@ -107,7 +116,7 @@ def corner(
     Returns
     -------
     Figure
-        Contours hold 68 % and 95 % of the draws.
+        Contours hold 68 % and 95 % of the draws. They are smoothed as much as best predicts draws that were left out.
 
     Raises
     ------
@@ -190,7 +199,7 @@ def _reaching(column: _Column, value: float) -> _Column:
         return column
     margin = 0.05 * (max(high, value) - min(low, value))
     ends = (min(low, value - margin), max(high, value + margin))
-    return _Column(ends, column.edges, column.spans, column.discrete)
+    return replace(column, ends=ends)
 
 
 def _marginal(axis: Axes, x: np.ndarray, column: _Column, k: int) -> None:
@@ -210,13 +219,10 @@ def _joint(axis: Axes, pair: np.ndarray, columns: tuple[_Column, _Column], ess: 
     The levels are quantiles of the density at the draws: of the smoothed mass itself, regions of what is curved or split would hold more
     draws than they say, as smoothing spreads it.
     """
-    from scipy.ndimage import convolve
-
-    counts = np.histogram2d(pair[:, 0], pair[:, 1], bins=[column.edges for column in columns])[0]
+    counts = np.histogram2d(pair[:, 0], pair[:, 1], bins=[column.cells for column in columns])[0]
     if counts.sum() == 0:
         return
-    # Reflection keeps the mass that smoothing would carry over a hard prior edge.
-    density = convolve(counts, _smoothing_kernel(pair, columns, ess), mode="reflect")
+    density = smoothed(counts, _smoothing_kernel(pair, columns, ess))
     if columns[0].discrete or columns[1].discrete:
         _strips(axis, density, columns, _levels(np.repeat(density.ravel(), counts.ravel().astype(int))), k)
     else:
@@ -233,7 +239,7 @@ def _contours(axis: Axes, pair: np.ndarray, density: np.ndarray, columns: tuple[
     from scipy.interpolate import RegularGridInterpolator
 
     # Cell centres stop half a cell short of a hard edge; the padded copies of the outer cells reach it.
-    centres = [np.concatenate([c.edges[:1], 0.5 * (c.edges[1:] + c.edges[:-1]), c.edges[-1:]]) for c in columns]
+    centres = [np.concatenate([c.cells[:1], 0.5 * (c.cells[1:] + c.cells[:-1]), c.cells[-1:]]) for c in columns]
     density = np.pad(density, 1, mode="edge")
     at_draws = RegularGridInterpolator(centres, density, bounds_error=False)(pair)
     levels = _levels(at_draws[np.isfinite(at_draws)])
@@ -268,48 +274,14 @@ def _runs(inside: np.ndarray, column: _Column) -> list[tuple[float, float]]:
     if column.discrete:
         return [(float(low), float(high)) for low, high in column.spans[inside]]
     steps = np.diff(np.concatenate([[0], inside.astype(int), [0]]))
-    return list(zip(column.edges[steps == 1].tolist(), column.edges[steps == -1].tolist(), strict=True))
+    return list(zip(column.cells[steps == 1].tolist(), column.cells[steps == -1].tolist(), strict=True))
 
 
 def _smoothing_kernel(pair: np.ndarray, columns: tuple[_Column, _Column], ess: float) -> np.ndarray:
-    """A normal distribution on the cells, with the shape of the draws within a mode and the width of Scott's rule for their number.
-
-    Its shape follows their correlation, so a thin ridge is smoothed along and not across; by the correlation of all draws, separate modes
-    would be drawn out towards each other. The width is half of the rule's, which is meant for one normal mode: posteriors bend and
-    split. Discrete values are not mixed.
-    """
-    smooth = np.array([not column.discrete for column in columns])
-    inside = np.all([(x >= c.edges[0]) & (x <= c.edges[-1]) for x, c in zip(pair.T, columns, strict=True)], axis=0)
-    if inside.sum() < 3 or not smooth.any():
-        return np.ones((1, 1))
-    per_cell = np.array([column.edges[1] - column.edges[0] for column in columns])
-    scale = 0.5 * max(ess, 1.0) ** (-1 / (4 + smooth.sum()))
-    # A third of a cell at least, below which cells would stand out one by one.
-    rows = pair[inside] / per_cell
-    covariance = scale**2 * (_covariance_within_modes(rows) if smooth.all() else np.cov(rows.T)) + np.eye(2) / 3
-    if not smooth.all():
-        covariance = np.diag(np.diag(covariance))
-    half = np.where(smooth, np.ceil(3 * np.sqrt(np.diag(covariance).max(where=smooth, initial=0))), 0).astype(int)
-    offsets = np.stack(np.meshgrid(*[np.arange(-n, n + 1) for n in half], indexing="ij"), axis=-1)
-    kernel = np.exp(-0.5 * np.einsum("abi,ij,abj->ab", offsets, np.linalg.inv(covariance), offsets))
-    return kernel / kernel.sum()
-
-
-def _covariance_within_modes(rows: np.ndarray) -> np.ndarray:
-    """Of rows ``(n, 2)`` about the means of the islands that they form on a coarse grid; a row in a nearly empty cell has no say."""
-    from scipy.ndimage import label
-
-    bins = int(np.clip(np.sqrt(len(rows) / 10), 4, 20))
-    counts, *edges = np.histogram2d(rows[:, 0], rows[:, 1], bins=bins)
-    islands, n_islands = label(counts > _EMPTY * counts.max(), structure=np.ones((3, 3)))
-    place = [np.clip(np.searchsorted(edge, x, side="right") - 1, 0, bins - 1) for edge, x in zip(edges, rows.T, strict=True)]
-    island = islands[place[0], place[1]]
-    total, n = np.zeros((2, 2)), 0
-    for k in range(1, n_islands + 1):
-        part = rows[island == k]
-        if len(part) > 2:
-            total, n = total + len(part) * np.cov(part.T), n + len(part)
-    return total / n if n else np.cov(rows.T)
+    inside = np.all([(x >= c.cells[0]) & (x <= c.cells[-1]) for x, c in zip(pair.T, columns, strict=True)], axis=0)
+    width = np.array([column.cells[1] - column.cells[0] for column in columns])
+    edges = (columns[0].cells / width[0], columns[1].cells / width[1])
+    return smoothing_kernel(pair[inside] / width, edges, np.array([not column.discrete for column in columns]), ess)
 
 
 def _mark(axis: Axes, x: float, y: float | None) -> None:
