@@ -150,10 +150,25 @@ def cut_angles(a: Chains, b: Chains, periods: Mapping[str, float]) -> tuple[Chai
     return replace(a, samples=samples[0]), replace(b, samples=samples[1])
 
 
-def constants(a: Chains, b: Chains) -> np.ndarray:
-    """Which parameters are one and the same number in all draws of both, ``(d,)`` bool."""
-    rows = np.concatenate([each.samples.reshape(-1, each.features) for each in (a, b)])
-    return np.ptp(rows, axis=0) == 0
+def without_fixed(a: Chains, b: Chains, labels: tuple[str, str]) -> tuple[Chains, Chains, list[str], list[str]]:
+    """Both without the parameters that are one number in each; reasons where it is not the same one, and a note of those that agree.
+
+    Where nothing else is left, both as they are: they may be stuck.
+    """
+    values = [each.samples.reshape(-1, each.features) for each in (a, b)]
+    fixed = (np.ptp(values[0], axis=0) == 0) & (np.ptp(values[1], axis=0) == 0)
+    if not fixed.any() or fixed.all():
+        return a, b, [], []
+    first, second = values[0][0], values[1][0]
+    differ = fixed & (first != second)
+    reasons = [
+        f"{a.names[j]} is fixed at {first[j]:.6g} in {labels[0]} and at {second[j]:.6g} in {labels[1]}" for j in np.flatnonzero(differ)
+    ]
+    same = [a.names[j] for j in np.flatnonzero(fixed & ~differ)]
+    notes = [f"fixed at one value in both, and left out: {', '.join(same)}"] if same else []
+    left = np.flatnonzero(~fixed)
+    names = tuple(a.names[j] for j in left)
+    return _take(a, left, names), _take(b, left, names), reasons, notes
 
 
 def same_draws(a: Chains, b: Chains, labels: tuple[str, str]) -> list[str]:

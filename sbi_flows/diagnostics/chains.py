@@ -12,7 +12,7 @@ from scipy import stats
 
 from sbi_flows._random import RandomState, numpy_generator
 from sbi_flows._validation import positive
-from sbi_flows.diagnostics.chain_input import common_columns, constants, cut_angles, has_names, misread, read_chains, same_draws
+from sbi_flows.diagnostics.chain_input import common_columns, cut_angles, has_names, misread, read_chains, same_draws, without_fixed
 from sbi_flows.diagnostics.classifiers import C2ST, c2st
 from sbi_flows.diagnostics.distances import BINS, hellinger, hellinger_floor, hellinger_joint
 from sbi_flows.diagnostics.ranks import FALSE_ALARM
@@ -123,7 +123,7 @@ def compare_chains(
         have columns ``chain`` and ``draw``), `WeightedSamples`, `SMCResult`, `TemperedChains`, or a fitted `FlowSampler`, with all it
         spent. Weighted draws are resampled to their effective size, which a note says. ``a`` is the reference where it matters which is.
         An emcee sampler is taken with all its steps: ``as_chains(sampler, burn=2000)`` leaves the first out.
-        Parameters are matched by name where both have names.
+        Parameters are matched by name where both have names; those fixed at one value in both are left out, which a note says.
     labels : (str, str)
     periods : mapping of str to float, optional
         The periods of parameters that are angles.
@@ -172,7 +172,8 @@ def compare_chains(
     rng = numpy_generator(random_state)
     (first, notes_a), (second, notes_b) = (read_chains(each, label) for each, label in zip((a, b), labels, strict=True))
     first, second, left_out = common_columns(first, second, labels, (not has_names(a), not has_names(b)))
-    notes = [*notes_a, *notes_b, *left_out]
+    first, second, unlike, fixed = without_fixed(first, second, labels)
+    notes = [*notes_a, *notes_b, *left_out, *fixed]
     if periods:
         first, second = cut_angles(first, second, periods)
     runs = [
@@ -190,10 +191,11 @@ def compare_chains(
     against = [[*misread(run), *each.reliability.reasons] for run, each in zip(runs, judged, strict=True)]
     unfit = tuple(label for label, reasons in zip(labels, against, strict=True) if reasons)
     # Errors and p-values rest on effective sizes that chains know which have mixed, and only they.
-    differs = not unfit and p_value < false_alarm
+    differs = bool(unlike) or (not unfit and p_value < false_alarm)
     reasons = [f"{label} is not fit to be compared: {r}" for label, each in zip(labels, against, strict=True) for r in each]
+    reasons += unlike
     unsaid = [_UNFIT_DIFFER] if unfit and p_value < false_alarm else []
-    if differs:
+    if differs and p_value < false_alarm:
         reasons.insert(0, _difference(table, classified, p_value, labels))
     return ChainComparison(
         table,
@@ -313,18 +315,17 @@ def _joint(
     runs: list[Chains], judged: list[Convergence], classifier: str, max_rows: int, false_alarm: float, rng: np.random.Generator
 ) -> tuple[float, float, C2ST | None]:
     """Joint Hellinger distance, its floor, and the classifier's test, of thinned draws in equal number."""
-    moving = ~constants(*runs)
-    n = int(min(_SPACING * min(_worth(run, each, moving) for run, each in zip(runs, judged, strict=True)), max_rows))
+    n = int(min(_SPACING * min(_worth(run, each) for run, each in zip(runs, judged, strict=True)), max_rows))
     if n < _LEAST_ROWS:
         return math.nan, math.nan, None
-    thinned = [_spaced(run, n)[:, moving] for run in runs]
+    thinned = [_spaced(run, n) for run in runs]
     distance, floor = hellinger_joint(*thinned, random_state=rng)
     return distance, floor, c2st(*thinned, classifier=classifier, false_alarm=false_alarm, random_state=rng)
 
 
-def _worth(run: Chains, judged: Convergence, moving: np.ndarray) -> float:
-    """Independent draws by the slowest of the parameters that move; none where all stand still, or it is not known."""
-    return min(float(np.nan_to_num(judged.ess_bulk[moving]).min(initial=np.inf if moving.any() else 0.0)), run.samples[..., 0].size)
+def _worth(run: Chains, judged: Convergence) -> float:
+    """Independent draws by the slowest parameter; none where one stands still, or it is not known."""
+    return min(float(np.nan_to_num(judged.ess_bulk).min()), run.samples[..., 0].size)
 
 
 def _spaced(run: Chains, n: int) -> np.ndarray:
@@ -387,8 +388,7 @@ def _caveats(
             f"fewer than {ENOUGH} independent draws in {' and '.join(few)}: compare each Hellinger distance with its floor, not with zero"
         )
     if classified is None:
-        moving = ~constants(*runs)
-        worth = (f"{_worth(run, each, moving):.0f} in {label}" for run, each, label in zip(runs, judged, labels, strict=True))
+        worth = (f"{_worth(run, each):.0f} in {label}" for run, each, label in zip(runs, judged, labels, strict=True))
         needed = f"of each {_LEAST_ROWS / _SPACING:.0f} are needed"
         said.append(f"too few independent draws for the joint checks: {' and '.join(worth)}, {needed}")
     return said

@@ -199,10 +199,14 @@ def test_wrong_input_is_told(rng):
 
 
 def test_constant_columns_and_short_chains_do_not_crash(rng):
-    x = rng.normal(size=(4, 100, 2))
-    x[..., 1] = 3.0
-    comparison = compare_chains(x, x.copy(), random_state=0)
-    assert comparison.verdict == "NOT COMPARABLE"
+    x, y = rng.normal(size=(2, 4, 400, 2))
+    x[..., 1] = y[..., 1] = 3.0
+    comparison = compare_chains(x, y, random_state=0)
+    assert comparison.verdict == "agree" and len(comparison.table) == 1
+    assert any("fixed at one value in both, and left out: x1" in note for note in comparison.reliability.notes)
+    y[..., 1] = 3.1
+    comparison = compare_chains(x, y, random_state=0)
+    assert comparison.verdict == "DIFFER" and comparison.reliability.reasons == ("x1 is fixed at 3 in a and at 3.1 in b",)
     short = compare_chains(x[:, :5], x[:, :5], random_state=0)
     assert np.isnan(short.p_value) and short.verdict == "NOT COMPARABLE"
 
