@@ -27,6 +27,7 @@ _LOG10_UNIT = -7.0  # s: in units of 1e-7 s the numbers are of order one
 _NULL = 1e-14  # of TNT's largest eigenvalue: below, a direction holds rounding and no data
 LOUDEST = 9.0  # log10 of rho in s: thirty years of delay
 _FEW = 8  # draws at once, where the matrix of all pulsars is made whole
+_LOUD_SKY = 1e9  # of squared white data: rounding of ln L is 1e-10 of it at worst
 _BLOCK_BYTES = 2**24  # of one block's matrices: rows beyond what stays near the cache gain nothing
 
 
@@ -168,22 +169,36 @@ class TimingTarget(Target):
         information = gram[..., :k, k] + torch.einsum("pkr,npr->npk", self._low_rest, rest)
         return gram[..., :k, :k] + self._constant, information, log_high
 
-    def chi_squared(self, theta: Tensor) -> tuple[Tensor, int]:
-        """w' C^-1 w ``(n,)`` of the white data under ``theta (n, d)``, and how many numbers they are: chi-squared where theta is true."""
-        there = (self.factor.square().sum(1) > 0).reshape(-1)  # directions that the timing model took are neither data nor misfit
-        return torch.cat([self._misfits(rows) for rows in self._checked(theta).split(_FEW)]), int(there.sum())
+    def chi_squared(self, theta: Tensor, tnr: Tensor | None = None) -> tuple[Tensor, int]:
+        """w' C^-1 w ``(n,)`` of the white data under ``theta (n, d)``, and how many numbers they are: chi-squared where theta is true.
 
-    def _misfits(self, theta: Tensor) -> Tensor:
+        For other residuals with ``tnr (n, p, 2 m)``, one sky a row of theta, or ``(1, p, 2 m)`` for all. NaN where ln L is -inf.
+        """
+        there = (self.factor.square().sum(1) > 0).reshape(-1)  # directions that the timing model took are neither data nor misfit
+        theta = self._checked(theta)
+        tnr = torch.from_numpy(self.array.tnr)[None] if tnr is None else torch.as_tensor(tnr, dtype=torch.float64)
+        white = self._whitened(tnr)
+        with torch.no_grad():
+            # 2 ln L is w'w - w' C^-1 w - ln |C|, and ln L has the fast algebra; in skies this loud the difference would be rounding.
+            gain = self._by_blocks(theta, white) - self._by_blocks(theta, torch.zeros_like(white[:1]))
+            values = (white.square().sum((1, 2)) - 2 * gain).clamp(min=0.0)
+            loud = (white.square().sum((1, 2)) > _LOUD_SKY).expand(len(theta)) & torch.isfinite(gain)
+            if bool(loud.any()):
+                rows = torch.einsum("prk,npk->npr", self.whitener, tnr).flatten(1).expand(len(theta), -1)[loud]
+                pieces = zip(theta[loud].split(_FEW), rows.split(_FEW), strict=True)
+                values[loud] = torch.cat([self._misfits(some, data) for some, data in pieces])
+        return values, int(there.sum())
+
+    def _misfits(self, theta: Tensor, white: Tensor) -> Tensor:
         own = _power_of_ten(2 * (self.own_log10_rho(theta) - _LOG10_UNIT)).repeat_interleave(2, dim=-1)
         shared = _power_of_ten(2 * (self.log10_rho(theta) - _LOG10_UNIT)).repeat_interleave(2, dim=-1)
-        white = torch.einsum("prk,pk->pr", self.whitener, torch.from_numpy(self.array.tnr)).flatten()
         rank = self.factor.shape[-1]
         heard = self.factor[:, : 2 * self.n_bins]
         gamma = torch.from_numpy(correlation_matrix(self.correlation, self.array.positions))
         covariance = torch.einsum("ij,ika,nk,jkb->niajb", gamma, heard, shared, heard)
         each = torch.einsum("ika,nik,ikb->niab", self.factor, own, self.factor) + torch.eye(rank, dtype=torch.float64)
         covariance.diagonal(dim1=1, dim2=3).add_(each.permute(0, 2, 3, 1))
-        return torch.linalg.solve(covariance.flatten(3).flatten(1, 2), white.expand(len(theta), -1)) @ white
+        return (torch.linalg.solve(covariance.flatten(3).flatten(1, 2), white) * white).sum(1)
 
     # --- Simulator ---------------------------------------------------------------------------------------------------------
 

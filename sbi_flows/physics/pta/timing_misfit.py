@@ -12,7 +12,7 @@ from sbi_flows.physics.pta.timing import TimingTarget
 from sbi_flows.results import Reliability, WeightedSamples
 
 LOOKED_AT = 64  # draws
-_IMPOSSIBLE, _UNLIKELY = 1e-4, 1e-2  # of a posterior predictive p-value: not ok, and a note
+IMPOSSIBLE, _UNLIKELY = 1e-4, 1e-2  # of a posterior predictive p-value: not ok, and a note
 
 
 def judged(weighted: WeightedSamples, target: TimingTarget) -> WeightedSamples:
@@ -25,16 +25,35 @@ def judged(weighted: WeightedSamples, target: TimingTarget) -> WeightedSamples:
 def misfit(target: TimingTarget, theta: Tensor) -> tuple[list[str], list[str]]:
     """Reasons and notes where parameters drawn from the posterior, ``theta (n, d)``, do not explain the residuals of ``target``.
 
-    By the posterior predictive p-value of chi-squared, its mean over the draws: one draw alone would decide by luck.
+    By the posterior predictive p-value of chi-squared (:func:`predictive_p`): residuals may be too loud, or too quiet.
+    """
+    chi_squared, count = target.chi_squared(theta)
+    if not bool(torch.isfinite(chi_squared).any()):
+        return ["every draw has a background that the likelihood calls impossible: the draws are nowhere near the posterior"], []
+    p_value, middle = predictive_p(chi_squared, count), float(chi_squared.nanmedian())
+    told = f"the residuals have a chi-squared of {middle:.4g} for {count} numbers (posterior predictive p = {p_value:.1g})"
+    loud = middle > count
+    if p_value < IMPOSSIBLE:
+        nowhere = "or the draws are nowhere near its posterior"
+        if loud:
+            why = "look for a line, a glitch, other units"
+            return [f"{told}: either the source and power laws cannot make such a sky ({why}), {nowhere}"], []
+        why = "the errors behind TNT are too large, or TNr has other units than TNT"
+        return [f"{told}: the sky is quieter than its own measurement errors ({why}), {nowhere}"], []
+    what = "has more than the source and power laws tell of" if loud else "is quieter than its measurement errors say"
+    return [], [f"{told}: the sky {what}"] if p_value < _UNLIKELY else []
+
+
+def predictive_p(chi_squared: Tensor, count: int) -> float:
+    """Two-sided posterior predictive p-value of chi-squared at draws of the posterior ``(n,)``: twice the smaller of both mean tails.
+
+    Its mean over the draws: one draw alone would decide by luck. NaN, of impossible draws, does not count; 0 where all are.
 
     References
     ----------
     Gelman, Meng & Stern 1996, "Posterior predictive assessment of model fitness via realized discrepancies", Statistica Sinica 6, 733.
     """
-    chi_squared, count = target.chi_squared(theta)
-    p_value, middle = float(stats.chi2.sf(chi_squared.numpy(), count).mean()), float(chi_squared.median())
-    told = f"the residuals have a chi-squared of {middle:.4g} for {count} numbers (posterior predictive p = {p_value:.1g})"
-    if p_value < _IMPOSSIBLE:
-        why = "look for a line, a glitch, other units), or the draws are nowhere near its posterior"
-        return [f"{told}: either the source and power laws cannot make such a sky ({why}"], []
-    return [], [f"{told}: the sky has more than the source and power laws tell of"] if p_value < _UNLIKELY else []
+    values = chi_squared[torch.isfinite(chi_squared)].numpy()
+    if not len(values):
+        return 0.0
+    return 2 * min(float(stats.chi2.sf(values, count).mean()), float(stats.chi2.cdf(values, count).mean()))
