@@ -168,6 +168,26 @@ def test_grid_against_quadrature_of_the_density_itself():
     assert grid_evidence(target).log_z == pytest.approx(math.log(mass), abs=1e-6)
 
 
+@pytest.mark.parametrize(("factor", "values"), [(1e4, None), (1e6, None), (1.0, [30.0, 7.0, 6.4, 13.0])])
+def test_grid_where_the_ends_of_the_prior_cut_the_gaussian(factor, values):
+    """Hermite nodes lost what fell between the last inside and the end: .02 nats at 1e4, all at 1e6, with an error of 1e-4."""
+    good = made_up()
+    target = bao_target("lcdm", BAOData(good.redshifts, good.kinds, good.values if values is None else values, factor * good.covariance))
+    nodes, weights = np.polynomial.legendre.leggauss(300)
+    points = torch.cartesian_prod(torch.from_numpy(0.5 + 0.49 * nodes), torch.from_numpy(10000 + 5000 * nodes))
+    log_l = target.log_likelihood(points).numpy().reshape(300, 300) - np.log(4)
+    mass = (np.exp(log_l - log_l.max()) * weights[:, None] * weights).sum()
+    found = grid_evidence(target)
+    assert found.log_z == pytest.approx(math.log(mass) + log_l.max(), abs=1e-6) and found.error < 1e-6
+
+
+def test_a_grid_too_coarse_for_the_posterior_says_so():
+    good = made_up()
+    sharp = BAOData(good.redshifts, good.kinds, good.values, 1e-8 * good.covariance)
+    found = compare_bao(["lcdm"], sharp, routes=("grid",)).evidences["grid", "lcdm"]
+    assert not found.reliability.ok and "too coarse" in found.reliability.reasons[0]
+
+
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["wcdm", "w0wacdm"])
