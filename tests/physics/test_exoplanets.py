@@ -226,6 +226,84 @@ def test_a_network_learns_the_radius_first_and_is_saved(tmp_path):
     np.testing.assert_array_equal(again.posterior(planets).sample(3, random_state=5), network.posterior(planets).sample(3, random_state=5))
 
 
+@pytest.fixture(scope="module")
+def learned():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a fit cut short
+        return AtmosphereNPE(4000, ConditionalFlow(layers=2, hidden=(32, 32), max_epochs=10), random_state=0).fit()
+
+
+@pytest.fixture(scope="module")
+def planet():
+    """One of the noisiest of sixty: so small a network knows such spectra well enough for its weights."""
+    return simulate_planets(60, random_state=3)[56]
+
+
+def by_prior_draws(planet, n=60_000):
+    """ln Z and its error: six parameters from their prior, the radius from a normal about where the mean measured radius wants it.
+
+    Half of the draws have temperature and water from a box about the truth, which the density of the mixture knows.
+    """
+    target, rng = planet_target(planet), np.random.default_rng(1)
+    theta = planet_prior().sample(n, torch.Generator().manual_seed(1)).double().numpy()
+    truth = planet.theta[0, 1:3]
+    box = np.array([[truth[0] / 3, truth[1] - 2], [truth[0] * 3, truth[1] + 2]])
+    theta[::2, 1:3] = rng.uniform(*box, size=(n // 2, 2))
+    within = ((theta[:, 1:3] > box[0]) & (theta[:, 1:3] < box[1])).all(1)
+    range_of_both = (planet_prior().high - planet_prior().low)[1:3].prod().item()
+    assert (box[0] > planet_prior().low[1:3].numpy()).all() and (box[1] < planet_prior().high[1:3].numpy()).all()
+    unit = SUN_RADIUS / JUPITER_RADIUS * planet.star_radius[0]
+    weights = planet.errors[0] ** -2 / (planet.errors[0] ** -2).sum()
+    measured = unit * math.sqrt(weights @ planet.depths[0])
+    width = 2 * unit**2 * (planet.errors[0] ** -2).sum() ** -0.5 / (2 * measured)
+    theta[:, 0] = measured
+    for _ in range(3):
+        radius = transit_radius(theta, np.full(n, planet.log_gravity[0])).numpy()
+        theta[:, 0] = (theta[:, 0] + measured - np.sqrt(radius**2 @ weights)).clip(0.05, 3)
+    normal = rng.standard_normal(n)
+    theta[:, 0] += width * normal
+    inside = (theta[:, 0] > 0.1) & (theta[:, 0] < 3)
+    theta[~inside, 0] = 1.0
+    log_density = -0.5 * normal**2 - math.log(width * math.sqrt(2 * math.pi))
+    log_density += np.log(0.5 + 0.5 * within * range_of_both / np.diff(box, axis=0).prod())
+    log_weights = np.where(inside, target.log_likelihood(torch.from_numpy(theta)).numpy() - log_density - math.log(2.9), -np.inf)
+    share = np.exp(log_weights - log_weights.max())
+    return math.log(share.mean()) + log_weights.max(), share.std() / share.mean() / math.sqrt(n)
+
+
+def test_the_evidence_of_a_planet_is_the_integral(learned, planet):
+    """Within four joint errors, false alarm 6e-5, and these are small."""
+    refined = learned.refined(planet, 4000, random_state=0)
+    exact, error = by_prior_draws(planet)
+    assert refined.reliability.ok, refined.reliability
+    assert abs(refined.log_z - exact) < 4 * math.hypot(refined.log_z_err, error) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p, line: Planets(p.depths + 10 * p.errors * line, p.errors, p.star_radius, p.log_gravity), "more than the model"),
+        (lambda p, line: Planets(p.depths, p.errors / 2, p.star_radius, p.log_gravity), "more than the model"),
+        (lambda p, line: Planets(p.depths, 3 * p.errors, p.star_radius, p.log_gravity), "less scatter than the errors say"),
+    ],
+)
+def test_spectra_that_the_model_cannot_make_are_told(learned, planet, change, message):
+    refined = learned.refined(change(planet, np.arange(52) == 30), 4000, random_state=0)
+    assert not refined.reliability.ok and any(message in reason for reason in refined.reliability.reasons)
+
+
+def test_other_units_are_told_before_anything_is_drawn(learned, planet):
+    p = planet
+    with pytest.raises(ValueError, match="not % or ppm"):
+        learned.refined(Planets(p.depths * 1e6, p.errors * 1e6, p.star_radius, p.log_gravity))
+    with pytest.raises(ValueError, match="not % or ppm"):
+        learned.posterior(Planets(-p.depths, p.errors, p.star_radius, p.log_gravity))
+    with pytest.raises(ValueError, match=r"log10 of m/s\^2"):
+        learned.posterior(Planets(p.depths, p.errors, p.star_radius, 10**p.log_gravity))
+    simulate_planets(2000, random_state=8).check_units()
+    assert Planets(p.depths[:, ::-1], p.errors[:, ::-1], p.star_radius, p.log_gravity).depths.flags.c_contiguous
+
+
 # --- Bad input ----------------------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,9 @@ _SCALE_HEIGHT_AT = 1000.0  # K, for units of features only
 _RADII = (0.15, 2.0)  # of stars, in solar radii
 _LOG_GRAVITY = (0.5, 1.7)  # 3 to 50 m/s^2
 _LOG_ERROR = (-0.7, 0.5)  # log10 of that in the best channel, in scale heights of hydrogen at 1000 K about a planet of Jupiter's radius
+_GRAVITIES = (0.0, 2.2)  # beyond, it is no log10 of m/s^2
+_WITH_ATMOSPHERE = 2.0  # times the largest radius at 10 bar
+_SURELY = 10.0  # errors
 _STARS = (3000.0, 7000.0)  # K
 _READ_OUT = 0.3  # share of an error that does not depend on the wavelength
 _SECOND_RADIATION = 14387.77  # micron K
@@ -59,7 +62,7 @@ class Planets:
 
     def __post_init__(self):
         for name in ("depths", "errors", "star_radius", "log_gravity"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64, order="C"))  # torch refuses reversed views
         n, k = len(self.star_radius), len(WAVELENGTHS)
         shapes = [self.depths.shape, self.errors.shape, self.star_radius.shape, self.log_gravity.shape]
         if shapes != [(n, k), (n, k), (n,), (n,)]:
@@ -69,6 +72,26 @@ class Planets:
             )
         if not ((self.errors > 0).all() and (self.star_radius > 0).all() and all(np.isfinite(part).all() for part in self._parts)):
             raise ValueError("Expected finite depths with positive errors, and finite log_gravity and star_radius above zero; got others.")
+
+    def check_units(self) -> None:
+        """``ValueError`` where depths, stars or gravities are in units in which no planet of :func:`planet_prior` is observed."""
+        low, high = _GRAVITIES
+        strange = (self.log_gravity < low) | (self.log_gravity > high)
+        if strange.any():
+            raise ValueError(
+                f"Expected log_gravity as log10 of m/s^2, {_LOG_GRAVITY[0]:g} to {_LOG_GRAVITY[1]:g} in simulations; got "
+                f"{self.log_gravity[strange][0]:.4g}. Take log10 of a gravity in m/s^2, or subtract 2 from a logarithm in cgs units."
+            )
+        unit = (SUN_RADIUS / JUPITER_RADIUS * self.star_radius) ** 2
+        weights = self.errors**-2 / (self.errors**-2).sum(1, keepdims=True)
+        area, error = unit * (weights * self.depths).sum(1), unit * (self.errors**-2).sum(1) ** -0.5
+        least, most = float(planet_prior().low[0]), _WITH_ATMOSPHERE * float(planet_prior().high[0])
+        strange = (area + _SURELY * error < least**2) | (area - _SURELY * error > most**2)
+        if strange.any():
+            raise ValueError(
+                "Expected depths as shares of the star's disc (not % or ppm) and star_radius in solar radii, so that radii are "
+                f"{least:g} to {planet_prior().high[0]:g} of Jupiter's; got one whose squared radius is {area[strange][0]:.3g}."
+            )
 
     @property
     def _parts(self) -> tuple[np.ndarray, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from sbi_flows._random import RandomState, numpy_generator, seed_from
 from sbi_flows._validation import positive
+from sbi_flows.diagnostics.chi_squared import LOOKED_AT, misfit
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.inference import NPE
 from sbi_flows.physics.exoplanets.offset import RadiusOffset, offset_prior
 from sbi_flows.physics.exoplanets.planets import Planets, simulate_planets
 from sbi_flows.physics.exoplanets.posterior import AtmospherePosterior
 from sbi_flows.physics.exoplanets.transit import JUPITER_RADIUS, NAMES, SUN_RADIUS, TransitModel, planet_prior
-from sbi_flows.results import WeightedSamples
+from sbi_flows.results import Reliability, WeightedSamples
 from sbi_flows.targets import Target, posterior
 
 
@@ -110,19 +112,29 @@ class AtmosphereNPE:
         return self
 
     def posterior(self, planets: Planets) -> AtmospherePosterior:
-        """The network's posterior of one planet, or of each of several."""
+        """The network's posterior of one planet, or of each of several; ``ValueError`` for depths or gravities in other units."""
+        planets.check_units()
         features = planets.features()
         return AtmospherePosterior(self.npe_.posterior(features[0] if len(planets) == 1 else features), planets)
 
     def refined(self, planet: Planets, n_samples: int = 20_000, random_state: RandomState = None) -> WeightedSamples:
-        """Draws of one planet with weights to its exact posterior, ln Z, and a verdict that says whether the weights can be believed."""
+        """Draws of one planet with weights to its exact posterior, ln Z, and a verdict.
+
+        It says whether the weights can be believed, and by the posterior predictive p-value of chi-squared whether the model makes such
+        a spectrum at all: weights are as good for one that it cannot make.
+        """
         target = planet_target(planet)
 
         def log_likelihood(theta: np.ndarray) -> np.ndarray:
             with torch.no_grad():
                 return target.log_likelihood(torch.from_numpy(np.ascontiguousarray(theta, dtype=np.float64))).numpy()
 
-        return self.posterior(planet).reweight(log_likelihood, n_samples, random_state)
+        weighted = self.posterior(planet).reweight(log_likelihood, n_samples, random_state)
+        best = -np.log(planet.errors[0]).sum() - 0.5 * planet.errors.size * math.log(2 * math.pi)
+        chi_squared = 2 * (best - log_likelihood(weighted.resample(LOOKED_AT, 0)))
+        reasons, notes = misfit(chi_squared, planet.errors.size, "the spectrum has")
+        before = Reliability(True) if weighted.source is None else weighted.source
+        return dataclasses.replace(weighted, source=Reliability.from_reasons([*before.reasons, *reasons], [*before.notes, *notes]))
 
     def save(self, path: str | Path) -> None:
         """Write the network to a file; :meth:`load` reads it."""
