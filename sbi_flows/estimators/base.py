@@ -25,6 +25,7 @@ from sbi_flows.bijections.support import ColumnSupport, parse_support
 from sbi_flows.embeddings import build_embedding
 from sbi_flows.estimators.censoring import check_trainable, log_tails, with_kinds
 from sbi_flows.estimators.columns import check_modelled, check_support
+from sbi_flows.estimators.copies import row_keys
 from sbi_flows.estimators.ensemble import EmbeddedFlow, FlowEnsemble, data_dtype, draw
 from sbi_flows.losses import Loss, censored_nll, denoising_score_matching, flow_matching, nll, nll_through_solver
 from sbi_flows.results import Reliability
@@ -367,12 +368,7 @@ def split_rows(rows: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray
     """
     n = len(rows)
     n_validation = min(max(round(fraction * n), 1), n - 1) if fraction > 0 else 0
-    # Copies are found by a random projection: equal rows have equal sums, others differ for sure enough, once no column is so large
-    # that what the others add is lost in rounding: a constant one of 1e17 made copies of all rows.
-    away = rows - rows[0]
-    reach = np.abs(away).max(axis=0)
-    away /= np.where(reach > 0, reach, 1.0)
-    keys = away @ np.random.default_rng([seed, 1]).normal(size=rows.shape[1])
+    keys = row_keys(rows, seed)
     _, first, group, size = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     # More copies than there are to be validation rows all train, and the others are shared out: drawn first, the copies would leave next
     # to nothing to learn from.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sbi_flows._validation import as_float, positive
 from sbi_flows.losses import Batch
+from sbi_flows.training.digests import digest_on_disk
 
 
 class BlockSource:
@@ -115,10 +116,10 @@ class BlockSource:
         return _take(rows, torch.arange(n, device=self._device) * len(rows.x) // n)
 
     def description(self) -> dict[str, Any]:
-        """Shapes, blocks, and the sum of the first block."""
+        """Shapes, blocks, and hashes: of all weights, and of all rows of other arrays up to 256 MiB or else of 16 parts of them."""
         shapes = {name: list(map(int, part.shape)) for name, part in self._arrays.items()}
-        first = float(np.asarray(self._arrays["x"][slice(*self._training[0])], dtype=np.float64).sum())
-        return {"kind": "blocks", "shapes": shapes, "held_out": [list(b) for b in self._held_out], "first": first,
+        hashes = {name: digest_on_disk(part, whole=name == "weights") for name, part in self._arrays.items()}
+        return {"kind": "blocks", "shapes": shapes, "held_out": [list(b) for b in self._held_out], "hashes": hashes,
                 "in_memory": self._blocks_in_memory, "block": self._training[0][1] - self._training[0][0]}  # fmt: skip
 
     def state(self) -> dict[str, Tensor]:

@@ -167,6 +167,7 @@ def train(
     source = source.to(first.device, getattr(members[0], "data_dtype", first.dtype))
     n_steps = steps_per_epoch(source.n_rows, batch_size)
     epochs = n_epochs(source.n_rows, n_steps, max_epochs)
+    processes = Processes(first.device)
     settings = {
         "max_epochs": epochs,
         "steps_per_epoch": n_steps,
@@ -177,10 +178,10 @@ def train(
         "weight_decay": weight_decay,
         "averaging": averaging,
         "members": len(members),
-        "source": source.description(),
+        # Its rows are hashed only where somebody compares them.
+        "source": None if checkpoint is None and processes.size == 1 else source.description(),
     }
     saver = None if checkpoint is None else Checkpoint(Path(checkpoint), settings)
-    processes = Processes(first.device)
     processes.agree({**settings, "random_state": random_state if isinstance(random_state, int) else None}, source.n_rows // n_steps)
     fit = _Fit(members, source, loss, settings, torch_generator(random_state, first.device), saver, processes)
     try:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sbi_flows._validation import as_float
 from sbi_flows.losses import Batch
+from sbi_flows.training.digests import digest_of_tensor
 
 _ROWS_TO_MAP = 2**16
 
@@ -134,14 +135,12 @@ class ArraySource:
                 yield self._gather(part, scale)
 
     def description(self) -> dict[str, Any]:
-        """Shapes and checksums."""
-        parts = {"x": self.x, "context": self.context, "weights": self.weights}
-        sums = {name: float(part.double().sum()) for name, part in parts.items() if part is not None}
+        """Shapes, and hashes of all rows in their order and of the choice of rows that train and judge."""
+        data = {"x": self.x, "context": self.context, "weights": self.weights}
+        parts = {**data, "train": self.train_rows, "validation": self.validation_rows}
+        hashes = {name: digest_of_tensor(part) for name, part in parts.items() if part is not None}
         rows = [list(self.train_rows.shape), list(self.validation_rows.shape)]
-        # Sums that the order of rows changes, so that another choice of validation rows is another fit.
-        indices = (self.train_rows, self.validation_rows)
-        places = [int((part * torch.arange(1, part.shape[-1] + 1, device=part.device)).sum()) for part in indices]
-        return {"kind": "arrays", "shape": list(self.x.shape), "rows": rows, "places": places, "sums": sums}
+        return {"kind": "arrays", "shape": list(self.x.shape), "rows": rows, "hashes": hashes}
 
     def state(self) -> dict[str, Tensor]:
         """Nothing: every epoch's permutation comes from the loop's generator."""

@@ -7,6 +7,7 @@ from small_fits import FAST, pairs, rows, with_column
 
 from sbi_flows import ConditionalFlow, FlowDensity
 from sbi_flows.estimators.base import split_rows
+from sbi_flows.estimators.copies import row_keys
 
 
 def atom(value, n):
@@ -217,3 +218,25 @@ def test_many_copies_of_one_row_train(seed):
     x = np.vstack([rows(100), np.zeros((900, rows(1).shape[1]))])
     training, validation = split_rows(x, 0.1, seed)
     assert len(training) == 990 and (validation < 100).all()
+
+
+def test_heavy_tails_hide_no_column_from_the_split():
+    """Scaled by their largest value, all but the largest row had the sums of the binary column beside, and were copies."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(2, size=5000)
+    one, two = np.r_[1e17, rng.normal(size=4999)], rng.normal(size=5000)
+    two[[3, 9]] = 1e308, -1e308
+    for x in (one, two, np.exp(12 * rng.normal(size=5000))):
+        training, validation = split_rows(np.column_stack([x, label]), 0.1, 3)
+        assert (len(training), len(validation)) == (4500, 500)
+        np.testing.assert_array_equal(validation, np.sort(np.argsort(np.random.default_rng(3).random(5000), kind="stable")[:500]))
+        assert abs(label[validation].mean() - 0.5) < 0.1  # 4.5 deviations: a false alarm in 1e5, and the seed is fixed
+
+
+def test_keys_of_rows_are_those_of_their_values():
+    rows = np.random.default_rng(0).integers(-2, 3, size=(20000, 4)).astype(float)
+    rows[::7] *= -1.0  # some zeros are -0.0
+    rows[::11, 2] = np.nan
+    _, expected = np.unique(np.nan_to_num(rows + 0.0, nan=99.0), axis=0, return_inverse=True)
+    _, found = np.unique(row_keys(rows, 5), return_inverse=True)
+    assert len(np.unique(np.column_stack([expected.ravel(), found]), axis=0)) == expected.max() + 1 == found.max() + 1

@@ -45,6 +45,27 @@ def test_results_errors_and_deaths_come_back_and_the_rest_goes_on():
     assert ("a", "at it") in stages
 
 
+class KilledWhileStarting:
+    """Kills the process that unpickles it: at its start, with its job unread."""
+
+    def __reduce__(self):
+        return _kill_myself, (os.getpid(),)
+
+
+def _kill_myself(parent):
+    if os.getpid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return work
+
+
+def test_a_process_killed_while_it_starts_is_told_of_by_its_exit_code():
+    """Its connection is reset, with the job unread in it, rather than ended."""
+    outcomes = {}
+    run_jobs(KilledWhileStarting(), ["a", "b", "c"], 2, lambda job, text: None, lambda o: outcomes.update({o.job: o}))
+    assert sorted(outcomes) == ["a", "b", "c"]
+    assert all("exit code -9" in outcome.error for outcome in outcomes.values())
+
+
 def test_in_this_process():
     before = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -13,7 +13,7 @@ import torch
 from toy_flow import ToyFlow
 from training_cases import FAST, banana, parameters, split
 
-from sbi_flows.training import train
+from sbi_flows.training import ArraySource, BlockSource, digests, train
 
 SCRIPT = """
 import sys, time
@@ -92,3 +92,28 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
         train(ToyFlow(), split(banana(300, seed=1)), checkpoint=tmp_path / "c", **FAST)
     with pytest.raises(ValueError, match="does not fit the model it describes: values has shape"):
         train(ToyFlow(hidden=8), split(banana(300)), checkpoint=tmp_path / "c", **FAST)
+
+
+def test_descriptions_know_order_context_and_weights():
+    """A permutation leaves sums as they are, and a first block says nothing of the others."""
+    x, weights = banana(600), np.linspace(0.5, 1.5, 600)
+    late = x.copy()
+    late[400] += 1e-6
+    turned = x[::-1].copy(), weights[::-1].copy()
+    data = {"same": (x, x, weights), "x": (late, x, weights), "order": (x, turned[0], weights), "weights": (x, x, turned[1])}
+    for kind in (ArraySource, lambda *parts: BlockSource(*parts, block_rows=32)):
+        expected = kind(x, x, weights).description()
+        assert [name for name, parts in data.items() if kind(*parts).description() == expected] == ["same"]
+    double, single = (ArraySource(x).to(torch.device("cpu"), dtype).description() for dtype in (torch.float64, torch.float32))
+    assert double != single
+
+
+def test_large_arrays_on_disk_are_known_by_sixteen_parts_and_all_their_weights(monkeypatch):
+    monkeypatch.setattr(digests, "_READ_WHOLE", 2**10)  # 64 bytes a part: four rows of two numbers
+    x = banana(1000)
+    expected = digests.digest_on_disk(x)
+    for row, seen in ((0, True), (999, True), (66, True), (30, False)):
+        other = x.copy()
+        other[row] += 1
+        assert (digests.digest_on_disk(other) != expected) == seen
+        assert digests.digest_on_disk(other, whole=True) != digests.digest_on_disk(x, whole=True)

@@ -41,6 +41,10 @@ else:
     except ValueError as error:
         print("REFUSED", error)
     try:
+        fit(x=banana(403)[::1 - 2 * rank].copy())
+    except ValueError as error:
+        print("ORDER REFUSED", error)
+    try:
         fit(callbacks=[lambda report: rank == 1 and report.epoch == 2], say=True)
     except ValueError as error:
         print("REFUSED", error)
@@ -116,6 +120,7 @@ def test_two_processes_are_one_with_the_joint_batch_and_go_on_after_a_death(tmp_
     assert [status for status, _ in finished] == [0, 0], finished[0][1] + finished[1][1]
     for _, said in finished:
         assert "REFUSED Expected the same data and settings in each of the 2 processes" in said
+        assert "ORDER REFUSED Expected the same data" in said
         assert "EPOCHS 2" in said, "what one process's callback asks for ends the fit in all"
     for name, alone in (("whole", fit()), ("resumed", fit()), ("npe", npe_fit())):
         first, second = (load_file(tmp_path / f"fit.{name}{rank}") for rank in range(2))

@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -16,6 +16,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+# What a connection raises whose other end died: the second where it died with a job unread, the third where a job was being sent.
+_GONE = (EOFError, ConnectionResetError, BrokenPipeError)
 _GRACE = 10.0  # seconds a process has to clean up when it is told to end
 
 Job = TypeVar("Job")
@@ -76,10 +78,12 @@ def run_jobs(
         """The next job, or the end."""
         if waiting:
             running[connection] = (process, waiting.pop(0))
-            connection.send(running[connection][1])
+            with suppress(*_GONE):  # its death is told of when its answer is read
+                connection.send(running[connection][1])
             return
         running.pop(connection, None)
-        connection.send(None)
+        with suppress(*_GONE):
+            connection.send(None)
         process.join()
 
     try:
@@ -90,7 +94,7 @@ def run_jobs(
                 process, job = running[connection]
                 try:
                     kind, content = connection.recv()
-                except EOFError:
+                except _GONE:
                     running.pop(connection)
                     process.join()
                     died = f"its process ended with exit code {process.exitcode} (killed, perhaps for memory)"
