@@ -200,6 +200,8 @@ def _print_timing(console: Console, result) -> None:
             console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         for note in record["notes"]:
             console.print(f"{record['model']} by {record['route']}: {note}", style="dim", markup=False, highlight=False, soft_wrap=True)
+    for reason in () if result.classifier is None else result.classifier.reasons:
+        console.print(f"p, of the classifier: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
     for (name, way), reason in result.skipped.items():
         console.print(f"Skipped {name} by {way}: {reason}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 

@@ -33,7 +33,7 @@ def array():
 )
 def test_chi_squared_is_judged_on_both_sides(array, change, said):
     target = timing_likelihood(change(array))
-    weighted = refined(Cube(target, 2), n_samples=100, rounds=Rounds(candidates=30, draws=200, most=3))
+    weighted = refined(Cube(target, 2), n_samples=100, rounds=Rounds(draws=200, most=3))
     reasons = [reason for reason in judged(weighted, target).reliability.reasons if "chi-squared" in reason]
     assert (not reasons) if said is None else said in reasons[0]
 

@@ -1,5 +1,7 @@
 """Both routes to evidences from timing data: against integrals by the prior, files, many skies, and what is far from training."""
 
+import copy
+import dataclasses
 import json
 import math
 
@@ -12,7 +14,7 @@ from sbi_flows.physics.pta import synthetic_pulsars, timing_likelihood
 from sbi_flows.physics.pta.timing_compare import compare_timing
 from sbi_flows.physics.pta.timing_cube import Cube
 from sbi_flows.physics.pta.timing_npe import Effort, TimingNPE
-from sbi_flows.physics.pta.timing_run import RouteEffort
+from sbi_flows.physics.pta.timing_run import RouteEffort, finished
 from sbi_flows.physics.pta.timing_skies import SkyEvidences, simulate_skies, sky_evidences
 from sbi_flows.physics.pta.timing_summaries import PulsarSummaries
 
@@ -58,6 +60,10 @@ def test_a_sky_far_from_training_is_flagged(network, array):
     assert network.posterior("power_law", array).reliability.ok
     far = network.posterior("power_law", array.with_data(1e6 * array.tnr))
     assert not far.reliability.ok
+    for tnr in (array.tnr[::-1], 0 * array.tnr, array.tnr / 10):
+        reasons = network.posterior("power_law", array.with_data(tnr)).reliability.reasons
+        assert any("chi-squared" in reason for reason in reasons)
+        assert not network.probabilities(array.with_data(tnr)).reliability.ok
     line = array.tnr.copy()
     line[0] += array.tnt[0][:, 21] * 1e-2  # ten milliseconds at one frequency of one pulsar: the loudest noise of the prior is .03
     reasons = network.reweighted("power_law", array.with_data(line), 500).reliability.reasons
@@ -149,6 +155,17 @@ def test_files_give_back_the_same_network(network, array, tmp_path):
     assert again.probabilities(array).probabilities == network.probabilities(array).probabilities
     assert not TimingNPE(array, MODELS, effort=SMALL, random_state=1).restore(tmp_path)
     assert not again.restore(tmp_path / "nowhere")
+    assert not TimingNPE(dataclasses.replace(array, tnt=array.tnt / 100), MODELS, effort=SMALL).restore(tmp_path)
+    # Summaries are of the statistics asked about, though names are the same.
+    other = dataclasses.replace(array, tnt=array.tnt / 100, tnr=array.tnr / 100)
+    network.probabilities(array)
+    assert network.probabilities(other).probabilities == again.probabilities(other).probabilities
+    one = copy.copy(network)
+    one.classifier_ = None
+    one.save(tmp_path)
+    assert not (tmp_path / "classifier.safetensors").exists()
+    (tmp_path / "network.json").write_text("{bad")
+    assert not again.restore(tmp_path)
 
 
 def test_summaries_are_finite_in_the_corners_and_follow_their_pulsars(array):
@@ -191,6 +208,32 @@ def test_comparison_writes_resumes_and_refuses_other_settings(array, tmp_path):
     assert [r["log_z"] for r in again.records()] == [r["log_z"] for r in made.records()]
     with pytest.raises(ValueError, match=r"other settings \(seed"):
         compare_timing(MODELS, array, route="npe", output=tmp_path, seed=1, effort=effort)
+    network = (tmp_path / "network" / "network.json").read_bytes()
+    with pytest.raises(ValueError, match=r"other settings \(network\)"):
+        compare_timing(MODELS[1:], array, route="npe", output=tmp_path, effort=effort)
+    assert (tmp_path / "network" / "network.json").read_bytes() == network
+    quieter = dataclasses.replace(array, tnt=2 * array.tnt)
+    with pytest.raises(ValueError, match=r"other settings \(data, network\)"):
+        compare_timing(MODELS, quieter, route="npe", output=tmp_path, effort=effort)
+    assert isinstance(made.records()[0]["probability_reliable"], bool)
+    assert finished(tmp_path / "models" / "smbhb", "npe") is not None
+    draws = tmp_path / "models" / "smbhb" / "npe.npz"
+    draws.write_bytes(draws.read_bytes()[:500])
+    assert finished(tmp_path / "models" / "smbhb", "npe") is None
+
+
+def test_what_a_result_rests_on_is_told_apart(array):
+    """Residuals, their errors, directions and the span; a network does not see the residuals."""
+    others = [
+        dataclasses.replace(array, tnt=array.tnt / 100),
+        dataclasses.replace(array, positions=-array.positions),
+        dataclasses.replace(array, span=array.span / 3),
+    ]
+    changed = array.with_data(2 * array.tnr)
+    assert len({each.digest() for each in [array, changed, *others]}) == 5
+    assert len({each.digest(residuals=False) for each in [array, changed, *others]}) == 4
+    with pytest.raises(ValueError, match=r"Unknown pulsar '99'\. There are 2"):
+        array.subset(["99"])
 
 
 def test_settings_that_cannot_be_teach(array):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -113,6 +114,20 @@ class PulsarArray:
         """The same pulsars with other residuals, such as simulated ones: ``tnr (p, 2 m)`` in 1/s."""
         return PulsarArray(self.names, self.positions, self.span, self.tnt, tnr, self.source)
 
+    def digest(self, residuals: bool = True) -> str:
+        """A hexadecimal digest of all that the likelihood sees, with which stored results are told from those of other data.
+
+        Parameters
+        ----------
+        residuals : bool
+            Whether TNr counts, which a network trained on simulations does not see.
+        """
+        found = hashlib.blake2b(json.dumps([self.names, float(self.span)]).encode(), digest_size=16)
+        for part in (self.positions, self.tnt, *([self.tnr] if residuals else [])):
+            found.update(repr(part.shape).encode())
+            found.update(part.tobytes())
+        return found.hexdigest()
+
     def _place(self, pulsar: str | int) -> int:
         if isinstance(pulsar, int | np.integer) and not isinstance(pulsar, bool):
             if 0 <= pulsar < len(self):
@@ -123,7 +138,8 @@ class PulsarArray:
         if isinstance(pulsar, str) and pulsar.strip().isdigit() and int(pulsar) < len(self):
             return self._place(int(pulsar))
         holding = [name for name in self.names if len(str(pulsar)) > 2 and str(pulsar).upper() in name]
-        near = holding[:3] or difflib.get_close_matches(str(pulsar).upper(), self.names, n=1, cutoff=0.4)
+        alike = [] if str(pulsar).strip().isdigit() else difflib.get_close_matches(str(pulsar).upper(), self.names, n=1, cutoff=0.4)
+        near = holding[:3] or alike
         suggestion = f"Did you mean {' or '.join(near)}? " if near else ""
         raise ValueError(f"Unknown pulsar {pulsar!r}. {suggestion}There are {len(self)}: {_listed(self.names)}.")
 

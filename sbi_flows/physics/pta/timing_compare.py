@@ -34,7 +34,7 @@ from sbi_flows.physics.pta.timing_run import (
 from sbi_flows.physics.pta.workers import Outcome, run_here, run_jobs
 from sbi_flows.plots import corner, evidence_bars, save_figure
 from sbi_flows.reporting import report
-from sbi_flows.results import WeightedSamples
+from sbi_flows.results import Reliability, WeightedSamples
 
 if TYPE_CHECKING:
     import pandas
@@ -57,6 +57,8 @@ class TimingComparison:
         Why a source has no result by a route.
     probabilities : dict of str to float
         Of the sources, from the classifier that sees simulations only; empty without one.
+    classifier : Reliability or None
+        Whether these can be believed.
     network_seconds : dict of str to float
         What the network took, or had taken.
     """
@@ -66,6 +68,7 @@ class TimingComparison:
     skipped: Mapping[tuple[str, str], str]
     probabilities: Mapping[str, float]
     network_seconds: Mapping[str, float]
+    classifier: Reliability | None = None
 
     def distances(self, model: str) -> tuple[np.ndarray, float] | None:
         """Hellinger distance of each marginal between the two routes, and its floor; None where one is missing."""
@@ -99,6 +102,8 @@ class TimingComparison:
             "pareto_k": result.pareto_k,
             "n_evaluations": result.n_evaluations,
             "probability": self.probabilities.get(model),
+            "probability_reliable": None if self.classifier is None else self.classifier.ok,
+            "probability_reasons": [] if self.classifier is None else list(self.classifier.reasons),
             "seconds": result.seconds,
             "cpu_seconds": result.cpu_seconds,
         }
@@ -115,7 +120,7 @@ class TimingComparison:
         write_atomic(folder / "timing.json", json.dumps(self.records(), indent=1, allow_nan=False).encode())
         table = self.to_dataframe()
         if len(table):
-            for column in ("reasons", "notes"):
+            for column in ("reasons", "notes", "probability_reasons"):
                 table[column] = table[column].map("; ".join)
         write_atomic(folder / "timing.csv", table.to_csv(index=False).encode())
 
@@ -237,12 +242,18 @@ class _Run:
         self.skipped: dict[tuple[str, str], str] = {}
         self.network: TimingNPE | None = None
         self.probabilities: dict[str, float] = {}
+        self.classifier: Reliability | None = None
 
     def go(self, names: Sequence[str], routes: Sequence[str], n_jobs: int) -> TimingComparison:
         names = self._reachable(names, routes)
         if "npe" in routes and names:
-            self._make_network(names)
+            self.network = TimingNPE(
+                self.array, names, correlation=self.correlation, n_bins=self.n_bins, effort=self.effort[0], random_state=self.seed
+            )
+        # What is stored is looked at first: a run that must be refused neither trains nor replaces the network.
         jobs = [job for route in routes for name in names if (job := self._job(name, route)) is not None]
+        if self.network is not None:
+            self._fit(self.network)
         try:
             if n_jobs > 1 and self.folder is not None and len(jobs) > 1:
                 run_jobs(_write_route, jobs, n_jobs, self._stage, self._receive)
@@ -258,7 +269,12 @@ class _Run:
         order = [(name, route) for route in ROUTES for name in names if (name, route) in self.results]
         seconds = {} if self.network is None else self.network.seconds_
         return TimingComparison(
-            {key: self.results[key] for key in order}, {key: self.draws[key] for key in order}, self.skipped, self.probabilities, seconds
+            {key: self.results[key] for key in order},
+            {key: self.draws[key] for key in order},
+            self.skipped,
+            self.probabilities,
+            seconds,
+            self.classifier,
         )
 
     def _reachable(self, names: Sequence[str], routes: Sequence[str]) -> list[str]:
@@ -273,19 +289,16 @@ class _Run:
                 ready.append(name)
         return ready
 
-    def _make_network(self, names: Sequence[str]) -> None:
-        network = TimingNPE(
-            self.array, names, correlation=self.correlation, n_bins=self.n_bins, effort=self.effort[0], random_state=self.seed
-        )
+    def _fit(self, network: TimingNPE) -> None:
         where = None if self.folder is None else self.folder / "network"
         if where is None or not network.restore(where):
             network.fit(lambda text: self.tell("network", text))
             if where is not None:
                 network.save(where)
         self.tell("network", "done")
-        self.network = network
         if network.classifier_ is not None:
-            self.probabilities = dict(network.probabilities(self.array).probabilities)
+            found = network.probabilities(self.array)
+            self.probabilities, self.classifier = dict(found.probabilities), found.reliability
 
     def _job(self, name: str, route: str) -> TimingJob | None:
         """What is left to do for a source; None where it has been done."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,10 +31,10 @@ from sbi_flows.physics.pta.models import get_model
 from sbi_flows.physics.pta.timing import LOUDEST, TimingTarget, timing_likelihood
 from sbi_flows.physics.pta.timing_arrays import PulsarArray
 from sbi_flows.physics.pta.timing_cube import Cube, cube_prior
-from sbi_flows.physics.pta.timing_misfit import judged
+from sbi_flows.physics.pta.timing_misfit import LOOKED_AT, judged, misfit
 from sbi_flows.physics.pta.timing_refine import refined
 from sbi_flows.physics.pta.timing_summaries import PulsarSummaries
-from sbi_flows.results import WeightedSamples
+from sbi_flows.results import Reliability, WeightedSamples
 
 _AT_ONCE = 2000
 _OF_ONE_CHOICE = 100  # skies of one choice of pulsars, where these vary
@@ -134,7 +137,7 @@ class TimingNPE:
         self.random_state = random_state
         self.width = max(get_model(name).prior.features for name in self.models)
         self._prior = cube_prior(self.width, self.n_pulsars)
-        self._summaries: dict[tuple[str, ...], PulsarSummaries] = {}
+        self._summaries: dict[str, PulsarSummaries] = {}
 
     # --- Fitting -----------------------------------------------------------------------------------------------------------
 
@@ -236,11 +239,12 @@ class TimingNPE:
         return x if len(self.models) == 1 else x[..., : -len(self.models)]
 
     def _summary_of(self, array: PulsarArray) -> PulsarSummaries:
-        if array.names not in self._summaries:
+        key = array.digest(residuals=False)
+        if key not in self._summaries:
             if len(self._summaries) > 8:
                 self._summaries.clear()
-            self._summaries[array.names] = PulsarSummaries(timing_likelihood(array, self.correlation, n_bins=self.n_bins))
-        return self._summaries[array.names]
+            self._summaries[key] = PulsarSummaries(timing_likelihood(array, self.correlation, n_bins=self.n_bins))
+        return self._summaries[key]
 
     def cube(self, model: str, array: PulsarArray) -> Cube:
         """The source's parameters as the network has them."""
@@ -256,13 +260,21 @@ class TimingNPE:
         """The network's posterior on the cube (see :class:`Cube`) for the residuals of ``array``.
 
         Its ``reliability`` says where no simulation of any source is like them, column by column and all together
-        (:func:`sbi_flows.diagnostics.misspecification`, false alarm 1 %).
+        (:func:`sbi_flows.diagnostics.misspecification`, false alarm 1 %), and where some of its draws do not explain them
+        (:func:`.timing_misfit.misfit`).
 
         Raises
         ------
         ValueError
             For a source or a number of pulsars that it was not trained on.
         """
+        posterior = self.unjudged(model, array)
+        cube = self.cube(get_model(model).name, array)
+        posterior.remark(*misfit(cube.target, cube.to_user(torch.from_numpy(posterior.sample(LOOKED_AT, 0)))))
+        return posterior
+
+    def unjudged(self, model: str, array: PulsarArray) -> Posterior:
+        """The same before its draws are held against the residuals, for those who weigh them and judge them then."""
         self._check(model, array)
         # As rounded as the simulations kept: what never changes must not seem to.
         seen = self._seen(array, array.tnr[None], get_model(model).name).astype(np.float32)
@@ -289,7 +301,7 @@ class TimingNPE:
             with torch.no_grad():
                 return cube.log_likelihood(torch.from_numpy(rows)).numpy()
 
-        weighted = self.posterior(cube.target.model.name, array).reweight(log_likelihood, n_samples, random_state)
+        weighted = self.unjudged(cube.target.model.name, array).reweight(log_likelihood, n_samples, random_state)
         theta = cube.to_user(torch.from_numpy(weighted.samples)).numpy()
         return judged(dataclasses.replace(weighted, samples=theta, names=cube.target.names), cube.target)
 
@@ -298,18 +310,24 @@ class TimingNPE:
 
         Effective draws cost a fraction of those of :meth:`reweighted`; their verdict holds what is said of the sky.
         """
-        posterior = self.posterior(model, array)
+        posterior = self.unjudged(model, array)
         cube = self.cube(get_model(model).name, array)
         rough = posterior.sample(_ROUGH, random_state)
         weighted = refined(cube, rough, n_samples=n_samples, random_state=random_state, source=posterior.reliability)
         return judged(weighted, cube.target)
 
     def probabilities(self, array: PulsarArray) -> ModelProbabilities:
-        """Probabilities of the sources from the classifier, which no evidence enters."""
+        """Probabilities of the sources from the classifier, which no evidence enters.
+
+        Their ``reliability`` holds what :meth:`posterior` says of the most probable source too: of a sky that none makes, none is probable.
+        """
         self._check(self.models[0], array)
         if self.classifier_ is None:
             raise ValueError("Expected two or more sources and n_classified above 0 for probabilities; this network has no classifier.")
-        return self.classifier_.compare(self._without_label(self._seen(array, array.tnr[None], self.models[0]))[0])
+        found = self.classifier_.compare(self._without_label(self._seen(array, array.tnr[None], self.models[0]))[0])
+        own, sky = found.reliability, self.posterior(found.best, array).reliability
+        verdict = Reliability.from_reasons([*own.reasons, *sky.reasons], [*own.notes, *sky.notes])
+        return dataclasses.replace(found, reliability=verdict)
 
     def _check(self, model: str, array: PulsarArray) -> None:
         if get_model(model).name not in self.models:
@@ -324,6 +342,9 @@ class TimingNPE:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.npe_.save(folder / "network.safetensors")
+        # Without a description there is no network: what is half replaced is not taken for either.
+        (folder / "network.json").unlink(missing_ok=True)
+        (folder / "classifier.safetensors").unlink(missing_ok=True)
         if self.classifier_ is not None:
             self.classifier_.save(folder / "classifier.safetensors")
         np.savez_compressed(folder / "typical.npz", typical=self.typical_)
@@ -335,6 +356,7 @@ class TimingNPE:
             "layout": _LAYOUT,
             "models": list(self.models),
             "pulsars": list(self.pulsars.names),
+            "statistics": self.pulsars.digest(residuals=False),
             "n_pulsars": self.n_pulsars,
             "correlation": self.correlation,
             "n_bins": self.n_bins,
@@ -343,21 +365,24 @@ class TimingNPE:
         }
 
     def restore(self, folder: str | Path) -> bool:
-        """Take the networks of a folder if they are those that :meth:`fit` would make; whether they were there."""
-        path = Path(folder) / "network.json"
-        if not path.is_file():
-            return False
-        stored = json.loads(path.read_text())
-        seconds = stored.pop("seconds", {})
-        if stored != json.loads(json.dumps(self.description())):
-            return False
-        self.npe_ = NPE.load(Path(folder) / "network.safetensors")
-        with np.load(Path(folder) / "typical.npz") as archive:
-            self.typical_ = archive["typical"]
-        classifier = Path(folder) / "classifier.safetensors"
-        self.classifier_ = ModelClassifier.load(classifier) if classifier.is_file() and self.effort.n_classified else None
-        self.seconds_ = seconds
-        return True
+        """Take the networks of a folder if they are those that :meth:`fit` would make; whether they were there, whole.
+
+        Damaged files are as good as absent.
+        """
+        folder = Path(folder)
+        with contextlib.suppress(ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
+            stored = json.loads((folder / "network.json").read_text())
+            seconds = stored.pop("seconds", {})
+            if stored != json.loads(json.dumps(self.description())):
+                return False
+            npe = NPE.load(folder / "network.safetensors")
+            with (folder / "typical.npz").open("rb") as file, np.load(file) as archive:
+                typical = archive["typical"]
+            classified = len(self.models) > 1 and self.effort.n_classified
+            classifier = ModelClassifier.load(folder / "classifier.safetensors") if classified else None
+            self.npe_, self.typical_, self.classifier_, self.seconds_ = npe, typical, classifier, seconds
+            return True
+        return False
 
 
 def _flow(features: int, context: int, *, objects: int, hidden: Sequence[int], support: Sequence[Any]):

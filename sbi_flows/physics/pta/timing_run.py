@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -76,7 +77,7 @@ class TimingJob:
             "layout": LAYOUT,
             "sbi_flows": __version__,
             "pulsars": list(self.array.names),
-            "data": zlib.crc32(self.array.tnr.tobytes()),
+            "data": self.array.digest(),
             "correlation": self.correlation,
             "n_bins": self.n_bins,
             "seed": self.seed,
@@ -176,7 +177,7 @@ def run_route(job: TimingJob, stage: Callable[[str], None]) -> tuple[RouteResult
 def _by_weights(job: TimingJob, stage: Callable[[str], None]) -> tuple[dict[str, Any], RouteDraws, tuple[str, ...]]:
     """Weighted draws in blocks until they are worth enough, each block with seeds and proposals of its own."""
     effort = job.effort
-    source = None if job.network is None else job.network.posterior(job.model, job.array).reliability
+    source = None if job.network is None else job.network.unjudged(job.model, job.array).reliability
     blocks: list[WeightedSamples] = []
     while True:
         stage(f"weighing draws, {len(blocks) * effort.block} so far")
@@ -271,9 +272,9 @@ def finished(folder: Path, route: str) -> tuple[RouteResult, RouteDraws] | None:
     path = folder / f"{route}.json"
     if not path.is_file():
         return None
-    with contextlib.suppress(ValueError, TypeError, KeyError, OSError):
+    with contextlib.suppress(ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
         result = RouteResult(**json.loads(path.read_text()))
-        with np.load(folder / f"{route}.npz") as archive:
+        with (folder / f"{route}.npz").open("rb") as file, np.load(file) as archive:  # of a damaged file numpy leaves the handle open
             draws = RouteDraws(archive["samples"].astype(np.float64), archive["log_weights"], result.ess)
         if result.settings["layout"] == LAYOUT and np.isfinite(draws.log_weights).all() and len(draws.samples):
             return result, draws
