@@ -14,6 +14,7 @@ from torch import Tensor
 from sbi_flows._validation import as_float, positive
 from sbi_flows.losses import Batch
 from sbi_flows.training.digests import digest_on_disk
+from sbi_flows.training.findings import Findings, RowWatch
 
 
 class BlockSource:
@@ -74,12 +75,14 @@ class BlockSource:
         self.n_rows = sum(stop - start for start, stop in self._training)
         self._mean_weight = self._measure_weight()
         self._device, self._dtype = torch.device("cpu"), torch.float32
+        self._watch = RowWatch(self._arrays)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> BlockSource:
         """The same source; blocks are moved to ``device`` and ``dtype`` as they are read."""
         moved = BlockSource.__new__(BlockSource)
         moved.__dict__.update(self.__dict__)
         moved._device, moved._dtype = device, dtype
+        moved._watch = RowWatch(self._arrays)
         return moved
 
     def epoch(self, members: int, n_steps: int, generator: torch.Generator) -> Iterator[Batch]:
@@ -122,6 +125,10 @@ class BlockSource:
         return {"kind": "blocks", "shapes": shapes, "held_out": [list(b) for b in self._held_out], "hashes": hashes,
                 "in_memory": self._blocks_in_memory, "block": self._training[0][1] - self._training[0][0]}  # fmt: skip
 
+    def findings(self) -> Findings:
+        """What is odd about the rows read so far: NaN, rows or chunks that were never written."""
+        return self._watch.findings()
+
     def state(self) -> dict[str, Tensor]:
         """Nothing: every epoch's order comes from the loop's generator."""
         return {}
@@ -130,11 +137,12 @@ class BlockSource:
         """Nothing to restore."""
 
     def _read(self, blocks: list[tuple[int, int]]) -> Batch:
-        found = {}
-        for name, part in self._arrays.items():
-            rows = np.concatenate([np.asarray(part[start:stop]) for start, stop in blocks])
-            tensor = as_float(rows, name).to(self._dtype)
-            found[name] = tensor.to(self._device)
+        read = []
+        for start, stop in blocks:
+            own = {name: as_float(np.asarray(part[start:stop]), name).to(self._dtype) for name, part in self._arrays.items()}
+            self._watch.look(start, own)
+            read.append(own)
+        found = {name: torch.cat([own[name] for own in read]).to(self._device) for name in self._arrays}
         if "weights" in found:
             found["weights"] = found["weights"] / self._mean_weight
         return Batch(**found)
@@ -143,6 +151,8 @@ class BlockSource:
         if "weights" not in self._arrays:
             return 1.0
         total = sum(float(np.asarray(self._arrays["weights"][start:stop], dtype=np.float64).sum()) for start, stop in self._training)
+        if not np.isfinite(total):
+            raise ValueError("Expected finite weights; got NaN or infinite values among them. Set the weight of rows to leave out to 0.")
         if not total > 0:
             raise ValueError("Expected some positive weights; got none in the training blocks, which leave nothing to fit.")
         return total / self.n_rows

@@ -19,6 +19,7 @@ from sbi_flows.losses import Loss, nll
 from sbi_flows.results import FitHistory
 from sbi_flows.training.adamw import AdamW
 from sbi_flows.training.checkpoints import Checkpoint, FitState
+from sbi_flows.training.findings import findings_of
 from sbi_flows.training.lengths import n_epochs, steps_per_epoch
 from sbi_flows.training.processes import Processes
 from sbi_flows.training.schedules import SCHEDULES
@@ -259,7 +260,7 @@ class _Fit:
             n_skipped=int(state.n_skipped.sum()),
             seconds=state.seconds,
             stopped=state.finished,
-            reliability=verdict(state),
+            reliability=verdict(state, findings_of(self.source)),
             loss=_name_of(self.loss),
         )
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sbi_flows.losses import Batch
+from sbi_flows.training.findings import Findings, findings_of
 from sbi_flows.training.sources import BatchSource
 
 
@@ -154,6 +155,9 @@ class _Share:
 
     def description(self) -> dict[str, Any]:
         return self._source.description()
+
+    def findings(self) -> Findings:
+        return findings_of(self._source)
 
     def state(self) -> dict[str, Tensor]:
         return self._source.state()

@@ -89,6 +89,8 @@ class ArraySource:
         for name, part in (("context", self.context), ("weights", self.weights)):
             if part is not None and len(part) != n:
                 raise ValueError(f"Expected {name} with one row for each of the {n} rows of x; got {len(part)}.")
+        if self.weights is not None and not bool(self.weights.isfinite().all()):
+            raise ValueError("Expected finite weights; got NaN or infinite values among them. Set the weight of rows to leave out to 0.")
         self.train_rows = torch.arange(n) if train_rows is None else _as_index(train_rows, n, "train_rows")
         self.validation_rows = torch.arange(0) if validation_rows is None else _as_index(validation_rows, n, "validation_rows")
         self.validation_batch_size = validation_batch_size

@@ -136,3 +136,47 @@ def test_zarr_is_optional(monkeypatch, tmp_path):
 def test_array_source_errors(kwargs, message):
     with pytest.raises((ValueError, TypeError), match=message):
         ArraySource(**kwargs)
+
+
+# --- Data on disk that are not whole ------------------------------------------------------------------------------------------
+
+
+def verdict_of(x, context=None):
+    return train(ToyFlow(), BlockSource(x, context, block_rows=64), max_epochs=1, batch_size=100, random_state=0).reliability
+
+
+def test_rows_with_nan_are_named():
+    x = banana(1000)
+    x[300:303] = np.nan
+    verdict = verdict_of(x)
+    assert not verdict.ok and "3 of 1000 rows of x (the first in row 300)" in str(verdict) and "learning_rate" not in str(verdict)
+
+
+def test_rows_that_were_never_written_are_told():
+    x = banana(1000)
+    x[500:] = 0
+    assert "500 of 1000 rows of x are exactly 0 in every column" in str(verdict_of(x))
+    assert verdict_of(banana(1000)).ok
+    discrete = np.random.default_rng(0).integers(0, 3, size=(1000, 2)).astype(float)
+    assert "were never written" not in str(verdict_of(discrete))
+
+
+def test_chunks_that_are_missing_are_told(tmp_path):
+    import h5py
+
+    x = banana(1000)
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        part = file.create_dataset("x", x.shape, chunks=(100, 2), dtype="f8")
+        part[:700] = x[:700]
+    assert "3 of 10 chunks of x were never written" in str(verdict_of(*hdf5_arrays(tmp_path / "f.h5", "x")))
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(str(tmp_path / "f.zarr"), mode="w")
+    part = group.create_array("x", shape=x.shape, chunks=(100, 2), dtype="f8")
+    part[:700] = x[:700]
+    assert "3 of 10 chunks of x were never written" in str(verdict_of(*zarr_arrays(tmp_path / "f.zarr", "x")))
+
+
+@pytest.mark.parametrize("source", [ArraySource, BlockSource])
+def test_weights_of_nan(source):
+    with pytest.raises(ValueError, match="Expected finite weights; got NaN"):
+        source(np.ones((100, 2)), weights=np.r_[np.nan, np.ones(99)])
