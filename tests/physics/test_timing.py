@@ -162,6 +162,20 @@ def test_a_background_that_overflows_is_impossible():
         target.simulate(theta)
 
 
+@pytest.mark.parametrize("correlation", CORRELATIONS)
+def test_own_noise_that_overflows_is_impossible_and_none_at_all_is_the_data_without_signal(correlation):
+    target = timing_likelihood(small(3), correlation, n_bins=6)
+    theta = torch.tensor([[-14.0, 3.0, 500.0, 3.0, *[-14.0, 3.0] * 2], [-400.0, 3.0] * 4, [-14.0, 3.0] * 4], dtype=torch.float64)
+    for values in (target.log_likelihood(theta), target.log_likelihood_apart(theta).sum(1)):
+        assert values[0] == -math.inf and abs(float(values[1])) < 1e-9 and torch.isfinite(values[2])
+    with pytest.raises(ValueError, match=r"own noise of every pulsar below 1e9 s"):
+        target.simulate(theta)
+    theta[2, 3] = math.nan
+    for function in (target.log_likelihood, target.log_likelihood_apart, target.simulate, target.chi_squared):
+        with pytest.raises(ValueError, match="NaN in 1 rows, first in row 2: S0000_gamma"):
+            function(theta)
+
+
 def test_correlations_are_those_of_the_sky():
     positions = np.array([[1.0, 0, 0], [0, 1, 0], [-1, 0, 0]])
     hd = correlation_matrix("hd", positions)
@@ -314,6 +328,9 @@ def test_bad_arrays_and_settings_teach():
         array.with_data(array.tnr * np.nan)
     with pytest.raises(ValueError, match=r"n_bins from 1 to 6"):
         timing_likelihood(array, n_bins=7)
+    for n_bins in (1.5, True):
+        with pytest.raises(ValueError, match="n_bins to be a whole number"):
+            timing_likelihood(array, n_bins=n_bins)
     with pytest.raises(ValueError, match="correlation"):
         timing_likelihood(array, "quadrupole", n_bins=3)
     with pytest.raises(ValueError, match=r"Did you mean 'power_law'"):

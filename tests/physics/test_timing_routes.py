@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import special
+from sklearn.exceptions import NotFittedError
 
 from sbi_flows.physics.pta import synthetic_pulsars, timing_likelihood
 from sbi_flows.physics.pta.timing_compare import compare_timing
@@ -125,6 +126,13 @@ def test_other_subsets_of_the_pulsars():
         network.posterior("igw", pair)
     with pytest.raises(ValueError, match="no classifier"):
         network.probabilities(pair)
+    for n_pulsars in (1.9, True):
+        with pytest.raises(ValueError, match="n_pulsars to be a whole number"):
+            TimingNPE(array, MODELS, n_pulsars=n_pulsars)
+    unfitted = TimingNPE(array, MODELS)
+    for ask in (lambda: unfitted.posterior("smbhb", array), lambda: sky_evidences(unfitted, array, array.tnr[None])):
+        with pytest.raises(NotFittedError, match="call fit"):
+            ask()
     with pytest.raises(ValueError, match="n_pulsars from 1"):
         TimingNPE(four, ["power_law"], n_pulsars=5)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sbi_flows._random import randn
 from sbi_flows._threads import each_on_a_thread
+from sbi_flows._validation import positive
 from sbi_flows.distributions import BoxUniform, Distribution, Product
 from sbi_flows.physics.pta.embedded import DEFAULT_BINS, embedded_degrees_of_freedom, source_tables
 from sbi_flows.physics.pta.models import Model, get_model
@@ -101,9 +102,14 @@ class TimingTarget(Target):
     def log_likelihood(self, x: Tensor) -> Tensor:
         """ln L ``(n,)`` of ``theta (n, d)``, up to a constant that no parameter changes: that of the data without any signal.
 
-        Differentiable. -inf where the background exceeds 1e9 s in some bin; zero background is like any other.
+        Differentiable. -inf where the background or a pulsar's own noise exceeds 1e9 s in some bin; none at all is like any other.
+
+        Raises
+        ------
+        ValueError
+            For NaN in theta.
         """
-        return self._by_blocks(self._checked(x), self._white)
+        return self._by_blocks(self._numbers(x), self._white)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """ln L + ln prior ``(n,)``; -inf outside the prior's support."""
@@ -113,7 +119,15 @@ class TimingTarget(Target):
 
     def log_likelihood_of(self, theta: Tensor, tnr: Tensor) -> Tensor:
         """The same for other residuals: ``tnr (n, p, 2 m)`` in 1/s, one sky a row of theta, or ``(1, p, 2 m)`` for all."""
-        return self._by_blocks(self._checked(theta), self._whitened(torch.as_tensor(tnr, dtype=torch.float64)))
+        return self._by_blocks(self._numbers(theta), self._whitened(torch.as_tensor(tnr, dtype=torch.float64)))
+
+    def _numbers(self, theta: Tensor) -> Tensor:
+        theta = self._checked(theta)
+        if bool((rows := torch.isnan(theta).any(1)).any()):
+            row = int(rows.nonzero()[0, 0])
+            names = ", ".join(name for name, nan in zip(self.names or (), torch.isnan(theta[row]).tolist(), strict=False) if nan)
+            raise ValueError(f"Expected parameters that are numbers; got NaN in {int(rows.sum())} rows, first in row {row}: {names}.")
+        return theta
 
     def _whitened(self, tnr: Tensor) -> Tensor:
         return torch.einsum("prk,npk->npr", self._reader, tnr)
@@ -126,11 +140,7 @@ class TimingTarget(Target):
         return by_blocks(self._log_likelihood, theta, white, block)
 
     def _log_likelihood(self, theta: Tensor, white: Tensor) -> Tensor:
-        background = self.log10_rho(theta)
-        deafening = (background > LOUDEST).any(-1)
-        # A point that is too loud is computed at a harmless one, and its value dropped.
-        root = _power_of_ten(background.masked_fill(deafening[:, None], -99.0) - _LOG10_UNIT)
-        own = _power_of_ten(self.own_log10_rho(theta) - _LOG10_UNIT)
+        root, own, deafening = self._deviations(theta)
         precision, information, log_high = self._without_high_bins(own[..., self.n_bins :], white)
         own, root = (x.repeat_interleave(2, dim=-1) for x in (own[..., : self.n_bins], root))
         log_low = self._shared.log_integral(precision, information, own, root)
@@ -138,19 +148,26 @@ class TimingTarget(Target):
 
     def log_likelihood_apart(self, x: Tensor) -> Tensor:
         """ln L of each pulsar by itself ``(n, p)``, as if no other had heard the same background; they add up to "uncorrelated"."""
-        x = self._checked(x)
+        x = self._numbers(x)
         block = max(1, _BLOCK_BYTES // (16 * self.n_pulsars * 4 * self.array.n_frequencies**2))
         with torch.no_grad():
             return torch.cat(each_on_a_thread(self._log_likelihood_apart, x.split(block), block))
 
     def _log_likelihood_apart(self, theta: Tensor) -> Tensor:
-        background = self.log10_rho(theta)
-        deafening = (background > LOUDEST).any(-1)
-        root = _power_of_ten(background.masked_fill(deafening[:, None], -99.0) - _LOG10_UNIT)
-        own = _power_of_ten(self.own_log10_rho(theta) - _LOG10_UNIT)
+        root, own, deafening = self._deviations(theta)
         precision, information, log_high = self._without_high_bins(own[..., self.n_bins :], self._white)
         own, root = (x.repeat_interleave(2, dim=-1) for x in (own[..., : self.n_bins], root))
         return torch.where(deafening[:, None], -math.inf, log_high + apart(precision, information, own, root))
+
+    def _deviations(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Background ``(n, n_bins)`` and own noise ``(n, p, m)`` in units of 1e-7 s, and where either is too loud ``(n,)``.
+
+        A point that is too loud is computed at a harmless one, and its value dropped.
+        """
+        background, own = self.log10_rho(theta), self.own_log10_rho(theta)
+        deafening = (background > LOUDEST).any(-1) | (own > LOUDEST).flatten(1).any(1)
+        background, own = background.masked_fill(deafening[:, None], -99.0), own.masked_fill(deafening[:, None, None], -99.0)
+        return _power_of_ten(background - _LOG10_UNIT), _power_of_ten(own - _LOG10_UNIT), deafening
 
     def _without_high_bins(self, own: Tensor, white: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """K and c of what the data say of the low bins' coefficients, and ln L of none ``(n, p)``: own noise above is integrated out."""
@@ -175,7 +192,7 @@ class TimingTarget(Target):
         For other residuals with ``tnr (n, p, 2 m)``, one sky a row of theta, or ``(1, p, 2 m)`` for all. NaN where ln L is -inf.
         """
         there = (self.factor.square().sum(1) > 0).reshape(-1)  # directions that the timing model took are neither data nor misfit
-        theta = self._checked(theta)
+        theta = self._numbers(theta)
         tnr = torch.from_numpy(self.array.tnr)[None] if tnr is None else torch.as_tensor(tnr, dtype=torch.float64)
         white = self._whitened(tnr)
         with torch.no_grad():
@@ -210,14 +227,17 @@ class TimingTarget(Target):
         Raises
         ------
         ValueError
-            For a background beyond 1e9 s.
+            For a background or own noise beyond 1e9 s, and NaN in theta.
         """
-        theta = self._checked(theta)
+        theta = self._numbers(theta)
         n, p, m = len(theta), self.n_pulsars, self.array.n_frequencies
         background = self.log10_rho(theta)
         if bool((background > LOUDEST).any()):
             raise ValueError(f"Expected a background below 1e{LOUDEST:g} s in every bin; got 1e{float(background.max()):.0f} s.")
-        root = _power_of_ten(self.own_log10_rho(theta) - _LOG10_UNIT).repeat_interleave(2, dim=-1)
+        own = self.own_log10_rho(theta)
+        if bool((own > LOUDEST).any()):
+            raise ValueError(f"Expected own noise of every pulsar below 1e{LOUDEST:g} s in every bin; got 1e{float(own.max()):.0f} s.")
+        root = _power_of_ten(own - _LOG10_UNIT).repeat_interleave(2, dim=-1)
         coefficients = root * randn((n, p, 2 * m), generator, dtype=torch.float64)
         shared = self._shared.draw(randn((n, p, 2 * self.n_bins), generator, dtype=torch.float64))
         coefficients[..., : 2 * self.n_bins] += shared * _power_of_ten(background - _LOG10_UNIT).repeat_interleave(2, dim=-1)[:, None]
@@ -280,6 +300,7 @@ def timing_likelihood(
     """
     array = pulsars if isinstance(pulsars, PulsarArray) else ng15_pulsars(pulsars)
     model = get_model(spectrum) if isinstance(spectrum, str) else spectrum
+    positive("n_bins", n_bins, integer=True)
     if not 1 <= n_bins <= array.n_frequencies:
         raise ValueError(f"Expected n_bins from 1 to {array.n_frequencies}, the frequencies of the data; got {n_bins}.")
     return TimingTarget(array, model, correlation, int(n_bins))

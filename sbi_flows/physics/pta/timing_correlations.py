@@ -96,7 +96,8 @@ class FullRank(Correlation):
         self._cholesky = torch.linalg.cholesky(self._matrix)
 
     def log_integral(self, precision, information, own, root):
-        total = torch.sqrt(own.square() + root.square()[:, None]).clamp(min=_SILENCE)
+        own = own.clamp(min=_SILENCE)  # without any noise at all rho would be zero over zero
+        total = torch.sqrt(own.square() + root.square()[:, None])
         inverse, log_det_rho = self._between(own, root, total)
         # Sine and cosine share a bin.
         joined = joined_integral(inverse.repeat_interleave(2, dim=1), _scaled(precision, total), information * total)

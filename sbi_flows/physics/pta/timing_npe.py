@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from sbi_flows._files import write_atomic
@@ -130,7 +131,8 @@ class TimingNPE:
         self.models = tuple(dict.fromkeys(get_model(name).name for name in models))
         if not self.models:
             raise ValueError("Expected at least one source; got none.")
-        self.n_pulsars = len(pulsars) if n_pulsars is None else int(n_pulsars)
+        self.n_pulsars = len(pulsars) if n_pulsars is None else int(positive("n_pulsars", n_pulsars, integer=True))
+        positive("n_bins", n_bins, integer=True)
         if not 1 <= self.n_pulsars <= len(pulsars):
             raise ValueError(f"Expected n_pulsars from 1 to the {len(pulsars)} there are; got {n_pulsars}.")
         self.effort = Effort() if effort is None else effort
@@ -330,6 +332,8 @@ class TimingNPE:
         return dataclasses.replace(found, reliability=verdict)
 
     def _check(self, model: str, array: PulsarArray) -> None:
+        if not hasattr(self, "npe_"):
+            raise NotFittedError("This TimingNPE is not fitted yet: call fit(), or restore() from a folder, first.")
         if get_model(model).name not in self.models:
             raise ValueError(f"Expected one of the sources that the network knows: {', '.join(self.models)}; got {model!r}.")
         if len(array) != self.n_pulsars:
