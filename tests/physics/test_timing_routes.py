@@ -126,6 +126,11 @@ def test_other_subsets_of_the_pulsars():
         network.posterior("igw", pair)
     with pytest.raises(ValueError, match="no classifier"):
         network.probabilities(pair)
+    with pytest.raises(ValueError, match="n_pulsars from 1"):
+        TimingNPE(four, ["power_law"], n_pulsars=5)
+
+
+def test_networks_that_are_not_fitted_or_of_parts_of_pulsars(array):
     for n_pulsars in (1.9, True):
         with pytest.raises(ValueError, match="n_pulsars to be a whole number"):
             TimingNPE(array, MODELS, n_pulsars=n_pulsars)
@@ -133,8 +138,6 @@ def test_other_subsets_of_the_pulsars():
     for ask in (lambda: unfitted.posterior("smbhb", array), lambda: sky_evidences(unfitted, array, array.tnr[None])):
         with pytest.raises(NotFittedError, match="call fit"):
             ask()
-    with pytest.raises(ValueError, match="n_pulsars from 1"):
-        TimingNPE(four, ["power_law"], n_pulsars=5)
 
 
 def test_a_classifier_for_any_pulsars_knows_nothing_of_which_there_are():
