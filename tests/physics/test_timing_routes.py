@@ -93,6 +93,28 @@ def test_many_skies_in_one_call(network, array):
         alone.won()
 
 
+def test_evidences_of_many_skies_are_integrals(network, array):
+    """Two skies against draws of the prior, within four standard errors of both: false alarm 6e-5 each."""
+    skies = simulate_skies(network, array, 2, random_state=4).tnr
+    found = sky_evidences(network, array, skies, models=["power_law"], n_samples=4000)
+    assert found.reliable.all()
+    for i, sky in enumerate(skies):
+        expected, error = integral(network.target("power_law", array.with_data(sky)), 30_000)
+        assert abs(found.log_z[i, 0] - expected) < 4 * math.hypot(error, found.log_z_err[i, 0])
+
+
+def test_skies_that_no_source_makes_are_not_reliable(network, array):
+    skies = np.stack([array.tnr, 0 * array.tnr, array.tnr / 10, array.tnr[::-1]])
+    found = sky_evidences(network, array, skies, n_samples=1000)
+    assert found.reliable[0].any()
+    assert not found.reliable[1:].any()
+    trusted = dataclasses.replace(found, ess=np.ones((4, 2)), pareto_k=np.zeros((4, 2)))
+    np.testing.assert_array_equal(trusted.reliable, [[True, True], *[[False, False]] * 3])
+    assert (found.chi_squared_p[0] > 0.01).all()
+    assert (found.chi_squared_p[1:] < 1e-4).all()
+    assert "chi_squared_p" in found.to_dataframe()
+
+
 def test_probabilities_that_are_wrong_are_told():
     """Sure of the wrong source half of the time."""
     rng = np.random.default_rng(0)

@@ -17,6 +17,7 @@ from sbi_flows._validation import positive
 from sbi_flows.inference.model_calibration import Calibration, calibration
 from sbi_flows.physics.pta.models import get_model
 from sbi_flows.physics.pta.timing_arrays import PulsarArray
+from sbi_flows.physics.pta.timing_misfit import IMPOSSIBLE, LOOKED_AT, predictive_p
 from sbi_flows.physics.pta.timing_npe import TimingNPE
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class SkyEvidences:
         sky; NaN for the others.
     labels : ndarray (m,) of int or None
         Which source made each sky.
+    chi_squared_p : ndarray (m, k) or None
+        Two-sided posterior predictive p-value of each sky's chi-squared, at weighted draws (:func:`.timing_misfit.predictive_p`): below
+        1e-4, the source explains the sky nowhere among the draws, which are too loud or too quiet for it.
     """
 
     models: tuple[str, ...]
@@ -49,11 +53,16 @@ class SkyEvidences:
     n_samples: int
     ranks: np.ndarray | None = field(default=None, repr=False)
     labels: np.ndarray | None = field(default=None, repr=False)
+    chi_squared_p: np.ndarray | None = field(default=None, repr=False)
 
     @cached_property
     def reliable(self) -> np.ndarray:
-        """Which of the evidences can be believed, ``(m, k)`` bool: Pareto k and effective size as for any importance weights."""
-        return (self.pareto_k <= importance.largest_pareto_k(self.n_samples)) & (self.ess * self.n_samples >= 100)
+        """Which of the evidences can be believed, ``(m, k)`` bool.
+
+        By Pareto k and effective size as for any importance weights, and because the source explains the sky.
+        """
+        weighed = (self.pareto_k <= importance.largest_pareto_k(self.n_samples)) & (self.ess * self.n_samples >= 100)
+        return weighed if self.chi_squared_p is None else weighed & (self.chi_squared_p >= IMPOSSIBLE)
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -92,11 +101,13 @@ class SkyEvidences:
         return np.array([stats.kstest(column[np.isfinite(column)], "uniform").pvalue for column in own.T])
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row a sky and source: ``sky, model, log_z, log_z_err, ess, pareto_k, reliable``."""
+        """One row a sky and source: ``sky, model, log_z, log_z_err, ess, pareto_k, reliable`` and, where it is known, ``chi_squared_p``."""
         import pandas as pd
 
         m, k = self.log_z.shape
         columns = {name: getattr(self, name).ravel() for name in ("log_z", "log_z_err", "ess", "pareto_k", "reliable")}
+        if self.chi_squared_p is not None:
+            columns["chi_squared_p"] = self.chi_squared_p.ravel()
         return pd.DataFrame({"sky": np.repeat(np.arange(m), k), "model": list(self.models) * m, **columns})
 
 
@@ -187,7 +198,7 @@ def sky_evidences(
     positive("n_samples", n_samples, integer=True)
     names = network.models if models is None else tuple(get_model(name).name for name in models)
     m, k = len(tnr), len(names)
-    found = np.full((4, m, k), np.nan)
+    found = np.full((5, m, k), np.nan)
     ranks = np.full((m, k, network.width + 2 * len(array)), np.nan) if known else None
     seeds = np.random.SeedSequence(seed_from(random_state)).generate_state(k).tolist()
     for j, name in enumerate(names):
@@ -203,14 +214,19 @@ def sky_evidences(
             share = np.exp(log_weights - top) / np.exp(log_weights - top).sum()
             ess = 1 / np.square(share).sum()
             error = np.sqrt(max(1 / ess - 1 / n_samples, 0.0))
-            found[:, i, j] = importance.log_mean_exp(log_weights), error, ess / n_samples, importance.pareto_k(log_weights)
+            explained = 0.0  # where no draw has a weight
+            if np.isfinite(share).all():
+                few = theta[np.random.default_rng(seeds[j] + i).choice(n_samples, LOOKED_AT, p=share)]
+                explained = predictive_p(*cube.target.chi_squared(few, torch.from_numpy(tnr[i : i + 1])))
+            log_z_here, tail = importance.log_mean_exp(log_weights), importance.pareto_k(log_weights)
+            found[:, i, j] = log_z_here, error, ess / n_samples, tail, explained
             if ranks is not None and isinstance(skies, Skies) and skies.models[skies.labels[i]] == name:
                 ranks[i, j] = (share[:, None] * (rows < skies.parameters[i])).sum(axis=0)
     labels = None
     if isinstance(skies, Skies) and set(skies.models) == set(names):
         labels = np.array([names.index(skies.models[label]) for label in skies.labels])
-    log_z, error, ess, pareto_k = found
-    return SkyEvidences(names, log_z, error, ess, pareto_k, n_samples, ranks, labels)
+    log_z, error, ess, pareto_k, explained = found
+    return SkyEvidences(names, log_z, error, ess, pareto_k, n_samples, ranks, labels, explained)
 
 
 def _drawn(posterior, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
