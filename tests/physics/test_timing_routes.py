@@ -104,13 +104,12 @@ def test_evidences_of_many_skies_are_integrals(network, array):
 
 
 def test_skies_that_no_source_makes_are_not_reliable(network, array):
-    skies = np.stack([array.tnr, 0 * array.tnr, array.tnr / 10, array.tnr[::-1]])
+    skies = np.stack([array.tnr, 0 * array.tnr, array.tnr / 10])
     found = sky_evidences(network, array, skies, n_samples=1000)
     assert found.reliable[0].any()
     assert not found.reliable[1:].any()
-    trusted = dataclasses.replace(found, ess=np.ones((4, 2)), pareto_k=np.zeros((4, 2)))
-    np.testing.assert_array_equal(trusted.reliable, [[True, True], *[[False, False]] * 3])
-    assert (found.chi_squared_p[0] > 0.01).all()
+    trusted = dataclasses.replace(found, ess=np.ones((3, 2)), pareto_k=np.zeros((3, 2)))
+    np.testing.assert_array_equal(trusted.reliable, [[True, True], *[[False, False]] * 2])
     assert (found.chi_squared_p[1:] < 1e-4).all()
     assert "chi_squared_p" in found.to_dataframe()
 

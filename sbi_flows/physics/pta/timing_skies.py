@@ -214,12 +214,12 @@ def sky_evidences(
             share = np.exp(log_weights - top) / np.exp(log_weights - top).sum()
             ess = 1 / np.square(share).sum()
             error = np.sqrt(max(1 / ess - 1 / n_samples, 0.0))
-            explained = 0.0  # where no draw has a weight
+            p_value = 0.0  # where no draw has a weight
             if np.isfinite(share).all():
                 few = theta[np.random.default_rng(seeds[j] + i).choice(n_samples, LOOKED_AT, p=share)]
-                explained = predictive_p(*cube.target.chi_squared(few, torch.from_numpy(tnr[i : i + 1])))
+                p_value = predictive_p(*cube.target.chi_squared(few, torch.from_numpy(tnr[i : i + 1])))
             log_z_here, tail = importance.log_mean_exp(log_weights), importance.pareto_k(log_weights)
-            found[:, i, j] = log_z_here, error, ess / n_samples, tail, explained
+            found[:, i, j] = log_z_here, error, ess / n_samples, tail, p_value
             if ranks is not None and isinstance(skies, Skies) and skies.models[skies.labels[i]] == name:
                 ranks[i, j] = (share[:, None] * (rows < skies.parameters[i])).sum(axis=0)
     labels = None
