@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from scipy import stats
 from torch import Tensor
 
+from sbi_flows.diagnostics.chi_squared import IMPOSSIBLE, LOOKED_AT, UNLIKELY, predictive_p
 from sbi_flows.physics.pta.timing import TimingTarget
 from sbi_flows.results import Reliability, WeightedSamples
-
-LOOKED_AT = 64  # draws
-IMPOSSIBLE, _UNLIKELY = 1e-4, 1e-2  # of a posterior predictive p-value: not ok, and a note
 
 
 def judged(weighted: WeightedSamples, target: TimingTarget) -> WeightedSamples:
@@ -25,12 +22,12 @@ def judged(weighted: WeightedSamples, target: TimingTarget) -> WeightedSamples:
 def misfit(target: TimingTarget, theta: Tensor) -> tuple[list[str], list[str]]:
     """Reasons and notes where parameters drawn from the posterior, ``theta (n, d)``, do not explain the residuals of ``target``.
 
-    By the posterior predictive p-value of chi-squared (:func:`predictive_p`): residuals may be too loud, or too quiet.
+    By the p-value of their chi-squared (:func:`sbi_flows.diagnostics.chi_squared.predictive_p`): residuals may be too loud, or too quiet.
     """
     chi_squared, count = target.chi_squared(theta)
     if not bool(torch.isfinite(chi_squared).any()):
         return ["every draw has a background that the likelihood calls impossible: the draws are nowhere near the posterior"], []
-    p_value, middle = predictive_p(chi_squared, count), float(chi_squared.nanmedian())
+    p_value, middle = predictive_p(chi_squared.numpy(), count), float(chi_squared.nanmedian())
     told = f"the residuals have a chi-squared of {middle:.4g} for {count} numbers (posterior predictive p = {p_value:.1g})"
     loud = middle > count
     if p_value < IMPOSSIBLE:
@@ -41,19 +38,4 @@ def misfit(target: TimingTarget, theta: Tensor) -> tuple[list[str], list[str]]:
         why = "the errors behind TNT are too large, or TNr has other units than TNT"
         return [f"{told}: the sky is quieter than its own measurement errors ({why}), {nowhere}"], []
     what = "has more than the source and power laws tell of" if loud else "is quieter than its measurement errors say"
-    return [], [f"{told}: the sky {what}"] if p_value < _UNLIKELY else []
-
-
-def predictive_p(chi_squared: Tensor, count: int) -> float:
-    """Two-sided posterior predictive p-value of chi-squared at draws of the posterior ``(n,)``: twice the smaller of both mean tails.
-
-    Its mean over the draws: one draw alone would decide by luck. NaN, of impossible draws, does not count; 0 where all are.
-
-    References
-    ----------
-    Gelman, Meng & Stern 1996, "Posterior predictive assessment of model fitness via realized discrepancies", Statistica Sinica 6, 733.
-    """
-    values = chi_squared[torch.isfinite(chi_squared)].numpy()
-    if not len(values):
-        return 0.0
-    return 2 * min(float(stats.chi2.sf(values, count).mean()), float(stats.chi2.cdf(values, count).mean()))
+    return [], [f"{told}: the sky {what}"] if p_value < UNLIKELY else []

@@ -22,6 +22,7 @@ from sbi_flows._files import write_atomic
 from sbi_flows._random import seed_from, torch_generator
 from sbi_flows._validation import positive
 from sbi_flows.diagnostics import misspecification
+from sbi_flows.diagnostics.chi_squared import LOOKED_AT
 from sbi_flows.embeddings import ObjectEmbedding, SetEmbedding
 from sbi_flows.estimators import ConditionalFlow
 from sbi_flows.flows import hierarchical
@@ -32,7 +33,7 @@ from sbi_flows.physics.pta.models import get_model
 from sbi_flows.physics.pta.timing import LOUDEST, TimingTarget, timing_likelihood
 from sbi_flows.physics.pta.timing_arrays import PulsarArray
 from sbi_flows.physics.pta.timing_cube import Cube, cube_prior
-from sbi_flows.physics.pta.timing_misfit import LOOKED_AT, judged, misfit
+from sbi_flows.physics.pta.timing_misfit import judged, misfit
 from sbi_flows.physics.pta.timing_refine import refined
 from sbi_flows.physics.pta.timing_summaries import PulsarSummaries
 from sbi_flows.results import Reliability, WeightedSamples

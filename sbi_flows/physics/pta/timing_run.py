@@ -18,11 +18,12 @@ import torch
 
 from sbi_flows import __version__
 from sbi_flows._files import write_atomic
+from sbi_flows.diagnostics.chi_squared import LOOKED_AT
 from sbi_flows.flow_sampling import FlowSampler
 from sbi_flows.physics.pta.timing import timing_likelihood
 from sbi_flows.physics.pta.timing_arrays import PulsarArray
 from sbi_flows.physics.pta.timing_cube import Cube
-from sbi_flows.physics.pta.timing_misfit import LOOKED_AT, judged, misfit
+from sbi_flows.physics.pta.timing_misfit import judged, misfit
 from sbi_flows.physics.pta.timing_npe import TimingNPE
 from sbi_flows.physics.pta.timing_refine import refined
 from sbi_flows.physics.pta.timing_sweeps import PulsarSweeps

@@ -14,10 +14,10 @@ from scipy import special, stats
 from sbi_flows import weights as importance
 from sbi_flows._random import seed_from, torch_generator
 from sbi_flows._validation import positive
+from sbi_flows.diagnostics.chi_squared import IMPOSSIBLE, LOOKED_AT, predictive_p
 from sbi_flows.inference.model_calibration import Calibration, calibration
 from sbi_flows.physics.pta.models import get_model
 from sbi_flows.physics.pta.timing_arrays import PulsarArray
-from sbi_flows.physics.pta.timing_misfit import IMPOSSIBLE, LOOKED_AT, predictive_p
 from sbi_flows.physics.pta.timing_npe import TimingNPE
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ class SkyEvidences:
     labels : ndarray (m,) of int or None
         Which source made each sky.
     chi_squared_p : ndarray (m, k) or None
-        Two-sided posterior predictive p-value of each sky's chi-squared, at weighted draws (:func:`.timing_misfit.predictive_p`): below
-        1e-4, the source explains the sky nowhere among the draws, which are too loud or too quiet for it.
+        Two-sided posterior predictive p-value of each sky's chi-squared, at weighted draws
+        (:func:`sbi_flows.diagnostics.chi_squared.predictive_p`): below 1e-4, the source explains the sky nowhere among the draws, which
+        are too loud or too quiet for it.
     """
 
     models: tuple[str, ...]
@@ -217,7 +218,8 @@ def sky_evidences(
             p_value = 0.0  # where no draw has a weight
             if np.isfinite(share).all():
                 few = theta[np.random.default_rng(seeds[j] + i).choice(n_samples, LOOKED_AT, p=share)]
-                p_value = predictive_p(*cube.target.chi_squared(few, torch.from_numpy(tnr[i : i + 1])))
+                chi_squared, count = cube.target.chi_squared(few, torch.from_numpy(tnr[i : i + 1]))
+                p_value = predictive_p(chi_squared.numpy(), count)
             log_z_here, tail = importance.log_mean_exp(log_weights), importance.pareto_k(log_weights)
             found[:, i, j] = log_z_here, error, ess / n_samples, tail, p_value
             if ranks is not None and isinstance(skies, Skies) and skies.models[skies.labels[i]] == name:
