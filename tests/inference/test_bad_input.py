@@ -47,7 +47,7 @@ def test_ends_and_names_of_priors():
 def test_priors_show_what_they_are():
     assert repr(PRIOR) == "BoxUniform(a: (0.0, 1.0), b: (0.0, 1.0))"
     assert repr(Product([PRIOR, BoxUniform(0, 2, names=["c"])])) == "Product(a: (0.0, 1.0), b: (0.0, 1.0), c: (0.0, 2.0))"
-    assert repr(MultivariateNormal(np.zeros(8), np.eye(8))).endswith("column 5: real, and 2 more)")
+    assert repr(MultivariateNormal(np.zeros(8), np.eye(8))).endswith("column 5: 0 +- 1, and 2 more)")
     assert repr(Choice([1, 2])) == "Choice(column 0: one of 2 values)"
 
 
