@@ -143,7 +143,7 @@ def drawn_run(target, points):
     run.space = unconstrained(counted, start)
     run.walk = Walk(RandomWalk(), run.space, start, generator)
     run.modes = separated_modes(torch.zeros(4, 8, 1).double(), torch.zeros(1, dtype=torch.bool))
-    run.pilot = SimpleNamespace(local=LocalPilot("RandomWalk", 0.01, 10.0, 1000.0, 1e-6, n_modes=1))
+    run.pilot = SimpleNamespace(kernel=RandomWalk(), local=LocalPilot("RandomWalk", 0.01, 10.0, 1000.0, 1e-6, n_modes=1))
     position = run.space.from_user(points.flatten(0, 1)).view_as(points)
     stats = {"acceptance": np.full((n_chains, n_draws), 0.4)}
     run.records = [Drawn(position, torch.zeros(n_chains, n_draws).double(), stats, 0, n_draws, 0.01)]

@@ -159,11 +159,13 @@ def _unseen(run: Run, ess: float) -> list[str]:
     least = starts.smallest_mass(ess)
     seen = f"of the modes that the starts found, one of less than {least:.1g} of the mass would most likely have no draw among these"
     if run.target.prior is not None:
-        near = starts.smallest_mass(starts.PRIOR_DRAWS)
-        looked = f"modes were looked for near {starts.PRIOR_DRAWS} draws of the prior"
-        away = f"{looked}: one in less than {near:.1g} of it may be missed, however large its mass"
-        narrow = [] if run.ascended is not None else [_NARROW]
-        return [away, *narrow, seen]
+        if run.ascended is not None:
+            n, looked = starts.PRIOR_DRAWS, f"modes were looked for near {starts.PRIOR_DRAWS} draws of the prior"
+        else:
+            n = starts.searchers(run.pilot.kernel, run.settings.n_chains)
+            looked = f"modes were looked for by {n} chains from the prior"
+        away = f"{looked}: one that is reached from less than {starts.smallest_mass(n):.1g} of it may be missed, however large its mass"
+        return [away, *([] if run.ascended is not None else [_NARROW]), seen]
     return [
         "without a prior, modes are found only near the starts, or where chains heated to temperature 64 came: others may be missed",
         seen,

@@ -38,7 +38,7 @@ def from_prior(target: Target, n_chains: int, generator: torch.Generator, kernel
     A kernel that follows gradients moves the particles in many dimensions, where a random walk would need too many steps.
     """
     if isinstance(kernel, RandomWalk):
-        return anneal(target, max(_PARTICLES, n_chains), generator, n_prior=PRIOR_DRAWS)[:n_chains]
+        return anneal(target, searchers(kernel, n_chains), generator, n_prior=PRIOR_DRAWS)[:n_chains]
     least, most = _TRAJECTORIES
     path = TemperedPath(target)
     ascent = ascend(path, n_chains, PRIOR_DRAWS, kernel, generator, ess=0.5 * n_chains, least_moves=least, most_moves=most)
@@ -61,6 +61,11 @@ def _alone(path: TemperedPath, powers: np.ndarray, kernel: Kernel, n: int, gener
         space = unconstrained(path, x)
         x = space.to_user(_settled(kernel, space, space.from_user(x), generator).position)[0]
     return x
+
+
+def searchers(kernel: Kernel, n_chains: int) -> int:
+    """How many chains :func:`from_prior` brings from the prior to where ``n_chains`` start."""
+    return max(_PARTICLES, n_chains) if isinstance(kernel, RandomWalk) else n_chains
 
 
 def _settled(kernel: Kernel, space: Target, x: Tensor, generator: torch.Generator) -> Any:
